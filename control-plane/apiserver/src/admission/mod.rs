@@ -1,0 +1,62 @@
+//! Is it acceptable here? A file per plugin, run in upstream's order: all that mutate, then all that validate.
+
+use async_trait::async_trait;
+use serde_json::Value;
+use xebec_schema::resource::Resource;
+use xebec_schema::status::Status;
+
+use crate::authn::UserInfo;
+
+/// What is done to the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// It is created, or its subresource is POSTed to.
+    Create,
+    /// It is changed.
+    Update,
+    /// It is deleted.
+    Delete,
+    /// A stream to it is opened (exec, attach, port-forward, proxy).
+    Connect,
+}
+
+/// A request on its way to the store.
+pub struct Review<'a> {
+    /// Who asks.
+    pub user: &'a UserInfo,
+    /// Of which kind.
+    pub resource: &'a Resource,
+    /// Empty for the object itself.
+    pub subresource: &'a str,
+    /// What is done.
+    pub operation: Operation,
+    /// Empty for cluster-scoped kinds.
+    pub namespace: &'a str,
+    /// Empty for a create with `generateName`.
+    pub name: &'a str,
+    /// The object as it is to be; `None` on delete.
+    pub object: Option<Value>,
+    /// The object as it was; `None` on create.
+    pub old: Option<&'a Value>,
+    /// Nothing will be stored.
+    pub dry_run: bool,
+    /// Shown to the client.
+    pub warnings: Vec<String>,
+}
+
+/// An admission plugin.
+#[async_trait]
+pub trait Plugin: Send + Sync + 'static {
+    /// Upstream's name: `NamespaceLifecycle`.
+    fn name(&self) -> &'static str;
+
+    /// Changes the object, or refuses.
+    async fn mutate(&self, _review: &mut Review<'_>) -> Result<(), Status> {
+        Ok(())
+    }
+
+    /// Refuses, or not.
+    async fn validate(&self, _review: &mut Review<'_>) -> Result<(), Status> {
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! The controllers: pure planners, and the executor that carries plans out.

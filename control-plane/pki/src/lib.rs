@@ -1,0 +1,1 @@
+//! The cluster CA, certificates, join tokens and service-account tokens.

@@ -1,0 +1,1 @@
+//! The scheduler: snapshot, filters, scores, preemption and bind.

@@ -1,0 +1,10 @@
+//! What a Kubernetes object is, without any I/O: the resource table, and everything that can be said of an object from
+//! its schema and its kind alone.
+//!
+//! The table ([`resource`]) has a row for each kind and version. A row names the schema, the strategy (the few
+//! functions that differ from kind to kind) and the columns. Everything else is a visitor over the schema, the same
+//! for all kinds.
+
+pub mod field;
+pub mod resource;
+pub mod status;

