@@ -5,6 +5,8 @@
 //! functions that differ from kind to kind) and the columns. Everything else is a visitor over the schema, the same
 //! for all kinds.
 
+pub mod columns;
 pub mod field;
+pub mod kinds;
 pub mod resource;
 pub mod status;
