@@ -6,7 +6,14 @@
 //! for all kinds.
 
 pub mod columns;
+pub mod convert;
+pub mod decode;
+pub mod defaults;
 pub mod field;
 pub mod kinds;
+pub mod quantity;
+pub mod registry;
 pub mod resource;
 pub mod status;
+pub mod types;
+pub mod walk;

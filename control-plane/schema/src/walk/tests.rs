@@ -1,0 +1,125 @@
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::*;
+use crate::registry::Registry;
+
+fn row(group: &str, plural: &str) -> Arc<Resource> {
+    Registry::builtin().get(group, "v1", plural).unwrap().clone()
+}
+
+fn type_error(group: &str, plural: &str, object: Value) -> String {
+    check_types(&row(group, plural), &object).unwrap_err()
+}
+
+#[test]
+fn wrong_types_are_told_in_gos_words() {
+    let told = |object, expected: &str| assert_eq!(type_error("apps", "deployments", object), expected);
+    told(
+        json!({"spec": {"replicas": "3"}}),
+        "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32",
+    );
+    told(
+        json!({"spec": {"replicas": 1.5}}),
+        "json: cannot unmarshal number 1.5 into Go struct field DeploymentSpec.spec.replicas of type int32",
+    );
+    told(
+        json!({"spec": {"replicas": 5_000_000_000_i64}}),
+        "json: cannot unmarshal number 5000000000 into Go struct field DeploymentSpec.spec.replicas of type int32",
+    );
+    told(
+        json!({"spec": {"template": {"spec": {"containers": [{"name": "a"}, {"env": [{"value": true}]}]}}}}),
+        "json: cannot unmarshal bool into Go struct field EnvVar.spec.template.spec.containers.env.value of type string",
+    );
+    told(
+        json!({"spec": {"template": {"spec": {"containers": {}}}}}),
+        "json: cannot unmarshal object into Go struct field PodSpec.spec.template.spec.containers of type []v1.Container",
+    );
+    told(
+        json!({"metadata": {"labels": {"a": 1}}}),
+        "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string",
+    );
+    told(
+        json!({"spec": []}),
+        "json: cannot unmarshal array into Go struct field Deployment.spec of type v1.DeploymentSpec",
+    );
+    told(json!([]), "json: cannot unmarshal array into Go value of type v1.Deployment");
+    told(
+        json!({"metadata": {"creationTimestamp": 1}}),
+        "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.creationTimestamp of type string",
+    );
+    told(
+        json!({"metadata": {"creationTimestamp": "now"}}),
+        r#"parsing time "now" as "2006-01-02T15:04:05Z07:00": cannot parse "now" as "2006""#,
+    );
+    let container = json!({"name": "a", "imagePullPolicy": 1});
+    assert_eq!(
+        type_error("", "pods", json!({"spec": {"containers": [container]}})),
+        "json: cannot unmarshal number into Go struct field Container.spec.containers.imagePullPolicy of type v1.PullPolicy"
+    );
+    let container = json!({"name": "a", "resources": {"limits": {"cpu": "x"}}});
+    assert_eq!(
+        type_error("", "pods", json!({"spec": {"containers": [container]}})),
+        "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+    );
+    assert_eq!(type_error("", "secrets", json!({"data": {"a": "!!!"}})), "illegal base64 data at input byte 0");
+    assert_eq!(
+        type_error("", "services", json!({"spec": {"ports": [{"targetPort": true}]}})),
+        "json: cannot unmarshal bool into Go struct field ServicePort.spec.ports.targetPort of type int32"
+    );
+}
+
+#[test]
+fn what_decodes_passes() {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "status": null,
+        "metadata": {"name": "a", "creationTimestamp": null, "managedFields": [{"fieldsV1": {"f:spec": {}}}]},
+        "spec": {"containers": [{"name": "a", "ports": [{"containerPort": 80}],
+            "resources": {"limits": {"cpu": 0.5, "memory": "1Gi"}},
+            "livenessProbe": {"httpGet": {"port": "http"}}}]},
+    });
+    assert_eq!(check_types(&row("", "pods"), &pod), Ok(()));
+    assert!(unknown_fields(&row("", "pods"), &pod).is_empty());
+}
+
+#[test]
+fn unknown_fields_are_named_by_path() {
+    let pod = json!({"spec": {"foo": 1, "containers": [{"name": "a"}, {"bar": 1, "resources": {"limits": {"x": 1}}}],
+        "nodeSelector": {"any": "thing"}}, "Spec": {}});
+    let mut found = unknown_fields(&row("", "pods"), &pod);
+    found.sort();
+    assert_eq!(
+        found,
+        [r#"unknown field "Spec""#, r#"unknown field "spec.containers[1].bar""#, r#"unknown field "spec.foo""#]
+    );
+}
+
+#[test]
+fn pruning_drops_what_is_unknown_and_null_and_makes_values_canonical() {
+    let mut pod = json!({
+        "metadata": {"creationTimestamp": null, "labels": {"a": null}, "deletionTimestamp": "2024-01-01T02:00:00+02:00"},
+        "spec": {"foo": 1, "containers": [{"name": "a", "command": ["x", null],
+            "resources": {"limits": {"cpu": "1000m", "memory": 1024}}, "bar": {}}]},
+    });
+    let row = row("", "pods");
+    prune(&row, &mut pod);
+    let expected = json!({
+        "metadata": {"labels": {"a": ""}, "deletionTimestamp": "2024-01-01T00:00:00Z"},
+        "spec": {"containers": [{"name": "a", "command": ["x", ""],
+            "resources": {"limits": {"cpu": "1", "memory": "1024"}}}]},
+    });
+    assert_eq!(pod, expected);
+    prune(&row, &mut pod);
+    assert_eq!(pod, expected);
+}
+
+#[test]
+fn raw_fields_keep_what_they_hold() {
+    let revision = json!({"revision": 1, "data": {"spec": {"a": null, "b": [1]}}});
+    let row = row("apps", "controllerrevisions");
+    let mut kept = revision.clone();
+    prune(&row, &mut kept);
+    assert_eq!(kept, revision);
+    assert!(unknown_fields(&row, &revision).is_empty());
+}
