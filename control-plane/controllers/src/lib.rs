@@ -1,1 +1,3 @@
 //! The controllers: pure planners, and the executor that carries plans out.
+pub mod runtime;
+pub mod views;

@@ -1,0 +1,104 @@
+//! The kinds that controllers read and write: what a request path and an owner reference need.
+
+use std::borrow::Cow;
+
+/// A kind of object and where the API serves it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Kind {
+    /// API group; empty for the core group.
+    pub group: Cow<'static, str>,
+    /// `v1`.
+    pub version: Cow<'static, str>,
+    /// The name in URLs, `deployments`.
+    pub plural: Cow<'static, str>,
+    /// `Deployment`.
+    pub kind: Cow<'static, str>,
+    /// Whether objects live in namespaces.
+    pub namespaced: bool,
+}
+
+impl Kind {
+    const fn builtin(group: &'static str, plural: &'static str, kind: &'static str, namespaced: bool) -> Self {
+        Self {
+            group: Cow::Borrowed(group),
+            version: Cow::Borrowed("v1"),
+            plural: Cow::Borrowed(plural),
+            kind: Cow::Borrowed(kind),
+            namespaced,
+        }
+    }
+
+    /// `apps/v1`, `v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// The path of the collection; `namespace` empty means all namespaces.
+    pub fn path(&self, namespace: &str) -> String {
+        let root = if self.group.is_empty() { "/api/" } else { "/apis/" };
+        let api_version = self.api_version();
+        if namespace.is_empty() || !self.namespaced {
+            format!("{root}{api_version}/{}", self.plural)
+        } else {
+            format!("{root}{api_version}/namespaces/{namespace}/{}", self.plural)
+        }
+    }
+
+    /// The path of an object or, if `subresource` is not empty, of what is served below it.
+    pub fn object_path(&self, namespace: &str, name: &str, subresource: &str) -> String {
+        let mut path = self.path(namespace);
+        path.push('/');
+        path.push_str(name);
+        if !subresource.is_empty() {
+            path.push('/');
+            path.push_str(subresource);
+        }
+        path
+    }
+}
+
+macro_rules! kinds {
+    ($($name:ident = $group:literal $plural:literal $kind:literal $namespaced:literal;)*) => {
+        $(
+            #[doc = concat!("`", $kind, "` of the group `", $group, "`.")]
+            pub static $name: Kind = Kind::builtin($group, $plural, $kind, $namespaced);
+        )*
+    };
+}
+
+kinds! {
+    POD = "" "pods" "Pod" true;
+    NODE = "" "nodes" "Node" false;
+    SERVICE = "" "services" "Service" true;
+    ENDPOINTS = "" "endpoints" "Endpoints" true;
+    NAMESPACE = "" "namespaces" "Namespace" false;
+    SERVICE_ACCOUNT = "" "serviceaccounts" "ServiceAccount" true;
+    CONFIG_MAP = "" "configmaps" "ConfigMap" true;
+    SECRET = "" "secrets" "Secret" true;
+    EVENT = "" "events" "Event" true;
+    REPLICATION_CONTROLLER = "" "replicationcontrollers" "ReplicationController" true;
+    REPLICA_SET = "apps" "replicasets" "ReplicaSet" true;
+    DEPLOYMENT = "apps" "deployments" "Deployment" true;
+    STATEFUL_SET = "apps" "statefulsets" "StatefulSet" true;
+    DAEMON_SET = "apps" "daemonsets" "DaemonSet" true;
+    JOB = "batch" "jobs" "Job" true;
+    ENDPOINT_SLICE = "discovery.k8s.io" "endpointslices" "EndpointSlice" true;
+    LEASE = "coordination.k8s.io" "leases" "Lease" true;
+    CERTIFICATE_SIGNING_REQUEST =
+        "certificates.k8s.io" "certificatesigningrequests" "CertificateSigningRequest" false;
+    CLUSTER_ROLE = "rbac.authorization.k8s.io" "clusterroles" "ClusterRole" false;
+    POD_DISRUPTION_BUDGET = "policy" "poddisruptionbudgets" "PodDisruptionBudget" true;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        assert_eq!(POD.path("default"), "/api/v1/namespaces/default/pods");
+        assert_eq!(POD.path(""), "/api/v1/pods");
+        assert_eq!(NODE.object_path("", "n1", "status"), "/api/v1/nodes/n1/status");
+        assert_eq!(DEPLOYMENT.object_path("a", "web", ""), "/apis/apps/v1/namespaces/a/deployments/web");
+    }
+}

@@ -1,0 +1,31 @@
+//! Lean forms of the kinds that controllers read: what they use of them, and nothing more.
+
+mod cluster;
+mod network;
+mod pod;
+mod workload;
+
+pub use cluster::*;
+pub use network::*;
+pub use pod::*;
+pub use workload::*;
+
+macro_rules! view {
+    ($type:ident, $kind:expr $(, |$this:ident| $indexes:expr)?) => {
+        impl $crate::runtime::cache::View for $type {
+            fn kind() -> &'static $crate::runtime::kind::Kind {
+                &$kind
+            }
+            fn meta(&self) -> &$crate::runtime::meta::Meta {
+                &self.metadata
+            }
+            $(
+                fn indexes(&self) -> Vec<(&'static str, String)> {
+                    let $this = self;
+                    $indexes
+                }
+            )?
+        }
+    };
+}
+use view;

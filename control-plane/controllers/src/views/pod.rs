@@ -1,0 +1,232 @@
+//! Pods.
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use crate::runtime::cache::{BY_CONTROLLER, BY_NODE};
+use crate::runtime::kind;
+use crate::runtime::meta::{Condition, Meta, condition, condition_is_true, null_default};
+
+/// `core/v1 Pod`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    /// Metadata.
+    pub metadata: Meta,
+    /// What is wanted.
+    pub spec: PodSpec,
+    /// What is.
+    pub status: PodStatus,
+}
+
+super::view!(Pod, kind::POD, |pod| {
+    let mut indexes = Vec::new();
+    if let Some(owner) = pod.metadata.controller() {
+        indexes.push((BY_CONTROLLER, owner.uid.clone()));
+    }
+    if !pod.spec.node_name.is_empty() {
+        indexes.push((BY_NODE, pod.spec.node_name.clone()));
+    }
+    indexes
+});
+
+/// `core/v1 PodSpec`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSpec {
+    /// Where the pod is placed; empty if it is not.
+    pub node_name: String,
+    /// The containers.
+    pub containers: Vec<Container>,
+    /// The containers that run first, and sidecars among them.
+    #[serde(deserialize_with = "null_default")]
+    pub init_containers: Vec<Container>,
+    /// `Always`, `OnFailure`, `Never`.
+    pub restart_policy: String,
+    /// The host name it asks for.
+    pub hostname: String,
+    /// The headless service it belongs to.
+    pub subdomain: String,
+    /// Taints it puts up with.
+    #[serde(deserialize_with = "null_default")]
+    pub tolerations: Vec<Toleration>,
+    /// How long it may take to stop, in seconds.
+    pub termination_grace_period_seconds: Option<i64>,
+}
+
+/// `core/v1 Container`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Container {
+    /// Its name in the pod.
+    pub name: String,
+    /// Ports, for services that refer to them by name.
+    #[serde(deserialize_with = "null_default")]
+    pub ports: Vec<ContainerPort>,
+    /// `Always` on an init container makes it a sidecar.
+    pub restart_policy: Option<String>,
+}
+
+/// `core/v1 ContainerPort`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerPort {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub container_port: u16,
+    /// `TCP`, `UDP`, `SCTP`; empty is TCP.
+    pub protocol: String,
+}
+
+/// `core/v1 Toleration`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Toleration {
+    /// The taint's key; empty with `Exists` is any.
+    pub key: String,
+    /// `Exists`, or `Equal` (the default); `Lt` and `Gt` compare numbers.
+    pub operator: String,
+    /// The taint's value.
+    pub value: String,
+    /// The taint's effect; empty is any.
+    pub effect: String,
+    /// How long a `NoExecute` taint is put up with; forever if `None`.
+    pub toleration_seconds: Option<i64>,
+}
+
+impl Toleration {
+    /// Whether it puts up with a taint.
+    pub fn tolerates(&self, taint: &Taint) -> bool {
+        if !self.effect.is_empty() && self.effect != taint.effect {
+            return false;
+        }
+        if !self.key.is_empty() && self.key != taint.key {
+            return false;
+        }
+        let numbers = || Some((taint.value.parse::<i64>().ok()?, self.value.parse::<i64>().ok()?));
+        match self.operator.as_str() {
+            "Exists" => true,
+            "" | "Equal" => !self.key.is_empty() && self.value == taint.value,
+            "Lt" => numbers().is_some_and(|(have, bound)| have < bound),
+            "Gt" => numbers().is_some_and(|(have, bound)| have > bound),
+            _ => false,
+        }
+    }
+}
+
+/// `core/v1 Taint`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, serde::Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Taint {
+    /// Its key.
+    pub key: String,
+    /// Its value.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub value: String,
+    /// `NoSchedule`, `PreferNoSchedule`, `NoExecute`.
+    pub effect: String,
+    /// When a `NoExecute` taint was put on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_added: Option<Timestamp>,
+}
+
+/// `core/v1 PodStatus`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodStatus {
+    /// `Pending`, `Running`, `Succeeded`, `Failed`, `Unknown`.
+    pub phase: String,
+    /// `Ready` and others.
+    #[serde(deserialize_with = "null_default")]
+    pub conditions: Vec<Condition>,
+    /// Its address, empty if it has none yet.
+    #[serde(rename = "podIP")]
+    pub pod_ip: String,
+    /// Its addresses, of each family.
+    #[serde(rename = "podIPs", deserialize_with = "null_default")]
+    pub pod_ips: Vec<PodIp>,
+    /// Why it is as it is.
+    pub reason: String,
+    /// When its node took it on.
+    pub start_time: Option<Timestamp>,
+    /// Its containers.
+    #[serde(deserialize_with = "null_default")]
+    pub container_statuses: Vec<ContainerStatus>,
+    /// Its init containers.
+    #[serde(deserialize_with = "null_default")]
+    pub init_container_statuses: Vec<ContainerStatus>,
+}
+
+/// `core/v1 PodIP`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct PodIp {
+    /// The address.
+    pub ip: String,
+}
+
+/// `core/v1 ContainerStatus`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerStatus {
+    /// The container.
+    pub name: String,
+    /// How often it was started again.
+    pub restart_count: u32,
+    /// Its state.
+    pub state: Option<ContainerState>,
+}
+
+/// `core/v1 ContainerState`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ContainerState {
+    /// It has ended.
+    pub terminated: Option<Terminated>,
+}
+
+/// `core/v1 ContainerStateTerminated`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Terminated {
+    /// Its exit code.
+    pub exit_code: i32,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+}
+
+impl Pod {
+    /// Whether it has ended for good.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    /// Whether it counts towards a controller's replicas: neither ended nor on its way out.
+    pub fn is_active(&self) -> bool {
+        !self.is_finished() && !self.metadata.is_terminating()
+    }
+
+    /// Whether it is ready to serve.
+    pub fn is_ready(&self) -> bool {
+        condition_is_true(&self.status.conditions, "Ready")
+    }
+
+    /// When it became ready; `None` if it is not.
+    pub fn ready_since(&self) -> Option<Timestamp> {
+        condition(&self.status.conditions, "Ready")
+            .filter(|c| c.is_true())
+            .map(|c| c.last_transition_time.unwrap_or_default())
+    }
+
+    /// Whether it has been ready for `min_ready_seconds`.
+    pub fn is_available(&self, min_ready_seconds: i64, now: Timestamp) -> bool {
+        self.ready_since()
+            .is_some_and(|since| min_ready_seconds == 0 || since.as_second() + min_ready_seconds <= now.as_second())
+    }
+
+    /// Restarts of all its containers: the most of any (upstream's `maxContainerRestarts`).
+    pub fn max_restarts(&self) -> u32 {
+        self.status.container_statuses.iter().map(|s| s.restart_count).max().unwrap_or_default()
+    }
+}
