@@ -14,6 +14,7 @@ pub mod kinds;
 pub mod quantity;
 pub mod registry;
 pub mod resource;
+pub mod selector;
 pub mod status;
 pub mod types;
 pub mod walk;
