@@ -5,6 +5,9 @@
 //! the vocabulary. Upstream: `pkg/registry/*/strategy.go`, `pkg/apis/*/v1/defaults.go`,
 //! `pkg/apis/*/validation/validation.go`.
 
+pub(crate) mod checks;
+pub(crate) mod json;
+
 use crate::resource::{PLAIN, Strategy};
 
 /// The strategy of a built-in kind; [`PLAIN`] for a kind with nothing special about it.
