@@ -50,7 +50,7 @@ rust_source() {
     sysroot=$(cd "$here" && rustc --print sysroot)
     [ -e "$sysroot/lib/rustlib/src/rust/library/core/src/lib.rs" ] && return
     want=$tools/rust-src-$rust_version
-    [ -e "$want/library/core/src/lib.rs" ] && return
+    [ -e "$want/library/Cargo.lock" ] && return
     if [ "${RUSTUP_AUTO_INSTALL:-1}" != 0 ] && rustup component add rust-src --toolchain "$rust_version" >/dev/null 2>&1; then
         return
     fi
@@ -72,7 +72,8 @@ rust_source() {
     (cd "$tools/rust-src.tmp" && apt-get "${options[@]}" download -qq "rust-src=$deb" >/dev/null 2>&1 && dpkg -x rust-src_*.deb .) \
         || die "cannot download rust-src $deb"
     local core
-    core=$(find "$tools/rust-src.tmp" -path '*/library/core/src/lib.rs' | head -n 1)
+    # Not cargo's test fixture, which looks alike: the real one has the lock file that -Z build-std needs.
+    core=$(find "$tools/rust-src.tmp" -path '*/library/Cargo.lock' -printf '%h/core/src/lib.rs\n' | head -n 1)
     [ -n "$core" ] || die "rust-src $deb holds no core library"
     rm -rf "$want"
     mv "${core%/library/core/src/lib.rs}" "$want"
