@@ -1,3 +1,8 @@
 //! The controllers: pure planners, and the executor that carries plans out.
+
+mod claim;
+pub mod context;
+pub mod deployment;
+pub mod replicaset;
 pub mod runtime;
 pub mod views;

@@ -1,0 +1,128 @@
+//! What every controller works with.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use xebec_clock::{Clock, Random};
+
+use crate::runtime::api::{Api, Scope};
+use crate::runtime::cache::{Cache, View};
+use crate::runtime::executor::{Executor, Failure, Sinks};
+use crate::runtime::informer;
+use crate::runtime::plan::Plan;
+use crate::views::{
+    CertificateSigningRequest, ClusterRole, ConfigMap, Deployment, EndpointSlice, Endpoints, Job, Lease, Namespace,
+    Node, Pod, PodDisruptionBudget, ReplicaSet, Secret, Service, ServiceAccount,
+};
+
+/// What every controller works with; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The API server.
+    pub api: Api,
+    /// Wall time.
+    pub clock: Clock,
+    /// Randomness.
+    pub random: Random,
+    /// What is known of the world.
+    pub caches: Arc<Caches>,
+    executor: Executor,
+}
+
+impl Context {
+    /// A context over the caches.
+    pub fn new(clock: Clock, random: Random, caches: Arc<Caches>, executor: Executor) -> Self {
+        Self { api: executor.api.clone(), clock, random, caches, executor }
+    }
+
+    /// The same, with events from another component.
+    pub fn of(&self, component: &'static str) -> Self {
+        Self { executor: self.executor.of(component), ..self.clone() }
+    }
+
+    /// Carries a plan out.
+    pub async fn execute(&self, plan: Plan) -> Result<(), Failure> {
+        self.executor.execute(plan).await
+    }
+}
+
+macro_rules! caches {
+    ($($(#[doc = $doc:literal])* $field:ident: $view:ident = $scope:expr;)*) => {
+        /// What is known of each kind, shared by all controllers.
+        #[derive(Debug, Default)]
+        pub struct Caches {
+            $($(#[doc = $doc])* pub $field: Arc<Cache<$view>>,)*
+        }
+
+        impl Caches {
+            /// Where answers to own writes go.
+            pub fn sinks(&self) -> Sinks {
+                let mut sinks = Sinks::default();
+                $(sinks.add(&self.$field);)*
+                sinks
+            }
+
+            /// Starts an informer for each kind.
+            pub fn start(&self, set: &mut JoinSet<()>, api: &Api, random: &Random, cancel: &CancellationToken) {
+                $(set.spawn(follow(api, &self.$field, $scope, random, cancel));)*
+            }
+
+            /// Waits until every kind has been listed once.
+            pub async fn synced(&self) {
+                $(self.$field.synced().await;)*
+            }
+        }
+    };
+}
+
+fn follow<V: View>(
+    api: &Api,
+    cache: &Arc<Cache<V>>,
+    scope: Scope,
+    random: &Random,
+    cancel: &CancellationToken,
+) -> impl Future<Output = ()> + Send + use<V> {
+    informer::run(api.clone(), cache.clone(), scope, random.clone(), cancel.clone())
+}
+
+caches! {
+    /// All pods.
+    pods: Pod = Scope::default();
+    /// All nodes.
+    nodes: Node = Scope::default();
+    /// The leases by which nodes give signs of life.
+    node_leases: Lease = Scope { namespace: "kube-node-lease".into(), ..Scope::default() };
+    /// All namespaces.
+    namespaces: Namespace = Scope::default();
+    /// All services.
+    services: Service = Scope::default();
+    /// All endpoint slices.
+    endpoint_slices: EndpointSlice = Scope::default();
+    /// All endpoints.
+    endpoints: Endpoints = Scope::default();
+    /// All ReplicaSets.
+    replica_sets: ReplicaSet = Scope::default();
+    /// All Deployments.
+    deployments: Deployment = Scope::default();
+    /// All jobs.
+    jobs: Job = Scope::default();
+    /// The default service account of each namespace.
+    service_accounts: ServiceAccount =
+        Scope { field_selector: "metadata.name=default".into(), ..Scope::default() };
+    /// The cluster's root certificates in each namespace.
+    root_certificates: ConfigMap =
+        Scope { field_selector: "metadata.name=kube-root-ca.crt".into(), ..Scope::default() };
+    /// Bootstrap tokens.
+    bootstrap_tokens: Secret = Scope {
+        namespace: "kube-system".into(),
+        field_selector: "type=bootstrap.kubernetes.io/token".into(),
+        ..Scope::default()
+    };
+    /// All cluster roles.
+    cluster_roles: ClusterRole = Scope::default();
+    /// All certificate signing requests.
+    signing_requests: CertificateSigningRequest = Scope::default();
+    /// All pod disruption budgets.
+    disruption_budgets: PodDisruptionBudget = Scope::default();
+}

@@ -1,0 +1,287 @@
+//! ReplicaSets: as many pods as are wanted (upstream `pkg/controller/replicaset`).
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde_json::json;
+
+use crate::claim::{claim, pod_from_template};
+use crate::context::Context;
+use crate::runtime::cache::{BY_CONTROLLER, BY_NODE, Change};
+use crate::runtime::kind;
+use crate::runtime::meta::{Condition, Key, seconds};
+use crate::runtime::plan::{Action, Plan, Report, Write};
+use crate::runtime::{Controller, Keys, SyncError};
+use crate::views::{Pod, ReplicaSet, ReplicaSetStatus};
+
+/// Pods made or deleted by one plan, at most.
+const BURST: usize = 500;
+/// Pods with a lower cost are deleted first.
+const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+
+/// What the planner looks at.
+#[derive(Debug)]
+pub struct View<'a> {
+    /// The set.
+    pub set: &'a ReplicaSet,
+    /// Its pods, and orphans of its namespace.
+    pub pods: &'a [Arc<Pod>],
+    /// How many active pods of the set and its siblings (other sets of the same owner) each node has.
+    pub related: &'a BTreeMap<String, usize>,
+    /// What went wrong when the last plan was carried out: a reason and a message.
+    pub failure: Option<&'a (String, String)>,
+}
+
+/// Brings the number of pods to what is wanted, and the status to what is.
+pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
+    let set = view.set;
+    let claims =
+        claim(&set.metadata, &kind::REPLICA_SET, &set.spec.selector, view.pods, |pod: &Pod| pod.is_active());
+    let active: Vec<&Pod> = claims.owned.iter().map(Arc::as_ref).filter(|p| p.is_active()).collect();
+    let terminating = claims.owned.iter().filter(|p| p.metadata.is_terminating() && !p.is_finished()).count();
+
+    let mut plan = Plan::nothing();
+    plan.step(claims.actions);
+    let status = status(view, &active, terminating, now);
+    if status != set.status {
+        let patch = json!({"status": status});
+        plan.act(Write::merge(&kind::REPLICA_SET, &set.metadata, "status", patch).into());
+    }
+    if !set.metadata.is_terminating() {
+        let wanted = usize::try_from(set.replicas()).unwrap_or_default();
+        if active.len() < wanted {
+            plan.slow_start(create(set, (wanted - active.len()).min(BURST)));
+        } else if active.len() > wanted {
+            plan.step(delete(view, &active, (active.len() - wanted).min(BURST), now));
+        }
+    }
+    if let Some(wait) = next_available(set.spec.min_ready_seconds, &active, now) {
+        plan.look_again(wait);
+    }
+    plan
+}
+
+fn create(set: &ReplicaSet, count: usize) -> Vec<Action> {
+    let body = pod_from_template(&set.spec.template.value(), &set.metadata, &kind::REPLICA_SET);
+    let report = Report {
+        regarding: set.metadata.reference(&kind::REPLICA_SET),
+        success: Some(("SuccessfulCreate", "Created pod: {}".into())),
+        failure: Some(("FailedCreate", "Error creating: ".into())),
+    };
+    let write = Write::create(&kind::POD, &set.metadata.namespace, body).reported(report);
+    vec![write.into(); count]
+}
+
+fn delete(view: &View<'_>, active: &[&Pod], count: usize, now: Timestamp) -> Vec<Action> {
+    let mut ranked: Vec<&Pod> = active.to_vec();
+    ranked.sort_by(|a, b| deletion_order(a, b, view.related, now));
+    let report = Report {
+        regarding: view.set.metadata.reference(&kind::REPLICA_SET),
+        success: Some(("SuccessfulDelete", "Deleted pod: {}".into())),
+        failure: Some(("FailedDelete", "Error deleting: ".into())),
+    };
+    ranked[..count].iter().map(|p| Write::delete(&kind::POD, &p.metadata).reported(report.clone()).into()).collect()
+}
+
+/// Which of two pods goes first (upstream `controller.ActivePodsWithRanks`).
+fn deletion_order(a: &Pod, b: &Pod, related: &BTreeMap<String, usize>, now: Timestamp) -> Ordering {
+    let placed = |p: &Pod| !p.spec.node_name.is_empty();
+    let phase = |p: &Pod| match p.status.phase.as_str() {
+        "Pending" | "" => 0,
+        "Unknown" => 1,
+        _ => 2,
+    };
+    let cost = |p: &Pod| p.metadata.annotations.get(DELETION_COST).and_then(|c| c.parse().ok()).unwrap_or(0_i32);
+    let crowd = |p: &Pod| related.get(&p.spec.node_name).copied().unwrap_or_default();
+    placed(a)
+        .cmp(&placed(b))
+        .then(phase(a).cmp(&phase(b)))
+        .then(a.is_ready().cmp(&b.is_ready()))
+        .then(cost(a).cmp(&cost(b)))
+        .then(crowd(b).cmp(&crowd(a)))
+        .then_with(|| match (a.ready_since(), b.ready_since()) {
+            (Some(x), Some(y)) => by_age(x, y, a, b, now),
+            _ => Ordering::Equal,
+        })
+        .then(b.max_restarts().cmp(&a.max_restarts()))
+        .then_with(|| {
+            let (x, y) = (a.metadata.creation_timestamp, b.metadata.creation_timestamp);
+            by_age(x.unwrap_or(now), y.unwrap_or(now), a, b, now)
+        })
+        .then_with(|| a.metadata.name.cmp(&b.metadata.name))
+}
+
+/// The younger goes first, in powers of two, so that within a cohort it is as good as random which one goes.
+fn by_age(a_since: Timestamp, b_since: Timestamp, a: &Pod, b: &Pod, now: Timestamp) -> Ordering {
+    if a_since == b_since {
+        return Ordering::Equal;
+    }
+    let rank = |since: Timestamp| {
+        let nanoseconds = now.duration_since(since).as_nanos();
+        u128::try_from(nanoseconds).ok().filter(|n| *n > 0).map(u128::ilog2)
+    };
+    rank(a_since).cmp(&rank(b_since)).then_with(|| a.metadata.uid.cmp(&b.metadata.uid))
+}
+
+fn status(view: &View<'_>, active: &[&Pod], terminating: usize, now: Timestamp) -> ReplicaSetStatus {
+    let set = view.set;
+    let template_labels = set.spec.template.labels();
+    let labelled =
+        |p: &&&Pod| template_labels.iter().all(|(k, v)| p.metadata.labels.get(k) == Some(v));
+    let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    let mut conditions = set.status.conditions.clone();
+    match view.failure {
+        Some((reason, message)) => {
+            if !conditions.iter().any(|c| c.kind == "ReplicaFailure" && c.reason.as_ref() == Some(reason)) {
+                conditions.retain(|c| c.kind != "ReplicaFailure");
+                conditions.push(Condition {
+                    kind: "ReplicaFailure".into(),
+                    status: "True".into(),
+                    last_transition_time: Some(seconds(now)),
+                    reason: Some(reason.clone()),
+                    message: Some(message.clone()),
+                    ..Condition::default()
+                });
+            }
+        }
+        None => conditions.retain(|c| c.kind != "ReplicaFailure"),
+    }
+    ReplicaSetStatus {
+        replicas: count(active.len()),
+        fully_labeled_replicas: count(active.iter().filter(labelled).count()),
+        ready_replicas: count(active.iter().filter(|p| p.is_ready()).count()),
+        available_replicas: count(
+            active.iter().filter(|p| p.is_available(set.spec.min_ready_seconds, now)).count(),
+        ),
+        terminating_replicas: Some(count(terminating)),
+        observed_generation: set.metadata.generation,
+        conditions,
+    }
+}
+
+/// How long until the next ready pod has been ready long enough.
+fn next_available(min_ready_seconds: i64, active: &[&Pod], now: Timestamp) -> Option<Duration> {
+    active
+        .iter()
+        .filter(|p| !p.is_available(min_ready_seconds, now))
+        .filter_map(|p| p.ready_since())
+        .map(|since| (since.as_second() + min_ready_seconds - now.as_second()).max(1).unsigned_abs())
+        .min()
+        .map(Duration::from_secs)
+}
+
+/// The controller.
+#[derive(Debug)]
+pub struct ReplicaSets {
+    cx: Context,
+    queue: Arc<Keys>,
+    failures: Mutex<BTreeMap<Key, (String, String)>>,
+}
+
+impl ReplicaSets {
+    /// Connects the controller to the caches.
+    pub fn new(cx: &Context) -> Arc<Self> {
+        let queue = Arc::<Keys>::default();
+        let keys = queue.clone();
+        cx.caches.replica_sets.on_change(move |change| keys.add(change.latest().metadata.key()));
+        let (keys, sets) = (queue.clone(), cx.caches.replica_sets.clone());
+        cx.caches.pods.on_change(move |change: &Change<'_, Pod>| {
+            for pod in change.previous().into_iter().chain([change.latest()]) {
+                match pod.metadata.controller() {
+                    Some(owner) if owner.kind == "ReplicaSet" => {
+                        keys.add(Key::new(&pod.metadata.namespace, &owner.name));
+                    }
+                    Some(_) => {}
+                    None => sets
+                        .in_namespace(&pod.metadata.namespace)
+                        .iter()
+                        .filter(|s| s.spec.selector.matches(&pod.metadata.labels))
+                        .for_each(|s| keys.add(s.metadata.key())),
+                }
+            }
+        });
+        Arc::new(Self { cx: cx.of("replicaset-controller"), queue, failures: Mutex::default() })
+    }
+
+    /// The set's pods, and orphans that it may take up.
+    fn pods(&self, set: &ReplicaSet) -> Vec<Arc<Pod>> {
+        let mut pods = self.cx.caches.pods.by_index(BY_CONTROLLER, &set.metadata.uid);
+        pods.extend(self.cx.caches.pods.in_namespace(&set.metadata.namespace).into_iter().filter(|p| {
+            p.metadata.controller().is_none() && set.spec.selector.matches(&p.metadata.labels)
+        }));
+        pods
+    }
+
+    /// Active pods by node, of all sets that have the same owner; only of nodes that matter.
+    fn related(&self, set: &ReplicaSet, pods: &[Arc<Pod>]) -> BTreeMap<String, usize> {
+        let siblings: Vec<String> = match set.metadata.controller() {
+            Some(owner) => {
+                let sets = self.cx.caches.replica_sets.by_index(BY_CONTROLLER, &owner.uid);
+                sets.iter().map(|s| s.metadata.uid.clone()).collect()
+            }
+            None => vec![set.metadata.uid.clone()],
+        };
+        let mut nodes: BTreeMap<String, usize> =
+            pods.iter().filter(|p| !p.spec.node_name.is_empty()).map(|p| (p.spec.node_name.clone(), 0)).collect();
+        for (node, count) in &mut nodes {
+            let on_node = self.cx.caches.pods.by_index(BY_NODE, node);
+            let of_siblings =
+                |p: &Pod| p.metadata.controller().is_some_and(|o| siblings.iter().any(|uid| *uid == o.uid));
+            *count = on_node.iter().filter(|p| p.is_active() && of_siblings(p)).count();
+        }
+        nodes
+    }
+}
+
+#[async_trait]
+impl Controller for ReplicaSets {
+    fn name(&self) -> &'static str {
+        "replicaset"
+    }
+
+    fn queue(&self) -> &Arc<Keys> {
+        &self.queue
+    }
+
+    fn workers(&self) -> usize {
+        5
+    }
+
+    async fn sync(&self, key: &Key) -> Result<Option<Duration>, SyncError> {
+        let Some(set) = self.cx.caches.replica_sets.get(key) else {
+            self.failures.lock().remove(key);
+            return Ok(None);
+        };
+        let pods = self.pods(&set);
+        let surplus = pods.iter().filter(|p| p.is_active()).count() > usize::try_from(set.replicas()).unwrap_or(0);
+        let related = if surplus { self.related(&set, &pods) } else { BTreeMap::new() };
+        let failure = self.failures.lock().get(key).cloned();
+        let view = View { set: &set, pods: &pods, related: &related, failure: failure.as_ref() };
+        let plan = plan(&view, self.cx.clock.now());
+        let wait = plan.requeue_after;
+        match self.cx.execute(plan).await {
+            Ok(()) => {
+                if self.failures.lock().remove(key).is_some() {
+                    self.queue.add(key.clone());
+                }
+                Ok(wait)
+            }
+            Err(failure) => {
+                if failure.creating || failure.deleting {
+                    let reason = if failure.creating { "FailedCreate" } else { "FailedDelete" };
+                    let entry = (reason.to_owned(), failure.error.to_string());
+                    self.failures.lock().insert(key.clone(), entry);
+                }
+                Err(failure.into())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
