@@ -110,7 +110,7 @@ rust_source
 bpf_linker
 [ "$what" = build ] && exit 0
 
-packages containerd runc iproute2 python3 python3-pip python3-venv mmdebstrap busybox-static curl
+packages containerd runc iproute2 nftables python3 python3-pip python3-venv mmdebstrap busybox-static curl
 kubectl
 [ "$what" = run ] && exit 0
 

@@ -1,1 +1,69 @@
-fn main() {}
+//! A Kubernetes cluster in one binary: this is the command line, a file per subcommand.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod api;
+mod cluster;
+mod down;
+mod exec;
+mod kubeconfig;
+mod logging;
+mod node_init;
+mod progress;
+mod server;
+mod status;
+mod supervise;
+mod up;
+
+#[derive(Debug, Parser)]
+#[command(name = "xebec", version, about, propagate_version = true, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Cmd,
+}
+
+#[derive(Debug, Subcommand)]
+enum Cmd {
+    Up(up::Args),
+    Down(down::Args),
+    Status(status::Args),
+    Kubeconfig(kubeconfig::Args),
+    Exec(exec::Args),
+    /// Keeps a cluster on this machine running (started by `up`)
+    #[command(hide = true)]
+    Supervise {
+        /// The cluster's name
+        #[arg(long)]
+        name: cluster::Name,
+    },
+    /// Process 1 of a node of a cluster on this machine (started by the supervisor)
+    #[command(hide = true)]
+    NodeInit {
+        /// The node's name, for lists of processes
+        node: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    logging::init(match command {
+        Cmd::Supervise { .. } | Cmd::NodeInit { .. } => "info",
+        _ => "warn",
+    });
+    let done = |result: anyhow::Result<()>| result.map(|()| ExitCode::SUCCESS);
+    let result = match command {
+        Cmd::Up(args) => done(up::main(&args)),
+        Cmd::Down(args) => done(down::main(&args)),
+        Cmd::Status(args) => done(status::main(&args)),
+        Cmd::Kubeconfig(args) => done(kubeconfig::main(&args)),
+        Cmd::Exec(args) => exec::main(&args),
+        Cmd::Supervise { name } => supervise::main(&name),
+        Cmd::NodeInit { .. } => node_init::main(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("xebec: {error:#}");
+        ExitCode::FAILURE
+    })
+}

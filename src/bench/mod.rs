@@ -1,0 +1,98 @@
+//! `xebec bench`: the figures by which Xebec is measured, on this machine.
+
+mod figure;
+mod pods;
+mod start;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail};
+
+use crate::cluster::{Name, Paths};
+use figure::Figure;
+
+/// Measures.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// How long the server and a whole cluster take to start, and the memory they take when idle
+    Start,
+    /// How long pods take from their creation until they are ready
+    Pods(pods::Args),
+}
+
+/// `xebec bench`. Fails if a figure misses its bound.
+pub fn main(args: &Args) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let figures = runtime.block_on(async {
+        match &args.what {
+            What::Start => start::run().await,
+            What::Pods(pods) => pods::run(pods).await,
+        }
+    })?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&figures)?);
+    } else {
+        print!("{}", figure::table(&figures));
+    }
+    match figures.iter().filter(|f| !f.holds()).count() {
+        0 => Ok(()),
+        missed => bail!("{missed} of {} figures miss their bound", figures.len()),
+    }
+}
+
+/// A cluster of the bench's own, taken down when dropped.
+struct OwnCluster(Name);
+
+impl OwnCluster {
+    /// Starts it. What an earlier bench may have left behind is taken down first.
+    fn up() -> anyhow::Result<Self> {
+        let name: Name = "bench".parse()?;
+        xebec(&["down", "--name", name.as_str()])?;
+        let cluster = Self(name);
+        xebec(&["up", "--name", cluster.0.as_str(), "--nodes", "3", "--no-context"])?;
+        Ok(cluster)
+    }
+
+    fn paths(&self) -> Paths {
+        Paths::of(&self.0)
+    }
+}
+
+impl Drop for OwnCluster {
+    fn drop(&mut self) {
+        if let Err(error) = xebec(&["down", "--name", self.0.as_str()]) {
+            eprintln!("note: {error:#}");
+        }
+    }
+}
+
+/// Runs this same binary.
+fn xebec(args: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new("/proc/self/exe")
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run xebec {}", args.join(" ")))?;
+    if !output.status.success() {
+        bail!("xebec {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// A process's resident memory in MB (10^6 bytes), from `/proc/PID/status`.
+fn resident_mb(pid: i32) -> anyhow::Result<f64> {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(Path::new(&path)).with_context(|| format!("cannot read {path}"))?;
+    let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<f64>().ok());
+    kib.map(|kib| kib * 1024.0 / 1e6).with_context(|| format!("{path} has no VmRSS"))
+}

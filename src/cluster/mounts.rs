@@ -1,0 +1,124 @@
+//! What a node sees of the file system: the host's, with its own `/run`, `/proc`, `/sys`, control groups and bpffs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::cgroups::Hierarchy;
+use super::namespaces;
+
+/// Sets up the calling process's mount namespace as a node's. `groups` are the host's hierarchies, read before.
+pub fn node(groups: &[Hierarchy], resolv_conf: &str) -> anyhow::Result<()> {
+    // What the host mounts later appears here; what is mounted here stays here. Shared below the node, so that pods'
+    // mount propagation works.
+    change("/", MsFlags::MS_REC | MsFlags::MS_SLAVE)?;
+    change("/", MsFlags::MS_REC | MsFlags::MS_SHARED)?;
+    // Copies of the clusters' kept namespaces: held here, they would outlive their clusters.
+    for kept in namespaces::mounts_below(Path::new(super::RUN_ROOT))? {
+        let _ = umount2(&kept, MntFlags::MNT_DETACH);
+    }
+    let links = cgroup_links();
+    let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    fresh("proc", "/proc", safe, "")?;
+    fresh("sysfs", "/sys", safe, "")?;
+    control_groups(groups, &links)?;
+    fresh("bpf", "/sys/fs/bpf", safe, "mode=700")?;
+    let resolver = resolver_target();
+    fresh("tmpfs", "/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=755")?;
+    fresh("tmpfs", "/dev/shm", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=1777")?;
+    let _ = fs::create_dir_all("/run/lock");
+    own_resolver(resolver.as_deref(), resolv_conf)
+}
+
+fn change(at: &str, flags: MsFlags) -> anyhow::Result<()> {
+    mount(None::<&str>, at, None::<&str>, flags, None::<&str>).with_context(|| format!("cannot change the mount {at}"))
+}
+
+fn fresh(kind: &str, at: impl AsRef<Path>, flags: MsFlags, options: &str) -> anyhow::Result<()> {
+    let at = at.as_ref();
+    mount(Some(kind), at, Some(kind), flags, Some(options))
+        .with_context(|| format!("cannot mount {kind} at {}", at.display()))
+}
+
+/// The symbolic links beside version 1's hierarchies (`cpu` to `cpu,cpuacct`).
+fn cgroup_links() -> Vec<(PathBuf, PathBuf)> {
+    let entries = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+    entries.filter_map(|e| Some((e.path(), fs::read_link(e.path()).ok()?))).collect()
+}
+
+/// Mounts the hierarchies where the host has them. In the node's cgroup namespace, their root is the node's own group.
+fn control_groups(groups: &[Hierarchy], links: &[(PathBuf, PathBuf)]) -> anyhow::Result<()> {
+    let root = Path::new("/sys/fs/cgroup");
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    if !groups.iter().any(|g| g.mount == root) {
+        fresh("tmpfs", root, flags, "mode=755")?;
+    }
+    for group in groups {
+        fs::create_dir_all(&group.mount).with_context(|| format!("cannot make {}", group.mount.display()))?;
+        match &group.v1 {
+            None => fresh("cgroup2", &group.mount, flags, "")?,
+            Some(v1) if v1.starts_with("name=") => fresh("cgroup", &group.mount, flags, &format!("none,{v1}"))?,
+            Some(v1) => fresh("cgroup", &group.mount, flags, v1)?,
+        }
+    }
+    for (at, target) in links {
+        let _ = std::os::unix::fs::symlink(target, at);
+    }
+    Ok(())
+}
+
+/// The file that `/etc/resolv.conf` stands for, once links are followed. Some of them lead to `/run`.
+fn resolver_target() -> Option<PathBuf> {
+    let mut path = PathBuf::from("/etc/resolv.conf");
+    for _ in 0..8 {
+        match fs::read_link(&path) {
+            Ok(target) => path = normal(&path.parent()?.join(target)),
+            Err(_) => return Some(path),
+        }
+    }
+    None
+}
+
+/// Without `.` and `..`, by text alone.
+fn normal(path: &Path) -> PathBuf {
+    use std::path::Component;
+    path.components().fold(PathBuf::new(), |mut out, part| {
+        match part {
+            Component::ParentDir => drop(out.pop()),
+            Component::CurDir => {}
+            other => out.push(other),
+        }
+        out
+    })
+}
+
+/// Has the node resolve names by the relay on its gateway, whatever the host does.
+fn own_resolver(target: Option<&Path>, content: &str) -> anyhow::Result<()> {
+    fs::create_dir_all("/run/xebec").context("cannot make /run/xebec")?;
+    let own = Path::new("/run/xebec/resolv.conf");
+    fs::write(own, content).context("cannot write the node's resolv.conf")?;
+    let Some(target) = target else { return Ok(()) };
+    if target.starts_with("/run") {
+        let parent = target.parent().unwrap_or(Path::new("/run"));
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        return fs::write(target, content).with_context(|| format!("cannot write {}", target.display()));
+    }
+    if !target.exists() {
+        tracing::warn!("the host has no {}: programs on this node itself can't resolve names", target.display());
+        return Ok(());
+    }
+    mount(Some(own), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .with_context(|| format!("cannot mount over {}", target.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relative_links_are_followed_by_text() {
+        assert_eq!(normal(Path::new("/etc/../run/systemd/./stub")), Path::new("/run/systemd/stub"));
+    }
+}

@@ -1,0 +1,281 @@
+//! The configuration of `xebec server`: a YAML file, and flags that go before it.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+/// What a server can be told. Every field has a default; unknown fields are refused.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Where the store, the keys and the certificates are kept.
+    pub data_dir: PathBuf,
+    /// The address to listen on.
+    pub bind_address: IpAddr,
+    /// The address that others reach this server by; without it, that of the way to the default gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise_address: Option<IpAddr>,
+    /// The port to listen on.
+    pub port: u16,
+    /// Further names and addresses that the server's certificate is good for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tls_names: Vec<String>,
+    /// What the cluster is called in the administrator's kubeconfig.
+    pub cluster_name: String,
+    /// The pods' addresses.
+    pub cluster_cidr: Ipv4Net,
+    /// How long the prefix of one node's share of them is.
+    pub node_prefix: u8,
+    /// The services' addresses.
+    pub service_cidr: Ipv4Net,
+    /// The address of the cluster's DNS, one of the services'.
+    pub cluster_dns: Ipv4Addr,
+    /// The domain of the cluster's names.
+    pub cluster_domain: String,
+    /// `FIRST-LAST`.
+    pub node_port_range: String,
+    /// Addresses for services of type LoadBalancer: `FIRST-LAST` or a CIDR.
+    pub load_balancer_pools: Vec<String>,
+    /// Tokens that nodes may join with from the start.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bootstrap_tokens: Vec<BootstrapTokenConfig>,
+}
+
+/// A join token, without its secret half.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BootstrapTokenConfig {
+    /// The token's public half.
+    pub id: String,
+    /// The SHA-256 of its secret half, in hexadecimal.
+    pub secret_hash: String,
+    /// What it is for.
+    #[serde(default)]
+    pub description: String,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: "/var/lib/xebec-server".into(),
+            bind_address: Ipv4Addr::UNSPECIFIED.into(),
+            advertise_address: None,
+            port: 6443,
+            tls_names: Vec::new(),
+            cluster_name: "xebec".into(),
+            cluster_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
+            node_prefix: 24,
+            service_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16),
+            cluster_dns: Ipv4Addr::new(10, 96, 0, 10),
+            cluster_domain: "cluster.local".into(),
+            node_port_range: "30000-32767".into(),
+            load_balancer_pools: Vec::new(),
+            bootstrap_tokens: Vec::new(),
+        }
+    }
+}
+
+/// Runs the API server, the controllers and the scheduler. Flags go before what the configuration file says.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Args {
+    /// A configuration file (YAML; its fields are called as the flags are, in camelCase)
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Where the store, the keys and the certificates are kept [default: /var/lib/xebec-server]
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// The address to listen on [default: 0.0.0.0]
+    #[arg(long)]
+    bind_address: Option<IpAddr>,
+    /// The address others reach this server by [default: that of the default route]
+    #[arg(long)]
+    advertise_address: Option<IpAddr>,
+    /// The port to listen on [default: 6443]
+    #[arg(long)]
+    port: Option<u16>,
+    /// A further name or address the server's certificate is good for
+    #[arg(long = "tls-name")]
+    tls_names: Vec<String>,
+    /// The pods' addresses [default: 10.244.0.0/16]
+    #[arg(long)]
+    cluster_cidr: Option<Ipv4Net>,
+    /// The services' addresses [default: 10.96.0.0/16]
+    #[arg(long)]
+    service_cidr: Option<Ipv4Net>,
+    /// The address of the cluster's DNS [default: 10.96.0.10]
+    #[arg(long)]
+    cluster_dns: Option<Ipv4Addr>,
+    /// The domain of the cluster's names [default: cluster.local]
+    #[arg(long)]
+    cluster_domain: Option<String>,
+    /// Ports for services of type NodePort [default: 30000-32767]
+    #[arg(long)]
+    node_port_range: Option<String>,
+    /// Addresses for services of type LoadBalancer, FIRST-LAST or a CIDR; may be given again
+    #[arg(long = "load-balancer-pool")]
+    load_balancer_pools: Vec<String>,
+}
+
+impl Args {
+    /// The file and the flags together, checked.
+    pub fn load(self) -> anyhow::Result<ServerConfig> {
+        let mut config = match &self.config {
+            Some(path) => read(path)?,
+            None => ServerConfig::default(),
+        };
+        let dns_given = self.cluster_dns.is_some();
+        let service_cidr_given = self.service_cidr.is_some();
+        replace(&mut config.data_dir, self.data_dir);
+        replace(&mut config.bind_address, self.bind_address);
+        config.advertise_address = self.advertise_address.or(config.advertise_address);
+        replace(&mut config.port, self.port);
+        config.tls_names.extend(self.tls_names);
+        replace(&mut config.cluster_cidr, self.cluster_cidr);
+        replace(&mut config.service_cidr, self.service_cidr);
+        replace(&mut config.cluster_dns, self.cluster_dns);
+        replace(&mut config.cluster_domain, self.cluster_domain);
+        replace(&mut config.node_port_range, self.node_port_range);
+        if !self.load_balancer_pools.is_empty() {
+            config.load_balancer_pools = self.load_balancer_pools;
+        }
+        if service_cidr_given && !dns_given && !config.service_cidr.contains(&config.cluster_dns) {
+            // The tenth address, as everywhere.
+            config.cluster_dns = Ipv4Addr::from(u32::from(config.service_cidr.network()).saturating_add(10));
+        }
+        config.check()?;
+        Ok(config)
+    }
+}
+
+fn replace<T>(field: &mut T, flag: Option<T>) {
+    if let Some(value) = flag {
+        *field = value;
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<ServerConfig> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if text.trim().is_empty() {
+        return Ok(ServerConfig::default());
+    }
+    serde_saphyr::from_str(&text).with_context(|| format!("{} is not a server's configuration", path.display()))
+}
+
+impl ServerConfig {
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(self.data_dir.is_absolute(), "the data directory {} is not an absolute path", self.data_dir.display());
+        ensure!(self.port != 0, "the port must be 1 to 65535");
+        for (what, net) in [("cluster-cidr", self.cluster_cidr), ("service-cidr", self.service_cidr)] {
+            ensure!(
+                net.addr() == net.network(),
+                "{what} {net} has bits set after its prefix; did you mean {}?",
+                net.trunc()
+            );
+            ensure!((8..=28).contains(&net.prefix_len()), "{what} {net}: the prefix must be 8 to 28 bits long");
+        }
+        let (pods, services) = (&self.cluster_cidr, &self.service_cidr);
+        ensure!(
+            !pods.contains(services) && !services.contains(pods),
+            "cluster-cidr {pods} and service-cidr {services} overlap"
+        );
+        ensure!(
+            (pods.prefix_len()..=30).contains(&self.node_prefix),
+            "a node's share of {pods} can't be a /{}",
+            self.node_prefix
+        );
+        ensure!(services.contains(&self.cluster_dns), "cluster-dns {} is not in {services}", self.cluster_dns);
+        self.node_ports()?;
+        for pool in &self.load_balancer_pools {
+            check_pool(pool)?;
+        }
+        Ok(())
+    }
+
+    /// The node ports' range, both ends in it.
+    pub fn node_ports(&self) -> anyhow::Result<(u16, u16)> {
+        let text = &self.node_port_range;
+        let parsed = text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+        match parsed {
+            Some((first, last)) if 0 < first && first <= last => Ok((first, last)),
+            _ => bail!("node-port-range {text:?} is not FIRST-LAST, such as 30000-32767"),
+        }
+    }
+
+    /// The first address of the services' range: that of the service `kubernetes`.
+    pub fn kubernetes_service(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.service_cidr.network()).saturating_add(1))
+    }
+}
+
+fn check_pool(pool: &str) -> anyhow::Result<()> {
+    let range = pool
+        .split_once('-')
+        .and_then(|(a, b)| Some((a.trim().parse::<Ipv4Addr>().ok()?, b.trim().parse::<Ipv4Addr>().ok()?)));
+    ensure!(
+        range.is_some_and(|(a, b)| a <= b) || pool.parse::<Ipv4Net>().is_ok(),
+        "load-balancer-pool {pool:?} is neither FIRST-LAST nor a CIDR"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(yaml: &str, flags: Args) -> anyhow::Result<ServerConfig> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("server.yaml");
+        fs::write(&path, yaml)?;
+        Args { config: Some(path), ..flags }.load()
+    }
+
+    #[test]
+    fn flags_go_before_the_file() {
+        let flags = Args { port: Some(7000), ..Args::default() };
+        let config = load("port: 6000\ndataDir: /x\nclusterDomain: example.org\n", flags).unwrap();
+        assert_eq!((config.port, config.cluster_domain.as_str()), (7000, "example.org"));
+        assert_eq!(load("", Args::default()).unwrap(), ServerConfig::default());
+    }
+
+    #[test]
+    fn the_dns_address_follows_the_services() {
+        let flags = Args { service_cidr: Some("10.43.0.0/16".parse().unwrap()), ..Args::default() };
+        let config = load("", flags).unwrap();
+        assert_eq!(config.cluster_dns, Ipv4Addr::new(10, 43, 0, 10));
+        assert_eq!(config.kubernetes_service(), Ipv4Addr::new(10, 43, 0, 1));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (yaml, says) in [
+            ("prot: 1", "prot"),
+            ("clusterCidr: 10.244.1.0/16", "did you mean 10.244.0.0/16"),
+            ("serviceCidr: 10.244.128.0/20\nclusterDns: 10.244.128.10", "overlap"),
+            ("clusterDns: 1.2.3.4", "is not in 10.96.0.0/16"),
+            ("nodePortRange: '32767-30000'", "FIRST-LAST"),
+            ("loadBalancerPools: [x]", "neither"),
+            ("dataDir: here", "absolute"),
+        ] {
+            let error = format!("{:#}", load(yaml, Args::default()).unwrap_err());
+            assert!(error.contains(says), "{yaml}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_up_writes_is_read_back() {
+        let config = ServerConfig {
+            load_balancer_pools: vec!["172.30.0.128-172.30.0.254".into()],
+            bootstrap_tokens: vec![BootstrapTokenConfig {
+                id: "abcdef".into(),
+                secret_hash: "0123".into(),
+                description: "d".into(),
+            }],
+            ..ServerConfig::default()
+        };
+        assert_eq!(load(&serde_saphyr::to_string(&config).unwrap(), Args::default()).unwrap(), config);
+    }
+}

@@ -1,0 +1,3 @@
+//! `xebec server`: the API server, the controllers and the scheduler in one process.
+
+pub mod config;

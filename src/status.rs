@@ -1,0 +1,208 @@
+//! `xebec status`: what of a cluster runs, and how it is.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::time::timeout;
+use xebec_clock::Clock;
+
+use crate::api;
+use crate::cluster::process::Process;
+use crate::cluster::state::State;
+use crate::cluster::{self, Cluster, Name, Paths, cgroups, node};
+use crate::supervise::SERVER;
+
+/// Shows what of a cluster runs.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The cluster's name
+    #[arg(long, default_value = "xebec")]
+    name: Name,
+    /// All clusters of this machine
+    #[arg(long, conflicts_with = "name")]
+    all: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// One line of the status.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    name: String,
+    /// `running`, `dead`, or a node's `Ready` and `NotReady`.
+    state: String,
+    address: String,
+    pid: Option<i32>,
+    since: Option<Timestamp>,
+    restarts: u32,
+    /// Of the process itself; of a node, its agent.
+    resident_bytes: Option<u64>,
+    note: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    cluster: String,
+    kubeconfig: String,
+    components: Vec<Line>,
+    warnings: Vec<String>,
+}
+
+/// `xebec status`. Fails if something of the cluster does not run, so that scripts can ask.
+pub fn main(args: &Args) -> anyhow::Result<()> {
+    let clusters = if args.all {
+        cluster::all()?
+    } else {
+        match Cluster::load(&Paths::of(&args.name))? {
+            Some(cluster) => vec![cluster],
+            None => bail!("there is no cluster {0} (xebec up --name {0} makes one)", args.name),
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut ill = Vec::new();
+    let mut reports = Vec::new();
+    for cluster in &clusters {
+        let report = runtime.block_on(report(cluster));
+        ill.extend(
+            report
+                .components
+                .iter()
+                .filter(|l| !matches!(l.state.as_str(), "running" | "Ready"))
+                .map(|l| l.name.clone()),
+        );
+        reports.push(report);
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&reports)?);
+    } else {
+        let now = Clock::system().now();
+        reports.iter().for_each(|r| print(r, now));
+    }
+    if !ill.is_empty() {
+        bail!("not well: {} (xebec up starts what does not run)", ill.join(", "));
+    }
+    Ok(())
+}
+
+async fn report(cluster: &Cluster) -> Report {
+    let paths = Paths::of(&cluster.name);
+    let state = State::load(&paths);
+    let ready = timeout(Duration::from_secs(3), readiness(&paths)).await;
+    let ready = ready.unwrap_or_else(|_| Err(anyhow::anyhow!("the API server does not answer")));
+    let mut lines = vec![Line {
+        name: "supervisor".into(),
+        state: running(state.live_supervisor().is_some()),
+        address: cluster.addresses().host().to_string(),
+        pid: state.live_supervisor().map(|p| p.pid),
+        since: None,
+        restarts: 0,
+        resident_bytes: state.live_supervisor().and_then(Process::resident_bytes),
+        note: String::new(),
+    }];
+    let mut server = line(&state, SERVER, cluster.addresses().server().to_string());
+    server.resident_bytes = state.live(SERVER).and_then(Process::resident_bytes);
+    if let Err(e) = &ready {
+        server.note = format!("{e:#}");
+    }
+    lines.push(server);
+    for (name, address) in cluster.node_list() {
+        let mut node = line(&state, &name, address.to_string());
+        node.resident_bytes = agent(cluster, &name).and_then(Process::resident_bytes);
+        if let Ok(nodes) = &ready
+            && node.state == "running"
+        {
+            (node.state, node.note) = match nodes.iter().find(|n| n.metadata.name.as_ref() == Some(&name)) {
+                None => ("NotReady".into(), "not registered yet".into()),
+                Some(n) => match n.ready() {
+                    Some(c) if c.status == "True" => ("Ready".into(), String::new()),
+                    Some(c) => ("NotReady".into(), c.message.clone()),
+                    None => ("NotReady".into(), "the agent has not reported yet".into()),
+                },
+            };
+        }
+        lines.push(node);
+    }
+    Report {
+        cluster: cluster.name.to_string(),
+        kubeconfig: paths.kubeconfig().display().to_string(),
+        components: lines,
+        warnings: state.warnings.iter().map(|(what, why)| format!("{what}: {why}")).collect(),
+    }
+}
+
+fn running(yes: bool) -> String {
+    if yes { "running" } else { "dead" }.to_owned()
+}
+
+async fn readiness(paths: &Paths) -> anyhow::Result<Vec<api::NodeView>> {
+    let client = api::client(&paths.kubeconfig()).await?;
+    api::ready(&client).await?;
+    api::nodes(&client).await
+}
+
+fn line(state: &State, name: &str, address: String) -> Line {
+    let component = state.components.get(name).cloned().unwrap_or_default();
+    let live = state.live(name);
+    Line {
+        name: name.to_owned(),
+        state: running(live.is_some()),
+        address,
+        pid: live.map(|p| p.pid),
+        since: component.since,
+        restarts: component.restarts,
+        resident_bytes: None,
+        note: if live.is_some() { String::new() } else { component.last_error.unwrap_or_default() },
+    }
+}
+
+/// A node's agent, by its cgroup.
+fn agent(cluster: &Cluster, name: &str) -> Option<Process> {
+    let hierarchies = cgroups::hierarchies().ok()?;
+    let group = node::group(cluster, name).join("agent");
+    cgroups::members(&hierarchies, &group).into_iter().find_map(Process::of)
+}
+
+fn print(report: &Report, now: Timestamp) {
+    println!("cluster {}, kubeconfig {}", report.cluster, report.kubeconfig);
+    let width = report.components.iter().map(|l| l.name.len()).max().unwrap_or(0);
+    println!(
+        "  {:width$}  {:8}  {:15}  {:>8}  {:>8}  {:>8}  {:>9}",
+        "", "STATE", "ADDRESS", "PID", "AGE", "RESTARTS", "MEMORY"
+    );
+    for line in &report.components {
+        let pid = line.pid.map(|p| p.to_string()).unwrap_or_default();
+        let age = line.since.map(|s| age(now.duration_since(s).as_secs())).unwrap_or_default();
+        let memory = line.resident_bytes.map(|b| format!("{:.1} MB", b as f64 / 1e6)).unwrap_or_default();
+        println!(
+            "  {:width$}  {:8}  {:15}  {pid:>8}  {age:>8}  {:>8}  {memory:>9}  {}",
+            line.name, line.state, line.address, line.restarts, line.note
+        );
+    }
+    for warning in &report.warnings {
+        println!("  note: {warning}");
+    }
+}
+
+/// `95` seconds are `1m35s`.
+fn age(seconds: i64) -> String {
+    let seconds = seconds.max(0);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d{}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn ages_have_two_units() {
+        assert_eq!([5, 95, 3720, 90_000].map(super::age), ["5s", "1m35s", "1h2m", "1d1h"]);
+    }
+}
