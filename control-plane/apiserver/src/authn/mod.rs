@@ -1,5 +1,12 @@
 //! Who is it? A file per method.
 
+pub mod bootstrap_token;
+pub mod chain;
+pub mod impersonation;
+pub mod service_account;
+pub mod token;
+pub mod x509;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;

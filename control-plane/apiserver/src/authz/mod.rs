@@ -1,5 +1,13 @@
 //! May they? A file per method.
 
+mod forbidden;
+pub mod node;
+pub mod rbac;
+mod union;
+
+pub use forbidden::forbidden;
+pub use union::Union;
+
 use crate::authn::UserInfo;
 
 /// What is to be decided (`authorization.k8s.io` attributes).
@@ -25,6 +33,8 @@ pub struct Attributes {
     pub path: String,
     /// Whether the request is for a resource.
     pub is_resource: bool,
+    /// The query's `fieldSelector`, as sent; empty if there is none (KEP-4601). The node authorizer looks at it.
+    pub field_selector: String,
 }
 
 /// What an authorizer says. The first that does not abstain decides.

@@ -1,0 +1,80 @@
+//! Client certificates: the common name is the user, the organisations are the groups.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use sha2::{Digest, Sha256};
+use x509_parser::prelude::{FromDer, X509Certificate};
+use xebec_clock::Clock;
+use xebec_schema::status::Status;
+
+use super::{Authenticator, Peer, UserInfo};
+
+/// Authenticates by the certificate that the TLS handshake has verified.
+#[derive(Clone, Debug)]
+pub struct X509 {
+    clock: Clock,
+}
+
+impl X509 {
+    /// `clock` says whether a certificate has ended since its connection began.
+    pub fn new(clock: &Clock) -> Self {
+        Self { clock: clock.clone() }
+    }
+}
+
+#[async_trait]
+impl Authenticator for X509 {
+    async fn authenticate(&self, request: &http::request::Parts) -> Result<Option<UserInfo>, Status> {
+        let Some(certificate) = request.extensions.get::<Peer>().and_then(|peer| peer.certificate.as_ref()) else {
+            return Ok(None);
+        };
+        user_of(certificate, &self.clock)
+    }
+}
+
+/// The user a certificate stands for; `None` if it has no common name.
+fn user_of(der: &[u8], clock: &Clock) -> Result<Option<UserInfo>, Status> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| Status::unauthorized())?;
+    if clock.now().as_second() > certificate.validity().not_after.timestamp() {
+        return Err(Status::unauthorized());
+    }
+    let subject = certificate.subject();
+    let name = subject.iter_common_name().next().and_then(|cn| cn.as_str().ok()).unwrap_or_default();
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
+    let digest: String = Sha256::digest(der).iter().map(|b| format!("{b:02x}")).collect();
+    let id = ("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={digest}")]);
+    Ok(Some(UserInfo { name: name.to_owned(), uid: String::new(), groups, extra: BTreeMap::from([id]) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::SignedDuration;
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    use xebec_clock::Random;
+    use xebec_pki::ClusterCa;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_subject_is_the_user_until_the_certificate_ends() {
+        let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
+        let ca = ClusterCa::ephemeral(&clock, &Random::seeded(1)).unwrap();
+        let pair = ca.client_cert("jane", &["dev", "ops"], SignedDuration::from_hours(1)).unwrap();
+        let certificate = CertificateDer::from_pem_slice(pair.certificate_pem.as_bytes()).unwrap();
+        let mut request = http::Request::new(()).into_parts().0;
+        let method = X509::new(&clock);
+        assert_eq!(method.authenticate(&request).await.unwrap(), None);
+        request.extensions.insert(Peer { address: None, certificate: Some(Arc::new(certificate)) });
+        let user = method.authenticate(&request).await.unwrap().unwrap();
+        assert_eq!((user.name.as_str(), user.groups), ("jane", vec!["dev".to_owned(), "ops".to_owned()]));
+        tokio::time::sleep(std::time::Duration::from_secs(3700)).await;
+        assert_eq!(method.authenticate(&request).await.unwrap_err().code, 401);
+    }
+}

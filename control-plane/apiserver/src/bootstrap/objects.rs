@@ -1,0 +1,162 @@
+//! Namespaces, priority classes, and the services that every cluster has.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+/// What the objects are made of.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Where clients and nodes reach the API server.
+    pub advertise_address: IpAddr,
+    /// Its port.
+    pub secure_port: u16,
+    /// Addresses of services; the first one is that of the service `kubernetes`.
+    pub service_cidr: IpNet,
+    /// Addresses of pods.
+    pub cluster_cidr: IpNet,
+    /// The address of the service `kube-dns`.
+    pub cluster_dns: IpAddr,
+    /// `cluster.local`.
+    pub cluster_domain: String,
+    /// First and last.
+    pub node_port_range: (u16, u16),
+    /// Where addresses of load balancers are taken from.
+    pub load_balancer_pools: Vec<IpNet>,
+    /// The CA that clients' certificates must come from, for extension API servers.
+    pub client_ca_pem: String,
+}
+
+/// The namespaces that always exist.
+pub(super) const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+pub(super) fn namespaces() -> Vec<Value> {
+    let object = |name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    NAMESPACES.into_iter().map(object).collect()
+}
+
+pub(super) fn priority_classes() -> Vec<Value> {
+    let class = |name, value, description| {
+        json!({
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": name},
+            "value": value,
+            "description": description,
+            "preemptionPolicy": "PreemptLowerPriority",
+        })
+    };
+    vec![
+        class(
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
+        class(
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if \
+             necessary.",
+        ),
+    ]
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+/// The address after the network's own: the service `kubernetes`.
+pub fn api_service_address(service_cidr: IpNet) -> IpAddr {
+    match service_cidr.network() {
+        IpAddr::V4(network) => IpAddr::V4(u32::from(network).saturating_add(1).into()),
+        IpAddr::V6(network) => IpAddr::V6(u128::from(network).saturating_add(1).into()),
+    }
+}
+
+fn service(metadata: Value, address: IpAddr, ports: Value) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata,
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": address.to_string(),
+            "clusterIPs": [address.to_string()],
+            "ipFamilies": [family(address)],
+            "ipFamilyPolicy": "SingleStack",
+            "internalTrafficPolicy": "Cluster",
+            "sessionAffinity": "None",
+            "ports": ports,
+        },
+    })
+}
+
+pub(super) fn services(facts: &Facts) -> Vec<Value> {
+    let port = |name, protocol, port, target: u16| json!({"name": name, "protocol": protocol, "port": port, "targetPort": target});
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let metadata = json!({"name": "kubernetes", "namespace": "default", "labels": labels});
+    let https = json!([port("https", "TCP", 443, facts.secure_port)]);
+    let labels = json!({
+        "k8s-app": "kube-dns",
+        "kubernetes.io/cluster-service": "true",
+        "kubernetes.io/name": "CoreDNS",
+    });
+    let dns_metadata = json!({"name": "kube-dns", "namespace": "kube-system", "labels": labels});
+    let dns = json!([port("dns", "UDP", 53, 53), port("dns-tcp", "TCP", 53, 53)]);
+    vec![
+        service(metadata, api_service_address(facts.service_cidr), https),
+        service(dns_metadata, facts.cluster_dns, dns),
+    ]
+}
+
+/// Where the service `kubernetes` leads: it has no selector, so these are the server's to write.
+pub(super) fn endpoints(facts: &Facts) -> Vec<Value> {
+    let address = facts.advertise_address.to_string();
+    let port = json!([{"name": "https", "port": facts.secure_port, "protocol": "TCP"}]);
+    vec![
+        json!({
+            "apiVersion": "v1",
+            "kind": "Endpoints",
+            "metadata": {"name": "kubernetes", "namespace": "default",
+                "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+            "subsets": [{"addresses": [{"ip": address}], "ports": port}],
+        }),
+        json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": "kubernetes", "namespace": "default",
+                "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": family(facts.advertise_address),
+            "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+            "ports": port,
+        }),
+    ]
+}
+
+/// What the agents must know, and what extension API servers must.
+pub(super) fn config_maps(facts: &Facts) -> Vec<Value> {
+    let pools: Vec<String> = facts.load_balancer_pools.iter().map(IpNet::to_string).collect();
+    let (first, last) = facts.node_port_range;
+    let config = json!({
+        "clusterCidr": facts.cluster_cidr.to_string(),
+        "serviceCidr": facts.service_cidr.to_string(),
+        "clusterDns": facts.cluster_dns.to_string(),
+        "clusterDomain": facts.cluster_domain,
+        "nodePortRange": format!("{first}-{last}"),
+        "loadBalancerPools": pools,
+    });
+    let object = |name, data| {
+        json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": name, "namespace": "kube-system"},
+            "data": data,
+        })
+    };
+    let mut out = vec![object("xebec-cluster", json!({"config": config.to_string()}))];
+    if !facts.client_ca_pem.is_empty() {
+        out.push(object("extension-apiserver-authentication", json!({"client-ca-file": facts.client_ca_pem})));
+    }
+    out
+}
