@@ -1,2 +1,114 @@
 #![no_std]
-//! x
+//! What is in the eBPF maps: the one definition that the programs and the agent share.
+//!
+//! Every type is `repr(C)`, has no hidden padding, and its size and alignment are asserted at compile time. Addresses
+//! are 16 bytes, IPv4 as v4-mapped IPv6 (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2), so that one program text serves
+//! both families. Addresses and ports are in network byte order, as on the wire; everything else is in the machine's.
+
+mod address;
+mod config;
+mod event;
+mod flow;
+mod network;
+mod service;
+
+pub use address::{Addr, Port};
+pub use config::Config;
+pub use event::{DropReason, EVENT_DROP, EVENT_NEW_FLOW, Event};
+pub use flow::{Flow, FlowKey, FlowKind, flow_flags};
+pub use network::{LocalPod, Peer, lb_address_flags, node_address_flags, peer_flags};
+pub use service::{
+    Backend, Frontend, SCOPE_CLUSTER, SCOPE_EXTERNAL, Service, ServiceCounters, ServiceKey, SlotKey, SocketKey,
+    service_flags,
+};
+
+/// The version of this layout; part of the path where maps are pinned. Add one with every change that makes an
+/// existing map unreadable.
+pub const VERSION: u32 = 1;
+
+/// The maps' names, as they are pinned and as the programs' object file has them.
+pub mod map {
+    /// [`super::ServiceKey`] to [`super::Service`].
+    pub const SERVICES: &str = "SERVICES";
+    /// [`super::SlotKey`] to the id of a backend.
+    pub const SLOTS: &str = "SLOTS";
+    /// A backend's id to [`super::Backend`].
+    pub const BACKENDS: &str = "BACKENDS";
+    /// [`super::Service::id`] to [`super::ServiceCounters`].
+    pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
+    /// [`super::SocketKey`] to [`super::Frontend`].
+    pub const SOCKETS: &str = "SOCKETS";
+    /// [`super::FlowKey`] to [`super::Flow`].
+    pub const FLOWS: &str = "FLOWS";
+    /// A pod's [`super::Addr`] to [`super::LocalPod`].
+    pub const LOCAL_PODS: &str = "LOCAL_PODS";
+    /// A prefix of addresses to the [`super::Peer`] that has them.
+    pub const PEERS: &str = "PEERS";
+    /// A node's [`super::Addr`] to [`super::node_address_flags`].
+    pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
+    /// A load balancer [`super::Addr`] to [`super::lb_address_flags`].
+    pub const LB_ADDRESSES: &str = "LB_ADDRESSES";
+    /// Per-CPU packet counts by [`super::DropReason`].
+    pub const DROPS: &str = "DROPS";
+    /// The ring of [`super::Event`]s.
+    pub const EVENTS: &str = "EVENTS";
+
+    /// Those that outlive the agent. (`EVENTS` does too: a reader that reopens it goes on where it was.)
+    pub const PINNED: [&str; 12] = [
+        SERVICES,
+        SLOTS,
+        BACKENDS,
+        SERVICE_COUNTERS,
+        SOCKETS,
+        FLOWS,
+        LOCAL_PODS,
+        PEERS,
+        NODE_ADDRESSES,
+        LB_ADDRESSES,
+        DROPS,
+        EVENTS,
+    ];
+}
+
+/// IP protocol numbers (IANA).
+pub mod proto {
+    /// Internet Control Message Protocol, RFC 792.
+    pub const ICMP: u8 = 1;
+    /// Transmission Control Protocol.
+    pub const TCP: u8 = 6;
+    /// User Datagram Protocol.
+    pub const UDP: u8 = 17;
+    /// Stream Control Transmission Protocol.
+    pub const SCTP: u8 = 132;
+}
+
+/// Marks the types as plain data for aya's user side, and asserts their layout.
+macro_rules! layout {
+    ($($name:ident: size $size:literal align $align:literal;)*) => {
+        $(
+            const _: () = assert!(core::mem::size_of::<$name>() == $size, "size changed: raise VERSION");
+            const _: () = assert!(core::mem::align_of::<$name>() == $align, "alignment changed: raise VERSION");
+            // SAFETY: repr(C), every bit pattern is valid, and the sizes asserted above leave no hidden padding.
+            #[cfg(feature = "user")]
+            unsafe impl aya::Pod for $name {}
+        )*
+    };
+}
+
+layout! {
+    Addr: size 16 align 4;
+    Port: size 2 align 2;
+    ServiceKey: size 20 align 4;
+    Service: size 20 align 4;
+    SlotKey: size 8 align 4;
+    Backend: size 20 align 4;
+    ServiceCounters: size 24 align 8;
+    SocketKey: size 32 align 8;
+    Frontend: size 20 align 4;
+    FlowKey: size 40 align 4;
+    Flow: size 52 align 4;
+    LocalPod: size 20 align 4;
+    Peer: size 28 align 4;
+    Config: size 88 align 4;
+    Event: size 64 align 8;
+}

@@ -1,2 +1,42 @@
-//! x
-fn main() {}
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+//! The eBPF programs, a file for each hook, and the vocabulary they share.
+//!
+//! Hooks:
+//! - [`socket`]: the node's sockets and its pods': a service's address becomes a backend's at `connect()`.
+//! - [`uplink`]: packets from and to outside: NodePort, load balancer addresses, masquerade.
+//! - [`pod_egress`]: packets from a pod: to its neighbours directly, to other nodes by link or tunnel.
+//! - [`overlay`]: the VXLAN device.
+//!
+//! Vocabulary: [`packet`] (parsing), [`service`] (frontend and backend lookup), [`flows`] (the flow table), [`nat`]
+//! (rewriting with right checksums), [`deliver`] (the way on), [`reject`] (answers instead of silence), [`arp`],
+//! [`icmp`] (errors about translated flows), [`event`] (drops and flows made visible).
+
+mod arp;
+mod config;
+mod deliver;
+mod event;
+mod flows;
+mod icmp;
+mod maps;
+mod nat;
+mod overlay;
+mod packet;
+mod pod_egress;
+mod reject;
+mod service;
+mod socket;
+mod uplink;
+
+/// The helpers that programs call are only for programs under a GPL-compatible licence.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// The verifier admits no program that could panic; the compiler wants this all the same.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}

@@ -1,0 +1,134 @@
+//! Addresses and ports, as on the wire.
+
+use core::fmt;
+
+/// An IPv6 address, or a v4-mapped IPv4 one; four 32-bit words (the programs compare and copy words) holding the
+/// bytes in network order.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Addr(pub [u32; 4]);
+
+impl Addr {
+    /// `::`, which in a service's key stands for any address of the node.
+    pub const UNSPECIFIED: Self = Self([0; 4]);
+
+    /// The v4-mapped form of four bytes read from the wire as one word.
+    #[inline(always)]
+    pub const fn from_v4_word(word: u32) -> Self {
+        Self([0, 0, 0x0000_ffff_u32.to_be(), word])
+    }
+
+    /// The IPv4 address as it stands on the wire; the last word of an IPv6 address.
+    #[inline(always)]
+    pub const fn v4_word(&self) -> u32 {
+        self.0[3]
+    }
+
+    /// Whether this is an IPv4 address.
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0x0000_ffff_u32.to_be()
+    }
+
+    /// From the 16 bytes of an IPv6 address.
+    pub const fn from_octets(o: [u8; 16]) -> Self {
+        Self([
+            u32::from_ne_bytes([o[0], o[1], o[2], o[3]]),
+            u32::from_ne_bytes([o[4], o[5], o[6], o[7]]),
+            u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
+            u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
+        ])
+    }
+
+    /// The 16 bytes of the IPv6 address.
+    pub fn octets(&self) -> [u8; 16] {
+        let mut out = [0; 16];
+        for (chunk, word) in out.chunks_exact_mut(4).zip(self.0) {
+            chunk.copy_from_slice(&word.to_ne_bytes());
+        }
+        out
+    }
+
+    /// As the standard library has it, v4-mapped addresses as IPv4.
+    pub fn to_ip(&self) -> core::net::IpAddr {
+        core::net::Ipv6Addr::from(self.octets()).to_canonical()
+    }
+}
+
+impl From<core::net::IpAddr> for Addr {
+    fn from(ip: core::net::IpAddr) -> Self {
+        Self::from_octets(match ip {
+            core::net::IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            core::net::IpAddr::V6(v6) => v6.octets(),
+        })
+    }
+}
+
+impl From<core::net::Ipv4Addr> for Addr {
+    fn from(ip: core::net::Ipv4Addr) -> Self {
+        core::net::IpAddr::V4(ip).into()
+    }
+}
+
+impl fmt::Debug for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.to_ip(), f)
+    }
+}
+
+/// A port in network byte order.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Port(pub u16);
+
+impl Port {
+    /// From the machine's byte order.
+    #[inline(always)]
+    pub const fn new(port: u16) -> Self {
+        Self(port.to_be())
+    }
+
+    /// In the machine's byte order.
+    #[inline(always)]
+    pub const fn get(self) -> u16 {
+        u16::from_be(self.0)
+    }
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.get(), f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    #[test]
+    fn addresses_go_there_and_back() {
+        for ip in [
+            IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)),
+            IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 1, 2, 3, 4, 5, 6)),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        ] {
+            assert_eq!(Addr::from(ip).to_ip(), ip);
+        }
+    }
+
+    #[test]
+    fn the_word_of_an_ipv4_address_is_as_on_the_wire() {
+        let addr = Addr::from(Ipv4Addr::new(10, 96, 0, 1));
+        assert_eq!(addr.v4_word().to_ne_bytes(), [10, 96, 0, 1]);
+        assert_eq!(Addr::from_v4_word(addr.v4_word()), addr);
+        assert!(addr.is_v4() && !Addr::UNSPECIFIED.is_v4());
+    }
+
+    #[test]
+    fn ports_are_in_network_order() {
+        assert_eq!(Port::new(80).0.to_ne_bytes(), [0, 80]);
+        assert_eq!(Port::new(30_080).get(), 30_080);
+    }
+}

@@ -1,0 +1,74 @@
+//! What is set when the programs are loaded.
+
+use crate::Addr;
+
+/// The programs' one global. The verifier sees its fields as constants, so a branch that a node does not need costs
+/// it nothing.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The node's main address: the source of what it forwards on behalf of others.
+    pub node: Addr,
+    /// The interface that has it.
+    pub uplink_ifindex: u32,
+    /// The collect-metadata VXLAN device; 0 where there is none.
+    pub vxlan_ifindex: u32,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// All pods of the cluster: network, as on the wire.
+    pub cluster_net: u32,
+    /// Its mask, as on the wire.
+    pub cluster_mask: u32,
+    /// The pods of this node: network, as on the wire.
+    pub pod_net: u32,
+    /// Its mask, as on the wire.
+    pub pod_mask: u32,
+    /// Addresses of services: network, as on the wire.
+    pub service_net: u32,
+    /// Its mask, as on the wire.
+    pub service_mask: u32,
+    /// First and last NodePort, in the machine's byte order.
+    pub node_ports: [u16; 2],
+    /// First and last port that source NAT may take, in the machine's byte order. Apart from NodePorts and from the
+    /// range that the node's own sockets are given.
+    pub nat_ports: [u16; 2],
+    /// The largest packet that fits into the tunnel, in bytes of IP.
+    pub vxlan_mtu: u32,
+    /// The uplink's MAC address.
+    pub uplink_mac: [u8; 6],
+    /// 1 to report new flows of the uplink path as events; drops always are.
+    pub flow_events: u8,
+    /// 1 if pods may reach the world outside the cluster under the node's address.
+    pub masquerade: u8,
+    /// The VXLAN device's own MAC address.
+    pub vxlan_mac: [u8; 6],
+    /// Zero.
+    pub padding: [u8; 2],
+    /// Zero; room for what comes without a new layout.
+    pub reserved: [u8; 8],
+}
+
+impl Config {
+    /// What an object file holds before the loader sets it.
+    pub const ZERO: Self = Self {
+        node: Addr::UNSPECIFIED,
+        uplink_ifindex: 0,
+        vxlan_ifindex: 0,
+        vni: 0,
+        cluster_net: 0,
+        cluster_mask: 0,
+        pod_net: 0,
+        pod_mask: 0,
+        service_net: 0,
+        service_mask: 0,
+        node_ports: [0; 2],
+        nat_ports: [0; 2],
+        vxlan_mtu: 0,
+        uplink_mac: [0; 6],
+        flow_events: 0,
+        masquerade: 0,
+        vxlan_mac: [0; 6],
+        padding: [0; 2],
+        reserved: [0; 8],
+    };
+}

@@ -1,0 +1,101 @@
+//! The way on, past the kernel's forwarding where that is shorter.
+
+use aya_ebpf::bindings::{TC_ACT_OK, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
+use aya_ebpf::programs::TcContext;
+use xebec_ebpf_layout::{Addr, DropReason, LocalPod, Peer, peer_flags};
+
+use crate::config::{config, in_cluster_net, in_pod_net};
+use crate::maps::{LOCAL_PODS, NODE_ADDRESSES, PEERS};
+use crate::nat::store;
+
+const AF_INET: u32 = 2;
+
+/// Straight into the network namespace of the pod that has `addr`; `None` if no pod here has it.
+#[inline(always)]
+pub fn to_local_pod(ctx: &TcContext, addr: &Addr) -> Option<Result<i32, DropReason>> {
+    // SAFETY: copied at once.
+    let pod: LocalPod = *unsafe { LOCAL_PODS.get(addr) }?;
+    if let Err(reason) = store(ctx, 0, &[pod.mac, pod.host_mac]) {
+        return Some(Err(reason));
+    }
+    // SAFETY: plain numbers.
+    Some(Ok(unsafe { bpf_redirect_peer(pod.ifindex, 0) } as i32))
+}
+
+/// The peer that has `addr`.
+#[inline(always)]
+pub fn peer(addr: &Addr) -> Option<Peer> {
+    PEERS.get(&Key::new(128, *addr)).copied()
+}
+
+/// Out by the uplink to a neighbour on its link, whose address the kernel resolves.
+#[inline(always)]
+pub fn to_neighbour(neighbour: &Addr) -> i32 {
+    let mut next_hop = bpf_redir_neigh {
+        nh_family: AF_INET,
+        // SAFETY: all zeros is a valid value of the union, whose larger member the helper reads in whole.
+        __bindgen_anon_1: unsafe { core::mem::zeroed::<bpf_redir_neigh__bindgen_ty_1>() },
+    };
+    next_hop.__bindgen_anon_1.ipv4_nh = neighbour.v4_word();
+    let uplink = config!(uplink_ifindex);
+    // SAFETY: the pointer and the length are of a live local.
+    unsafe { bpf_redirect_neigh(uplink, &raw mut next_hop, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
+}
+
+/// Out by the uplink, wherever the kernel's routes say.
+#[inline(always)]
+pub fn by_route() -> i32 {
+    let uplink = config!(uplink_ifindex);
+    // SAFETY: no parameters is a documented choice: the kernel looks up the route.
+    unsafe { bpf_redirect_neigh(uplink, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// Into the VXLAN device, where [`crate::overlay`] addresses it.
+#[inline(always)]
+pub fn into_tunnel() -> i32 {
+    let tunnel = config!(vxlan_ifindex);
+    // SAFETY: plain numbers.
+    unsafe { bpf_redirect(tunnel, 0) as i32 }
+}
+
+/// Back out of the interface it came in by.
+#[inline(always)]
+pub fn back(ctx: &TcContext) -> i32 {
+    // SAFETY: the context the kernel gave us.
+    unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 }
+}
+
+/// Whether a packet to `dst` leaves the node, so that translation counts its hop.
+#[inline(always)]
+pub fn leaves_node(dst: &Addr) -> bool {
+    if in_pod_net(dst) {
+        return false;
+    }
+    // SAFETY: read at once.
+    match unsafe { NODE_ADDRESSES.get(dst) } {
+        Some(flags) => *flags & xebec_ebpf_layout::node_address_flags::LOCAL == 0,
+        None => true,
+    }
+}
+
+/// The way on for a translated packet, from an ingress hook.
+#[inline(always)]
+pub fn onward(ctx: &TcContext, dst: &Addr, leaves_node: bool) -> Result<i32, DropReason> {
+    if !leaves_node {
+        return match to_local_pod(ctx, dst) {
+            Some(result) => result,
+            // The node itself, or a pod that is just going.
+            None => Ok(TC_ACT_OK as i32),
+        };
+    }
+    if in_cluster_net(dst) {
+        return match peer(dst) {
+            Some(peer) if peer.flags & peer_flags::TUNNEL != 0 => Ok(into_tunnel()),
+            Some(peer) => Ok(to_neighbour(&peer.node)),
+            None => Err(DropReason::NoPeer),
+        };
+    }
+    Ok(by_route())
+}

@@ -1,0 +1,158 @@
+//! The flow table of the uplink path.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use xebec_ebpf_layout::{DropReason, Flow, FlowKey, FlowKind, Port, flow_flags, proto};
+
+use crate::config::config;
+use crate::event::now_s;
+use crate::maps::{BACKENDS, FLOWS, Scratch};
+use crate::nat::Tuple;
+use crate::packet::Packet;
+
+/// How many ports are tried for a flow. With half the range in use, one in 2^32 flows finds none.
+const PORT_TRIES: u32 = 32;
+
+/// What becomes of this packet by an earlier decision, written to `to`; false if there was none, or it no longer stands.
+#[inline(always)]
+pub fn known(packet: &Packet, to: &mut Tuple) -> bool {
+    let Some(entry) = FLOWS.get_ptr_mut(&packet.key) else { return false };
+    // SAFETY: a live map value. Another CPU may write the same fields at the same time: each is one word and either
+    // value will do.
+    let flow = unsafe { &mut *entry };
+    if flow.kind == FlowKind::ServiceForward as u8 && !still_stands(packet, flow) {
+        return false;
+    }
+    to.src = flow.src;
+    to.dst = flow.dst;
+    to.src_port = flow.src_port;
+    to.dst_port = flow.dst_port;
+    let mut flags = flow.flags;
+    if flow.kind == FlowKind::ServiceReply as u8 || flow.kind == FlowKind::MasqueradeReply as u8 {
+        flags |= flow_flags::REPLIED;
+    }
+    if packet.is_closing() {
+        flags |= flow_flags::CLOSING;
+    } else if packet.is_syn() {
+        flags &= !(flow_flags::CLOSING | flow_flags::REPLIED);
+    }
+    let now = now_s();
+    if flow.last_seen_s != now || flow.flags != flags {
+        flow.last_seen_s = now;
+        flow.flags = flags;
+    }
+    if packet.is_closing() {
+        close_other_side(to, packet.key.proto);
+    }
+    true
+}
+
+/// Whether a packet to a service follows the flow's earlier choice: not a new connection, and for UDP, which has none,
+/// not to an endpoint that is gone.
+#[inline(always)]
+fn still_stands(packet: &Packet, flow: &Flow) -> bool {
+    if packet.key.proto == proto::TCP {
+        return !packet.is_syn();
+    }
+    // SAFETY: read at once.
+    match unsafe { BACKENDS.get(flow.backend) } {
+        Some(backend) => backend.addr == flow.dst && backend.port == flow.dst_port,
+        None => false,
+    }
+}
+
+/// Marks the entry of the opposite direction, so that a port is soon free whichever side closed.
+#[inline(always)]
+fn close_other_side(to: &Tuple, proto: u8) {
+    let other =
+        FlowKey { src: to.dst, dst: to.src, src_port: to.dst_port, dst_port: to.src_port, proto, padding: [0; 3] };
+    if let Some(entry) = FLOWS.get_ptr_mut(&other) {
+        // SAFETY: a live map value; a lost race only delays the mark.
+        unsafe { (*entry).flags |= flow_flags::CLOSING };
+    }
+}
+
+/// Prepares the key and the entry of the way back from `scratch.to`.
+#[inline(always)]
+fn prepare(scratch: &mut Scratch, kind: FlowKind, service: u32, backend: u32) {
+    let Scratch { packet, to, back, entry } = scratch;
+    let key = &packet.key;
+    back.src = to.dst;
+    back.dst = to.src;
+    back.src_port = to.dst_port;
+    back.dst_port = to.src_port;
+    back.proto = key.proto;
+    entry.src = key.dst;
+    entry.dst = key.src;
+    entry.src_port = key.dst_port;
+    entry.dst_port = key.src_port;
+    entry.kind = kind as u8;
+    entry.flags = 0;
+    entry.service = service;
+    entry.backend = backend;
+    entry.last_seen_s = now_s();
+}
+
+/// Records both directions of a translation that keeps the client's address and port: `scratch.to` is the packet's
+/// new tuple. False if the way back is taken by another flow of this client.
+#[inline(always)]
+pub fn record_plain(scratch: &mut Scratch, service: u32, backend: u32) -> Result<bool, DropReason> {
+    prepare(scratch, FlowKind::ServiceReply, service, backend);
+    if !claim(&scratch.back, &scratch.entry) {
+        return Ok(false);
+    }
+    record_forward(scratch, FlowKind::ServiceForward)?;
+    Ok(true)
+}
+
+/// Gives the flow a port of the node's address as its source (filling in `scratch.to`), and records both directions.
+#[inline(always)]
+pub fn record_with_port(
+    scratch: &mut Scratch,
+    kinds: (FlowKind, FlowKind),
+    service: u32,
+    backend: u32,
+    hash: u32,
+) -> Result<(), DropReason> {
+    let [first, last] = config!(nat_ports);
+    let range = u32::from(last.wrapping_sub(first)) + 1;
+    scratch.to.src = config!(node);
+    prepare(scratch, kinds.1, service, backend);
+    for attempt in 0..PORT_TRIES {
+        let port = Port::new(first.wrapping_add((hash.wrapping_add(attempt) % range) as u16));
+        scratch.back.dst_port = port;
+        if claim(&scratch.back, &scratch.entry) {
+            scratch.to.src_port = port;
+            return record_forward(scratch, kinds.0);
+        }
+    }
+    Err(DropReason::NatPortsExhausted)
+}
+
+/// Takes the reply tuple `back` for this flow, unless another live flow has it.
+#[inline(always)]
+fn claim(back: &FlowKey, reply: &Flow) -> bool {
+    if FLOWS.insert(back, reply, u64::from(BPF_NOEXIST)).is_ok() {
+        return true;
+    }
+    // SAFETY: read at once; a race with another claim is settled by the write below, last one wins, and only for a
+    // tuple that was idle.
+    let Some(holder) = (unsafe { FLOWS.get(back) }) else { return false };
+    let same = holder.src == reply.src
+        && holder.dst == reply.dst
+        && holder.src_port == reply.src_port
+        && holder.dst_port == reply.dst_port;
+    let idle = reply.last_seen_s.wrapping_sub(holder.last_seen_s) > holder.idle_limit_s(back.proto);
+    (same || idle) && FLOWS.insert(back, reply, 0).is_ok()
+}
+
+/// Writes the entry of the packet's own direction; the entry of the way back was prepared before.
+#[inline(always)]
+fn record_forward(scratch: &mut Scratch, kind: FlowKind) -> Result<(), DropReason> {
+    let Scratch { packet, to, entry, .. } = scratch;
+    entry.src = to.src;
+    entry.dst = to.dst;
+    entry.src_port = to.src_port;
+    entry.dst_port = to.dst_port;
+    entry.kind = kind as u8;
+    FLOWS.insert(&packet.key, &*entry, 0).map_err(|_| DropReason::RewriteFailed)
+}

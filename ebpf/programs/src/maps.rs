@@ -1,0 +1,64 @@
+//! The maps. What is in them is defined in the layout crate; the sizes here are limits, most of them without
+//! memory until used.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::macros::btf_map;
+use xebec_ebpf_layout::{
+    Addr, Backend, DropReason, Event, Flow, FlowKey, Frontend, LocalPod, Peer, Service, ServiceCounters, ServiceKey,
+    SlotKey, SocketKey,
+};
+
+use crate::nat::Tuple;
+use crate::packet::Packet;
+
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map]
+pub static SERVICES: HashMap<ServiceKey, Service, 262_144, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static SLOTS: HashMap<SlotKey, u32, 1_048_576, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static BACKENDS: HashMap<u32, Backend, 262_144, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static SERVICE_COUNTERS: HashMap<u32, ServiceCounters, 131_072, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static SOCKETS: LruHashMap<SocketKey, Frontend, 65_536> = LruHashMap::new();
+#[btf_map]
+pub static FLOWS: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
+#[btf_map]
+pub static LOCAL_PODS: HashMap<Addr, LocalPod, 4_096, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static PEERS: LpmTrie<Addr, Peer, 16_384> = LpmTrie::new();
+#[btf_map]
+pub static NODE_ADDRESSES: HashMap<Addr, u32, 16_384, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static LB_ADDRESSES: HashMap<Addr, u32, 65_536, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerCpuArray::new();
+#[btf_map]
+pub static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();
+
+/// A program's working memory: the stack is 512 bytes. A classifier runs with softirqs off and never within another,
+/// so each CPU needs one.
+#[repr(C)]
+pub struct Scratch {
+    pub packet: Packet,
+    /// The tuple to write.
+    pub to: Tuple,
+    /// The key of the way back.
+    pub back: FlowKey,
+    /// The entry being written.
+    pub entry: Flow,
+}
+
+#[btf_map]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// This CPU's working memory. Take it once, at the start of a program.
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: see `Scratch`: nobody else uses this CPU's element until the program ends. All zeros, as the kernel made
+    // it, is a valid value of every field, and so is whatever an earlier run left.
+    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}

@@ -1,0 +1,82 @@
+//! The VXLAN device (RFC 7348) in collect-metadata mode: one device for all peers, addressed packet by packet.
+
+use aya_ebpf::bindings::{BPF_F_ZERO_CSUM_TX, TC_ACT_OK, bpf_tunnel_key};
+use aya_ebpf::helpers::bpf_skb_set_tunnel_key;
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use xebec_ebpf_layout::DropReason;
+
+use crate::config::{config, in_pod_net};
+use crate::maps::{Scratch, scratch};
+use crate::nat::store;
+use crate::packet::{ETH_P_IP, Kind, Packet};
+use crate::{deliver, event, flows, icmp, packet, uplink};
+
+const PASS: i32 = TC_ACT_OK as i32;
+
+/// Out: whose packet it is decides where the tunnel leads.
+#[classifier]
+pub fn overlay_egress(ctx: TcContext) -> i32 {
+    // SAFETY: the context the kernel gave us.
+    if unsafe { (*ctx.skb.skb).protocol } != ETH_P_IP {
+        return PASS;
+    }
+    let Some(scratch) = scratch() else { return PASS };
+    if !packet::parse(&ctx, &mut scratch.packet) {
+        return PASS;
+    }
+    let result = egress(&ctx, &scratch.packet);
+    event::verdict(&ctx, &scratch.packet.key, result)
+}
+
+/// In: to a pod directly; answers to this node's translated flows on their way; the rest is for the node itself.
+#[classifier]
+pub fn overlay_ingress(ctx: TcContext) -> i32 {
+    // SAFETY: the context the kernel gave us.
+    if unsafe { (*ctx.skb.skb).protocol } != ETH_P_IP {
+        return PASS;
+    }
+    let Some(scratch) = scratch() else { return PASS };
+    if !packet::parse(&ctx, &mut scratch.packet) {
+        return PASS;
+    }
+    let result = ingress(&ctx, scratch);
+    event::verdict(&ctx, &scratch.packet.key, result)
+}
+
+#[inline(always)]
+fn egress(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
+    let Some(peer) = deliver::peer(&packet.key.dst) else { return Err(DropReason::NoPeer) };
+    store(ctx, 0, &[peer.vtep_mac, config!(vxlan_mac)])?;
+    // SAFETY: plain numbers, for which all zeros is a valid value.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    key.tunnel_id = config!(vni);
+    key.tunnel_ttl = 64;
+    // The one address that the kernel wants in its own byte order.
+    key.__bindgen_anon_1.remote_ipv4 = u32::from_be(peer.node.v4_word());
+    // SAFETY: the pointer and the length are of a live local.
+    let result = unsafe {
+        bpf_skb_set_tunnel_key(
+            ctx.skb.skb,
+            &raw mut key,
+            size_of::<bpf_tunnel_key>() as u32,
+            u64::from(BPF_F_ZERO_CSUM_TX),
+        )
+    };
+    if result == 0 { Ok(PASS) } else { Err(DropReason::RewriteFailed) }
+}
+
+#[inline(always)]
+fn ingress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
+    let packet = &scratch.packet;
+    if in_pod_net(&packet.key.dst) {
+        return deliver::to_local_pod(ctx, &packet.key.dst).unwrap_or(Ok(PASS));
+    }
+    if packet.is(Kind::IcmpError) {
+        return icmp::error(ctx, packet);
+    }
+    if packet.is(Kind::Flow) && flows::known(packet, &mut scratch.to) {
+        return uplink::translate(ctx, scratch);
+    }
+    Ok(PASS)
+}

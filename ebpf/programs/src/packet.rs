@@ -1,0 +1,180 @@
+//! Parsing: what the hooks look at in a packet.
+
+use aya_ebpf::programs::TcContext;
+use xebec_ebpf_layout::{Addr, FlowKey, Port, proto};
+
+/// Length of an Ethernet header; every interface with a hook is an Ethernet one.
+pub const ETH_LEN: usize = 14;
+/// Length of an IPv4 header without options.
+pub const IPV4_LEN: usize = 20;
+/// `__sk_buff.protocol` of an IPv4 packet.
+pub const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
+/// `__sk_buff.protocol` of an ARP packet.
+pub const ETH_P_ARP: u32 = 0x0806_u16.to_be() as u32;
+
+/// Bits of the TCP flags.
+pub mod tcp {
+    pub const FIN: u8 = 1;
+    pub const SYN: u8 = 2;
+    pub const RST: u8 = 4;
+    pub const ACK: u8 = 16;
+}
+
+/// ICMP types (RFC 792).
+pub mod icmp_type {
+    pub const ECHO_REPLY: u8 = 0;
+    pub const UNREACHABLE: u8 = 3;
+    pub const ECHO_REQUEST: u8 = 8;
+    pub const TIME_EXCEEDED: u8 = 11;
+    pub const PARAMETER_PROBLEM: u8 = 12;
+}
+
+/// An IPv4 header (RFC 791), in network byte order.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Ipv4 {
+    pub version_length: u8,
+    pub tos: u8,
+    pub total_length: u16,
+    pub id: u16,
+    pub fragment: u16,
+    pub ttl: u8,
+    pub proto: u8,
+    pub check: u16,
+    pub src: u32,
+    pub dst: u32,
+}
+
+impl Ipv4 {
+    /// Length of the header in bytes.
+    #[inline(always)]
+    pub fn length(&self) -> usize {
+        ((self.version_length & 0x0f) as usize) << 2
+    }
+}
+
+/// The first bytes of a TCP header (RFC 9293), in network byte order.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Tcp {
+    pub ports: [u16; 2],
+    pub seq: u32,
+    pub ack: u32,
+    pub offset: u8,
+    pub flags: u8,
+    pub window: u16,
+}
+
+/// What kind of packet it is, as far as translation goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Another protocol, or a later fragment: no ports to see.
+    Opaque = 0,
+    /// TCP, UDP or ICMP echo: the key's ports are filled in.
+    Flow = 1,
+    /// An ICMP error, about another packet.
+    IcmpError = 2,
+}
+
+/// An IPv4 packet.
+#[repr(C)]
+pub struct Packet {
+    pub key: FlowKey,
+    pub ip: Ipv4,
+    /// Where the header after IP's begins.
+    pub l4: u32,
+    /// A [`Kind`], as its number: this lives in memory that starts as zeros.
+    kind: u8,
+    /// TCP's flags, 0 for others.
+    pub tcp_flags: u8,
+}
+
+/// Reads the IPv4 header; `None` if the packet is too short or is not version 4.
+#[inline(always)]
+pub fn ipv4(ctx: &TcContext) -> Option<Ipv4> {
+    let ip: Ipv4 = ctx.load(ETH_LEN).ok()?;
+    if ip.version_length >> 4 != 4 || ip.length() < IPV4_LEN {
+        return None;
+    }
+    Some(ip)
+}
+
+/// Reads an IPv4 packet's headers into `packet`; false if it is malformed, and then the kernel may judge it.
+#[inline(always)]
+pub fn parse(ctx: &TcContext, packet: &mut Packet) -> bool {
+    read(ctx, packet).is_some()
+}
+
+#[inline(always)]
+fn read(ctx: &TcContext, packet: &mut Packet) -> Option<()> {
+    let ip = ipv4(ctx)?;
+    let l4 = ETH_LEN + ip.length();
+    packet.ip = ip;
+    packet.l4 = l4 as u32;
+    packet.key.src = Addr::from_v4_word(ip.src);
+    packet.key.dst = Addr::from_v4_word(ip.dst);
+    packet.key.src_port = Port(0);
+    packet.key.dst_port = Port(0);
+    packet.key.proto = ip.proto;
+    packet.kind = Kind::Opaque as u8;
+    packet.tcp_flags = 0;
+    // A later fragment: ports are in the first only.
+    if u16::from_be(ip.fragment) & 0x1fff != 0 {
+        return Some(());
+    }
+    match ip.proto {
+        proto::TCP => {
+            let tcp: Tcp = ctx.load(l4).ok()?;
+            packet.key.src_port = Port(tcp.ports[0]);
+            packet.key.dst_port = Port(tcp.ports[1]);
+            packet.tcp_flags = tcp.flags;
+            packet.kind = Kind::Flow as u8;
+        }
+        proto::UDP => {
+            let ports: [u16; 2] = ctx.load(l4).ok()?;
+            packet.key.src_port = Port(ports[0]);
+            packet.key.dst_port = Port(ports[1]);
+            packet.kind = Kind::Flow as u8;
+        }
+        proto::ICMP => {
+            // Type, code, checksum, identifier.
+            let icmp: [u16; 3] = ctx.load(l4).ok()?;
+            match icmp[0].to_ne_bytes()[0] {
+                icmp_type::ECHO_REQUEST => {
+                    packet.key.src_port = Port(icmp[2]);
+                    packet.kind = Kind::Flow as u8;
+                }
+                icmp_type::ECHO_REPLY => {
+                    packet.key.dst_port = Port(icmp[2]);
+                    packet.kind = Kind::Flow as u8;
+                }
+                icmp_type::UNREACHABLE | icmp_type::TIME_EXCEEDED | icmp_type::PARAMETER_PROBLEM => {
+                    packet.kind = Kind::IcmpError as u8;
+                }
+                _ => {}
+            }
+        }
+        _ => {}
+    }
+    Some(())
+}
+
+impl Packet {
+    /// What kind of packet it is.
+    #[inline(always)]
+    pub fn is(&self, kind: Kind) -> bool {
+        self.kind == kind as u8
+    }
+
+    /// Whether this begins a TCP connection.
+    #[inline(always)]
+    pub fn is_syn(&self) -> bool {
+        self.key.proto == proto::TCP && self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    }
+
+    /// Whether this ends a TCP connection, or half of it.
+    #[inline(always)]
+    pub fn is_closing(&self) -> bool {
+        self.key.proto == proto::TCP && self.tcp_flags & (tcp::FIN | tcp::RST) != 0
+    }
+}

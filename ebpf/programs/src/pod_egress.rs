@@ -1,0 +1,76 @@
+//! The host side of a pod's veth pair, inwards: every packet a pod sends.
+
+use aya_ebpf::bindings::TC_ACT_OK;
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use xebec_ebpf_layout::{DropReason, peer_flags};
+
+use crate::config::{config, in_cluster_net, in_pod_net, in_service_net};
+use crate::maps::{LOCAL_PODS, scratch};
+use crate::packet::{ETH_P_IP, Packet};
+use crate::{deliver, event, nat, packet, reject};
+
+const PASS: i32 = TC_ACT_OK as i32;
+
+#[classifier]
+pub fn pod_egress(ctx: TcContext) -> i32 {
+    // SAFETY: the context the kernel gave us.
+    if unsafe { (*ctx.skb.skb).protocol } != ETH_P_IP {
+        return PASS;
+    }
+    let Some(scratch) = scratch() else { return PASS };
+    if !packet::parse(&ctx, &mut scratch.packet) {
+        return PASS;
+    }
+    let result = egress(&ctx, &scratch.packet);
+    event::verdict(&ctx, &scratch.packet.key, result)
+}
+
+#[inline(always)]
+fn egress(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
+    let key = &packet.key;
+    // SAFETY: the context the kernel gave us; the map's value is read at once.
+    let own = unsafe { LOCAL_PODS.get(key.src).is_some_and(|pod| pod.ifindex == (*ctx.skb.skb).ifindex) };
+    if !own {
+        return Err(DropReason::SpoofedSource);
+    }
+    if in_pod_net(&key.dst) {
+        return deliver::to_local_pod(ctx, &key.dst).unwrap_or(Ok(PASS));
+    }
+    if in_cluster_net(&key.dst) || config!(vxlan_ifindex) != 0 {
+        // Beside pods, the addresses of nodes behind the tunnel are peers': what comes by the tunnel is answered there.
+        if let Some(peer) = deliver::peer(&key.dst) {
+            if peer.flags & peer_flags::TUNNEL == 0 {
+                nat::rewrite_ip(ctx, packet, packet.ip.src, packet.ip.dst, true)?;
+                return Ok(deliver::to_neighbour(&peer.node));
+            }
+            if fits_tunnel(ctx) {
+                nat::rewrite_ip(ctx, packet, packet.ip.src, packet.ip.dst, true)?;
+                return Ok(deliver::into_tunnel());
+            }
+            // The kernel's forwarding fragments it, or tells the pod the smaller MTU.
+            return Ok(PASS);
+        }
+    }
+    if in_service_net(&key.dst) {
+        // The socket hooks translate services' addresses; what comes here is for none. Like kube-proxy's nftables
+        // mode, and unlike its iptables mode, we do not let it out on the default route.
+        event::count_drop(ctx, DropReason::NoSuchService, key, 0);
+        return reject::refuse(ctx, packet);
+    }
+    Ok(PASS)
+}
+
+/// Whether the packet (or each of its segments to be) fits into the tunnel.
+#[inline(always)]
+fn fits_tunnel(ctx: &TcContext) -> bool {
+    // SAFETY: the context the kernel gave us.
+    let gso_size = unsafe { (*ctx.skb.skb).gso_size };
+    let length = if gso_size != 0 {
+        // 20 bytes of IP and up to 60 of TCP go in front of each segment; ours never have more than 40 of options.
+        gso_size + 20 + 32
+    } else {
+        ctx.len() - packet::ETH_LEN as u32
+    };
+    length <= config!(vxlan_mtu)
+}

@@ -1,0 +1,120 @@
+//! Refusals: a client whose service has no endpoint is told so at once.
+
+use aya_ebpf::bindings::{BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC};
+use aya_ebpf::helpers::bpf_skb_change_tail;
+use aya_ebpf::programs::TcContext;
+use xebec_ebpf_layout::{DropReason, proto};
+
+use crate::deliver;
+use crate::nat::{self, fold16, store};
+use crate::packet::{ETH_LEN, IPV4_LEN, Ipv4, Packet, Tcp, icmp_type, tcp};
+
+/// Answers with a TCP reset, or ICMP "port unreachable" for UDP, out of the interface the packet came in by.
+#[inline(always)]
+pub fn refuse(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
+    match packet.key.proto {
+        proto::TCP => reset(ctx, packet),
+        proto::UDP => port_unreachable(ctx, packet),
+        _ => Ok(TC_ACT_SHOT as i32),
+    }
+}
+
+/// Exchanges the MAC addresses.
+#[inline(always)]
+fn turn_round(ctx: &TcContext) -> Result<(), DropReason> {
+    let macs: [[u16; 3]; 2] = ctx.load(0).map_err(|_| DropReason::RewriteFailed)?;
+    store(ctx, 0, &[macs[1], macs[0]])
+}
+
+/// Turns the segment into the reset that answers it (RFC 9293 section 3.5.2). Addresses and ports change places, which
+/// leaves the checksum as it is; options and data stay, which a receiver ignores.
+#[inline(always)]
+fn reset(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
+    if packet.tcp_flags & tcp::RST != 0 {
+        return Ok(TC_ACT_SHOT as i32);
+    }
+    let l4 = packet.l4 as usize;
+    let old: Tcp = ctx.load(l4).map_err(|_| DropReason::RewriteFailed)?;
+    let header = u32::from(old.offset >> 4) << 2;
+    let segment = u32::from(u16::from_be(packet.ip.total_length)).wrapping_sub(packet.ip.length() as u32);
+    let consumed = segment
+        .wrapping_sub(header)
+        .wrapping_add(u32::from(old.flags & tcp::SYN != 0))
+        .wrapping_add(u32::from(old.flags & tcp::FIN != 0));
+    let answers_ack = old.flags & tcp::ACK != 0;
+    let new = Tcp {
+        ports: [old.ports[1], old.ports[0]],
+        seq: if answers_ack { old.ack } else { 0 },
+        ack: if answers_ack { 0 } else { u32::from_be(old.seq).wrapping_add(consumed).to_be() },
+        offset: old.offset,
+        flags: if answers_ack { tcp::RST } else { tcp::RST | tcp::ACK },
+        window: 0,
+    };
+    let last = |t: &Tcp| u32::from(u16::from_ne_bytes([t.offset, t.flags])) + u32::from(t.window);
+    let change = u64::from(!old.seq)
+        + u64::from(new.seq)
+        + u64::from(!old.ack)
+        + u64::from(new.ack)
+        + u64::from(!last(&old))
+        + u64::from(last(&new));
+    nat::replace_l4(ctx, l4 + 16, change, 0)?;
+    store(ctx, l4, &new)?;
+    nat::rewrite_ip(ctx, packet, packet.ip.dst, packet.ip.src, false)?;
+    turn_round(ctx)?;
+    Ok(deliver::back(ctx))
+}
+
+/// The ICMP message with its IP header, in front of the quote.
+#[repr(C)]
+struct Unreachable {
+    ip: Ipv4,
+    /// Type and code.
+    kind: [u8; 2],
+    check: u16,
+    unused: u32,
+}
+
+/// Puts the message in front of the packet, which becomes its quote, cut to the header and 8 bytes.
+#[inline(always)]
+fn port_unreachable(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
+    const QUOTE_LEN: usize = IPV4_LEN + 8;
+    const ADDED: usize = size_of::<Unreachable>();
+    let failed = |_| DropReason::RewriteFailed;
+    // With IP options the quote would be longer; nobody sends those.
+    if packet.ip.length() != IPV4_LEN {
+        return Ok(TC_ACT_SHOT as i32);
+    }
+    // SAFETY: the context the kernel gave us.
+    if unsafe { bpf_skb_change_tail(ctx.skb.skb, (ETH_LEN + QUOTE_LEN) as u32, 0) } != 0 {
+        return Err(DropReason::RewriteFailed);
+    }
+    let quote: [u32; QUOTE_LEN / 4] = ctx.load(ETH_LEN).map_err(failed)?;
+    ctx.adjust_room(ADDED as i32, BPF_ADJ_ROOM_MAC, u64::from(BPF_F_ADJ_ROOM_FIXED_GSO)).map_err(failed)?;
+    let kind = [icmp_type::UNREACHABLE, 3];
+    let mut sum = u64::from(u16::from_ne_bytes(kind));
+    for word in quote {
+        sum += u64::from(word);
+    }
+    let ip = Ipv4 {
+        version_length: 0x45,
+        // Network control, as Linux sends its ICMP errors.
+        tos: 0xc0,
+        total_length: ((ADDED + QUOTE_LEN) as u16).to_be(),
+        id: 0,
+        fragment: 0,
+        ttl: 64,
+        proto: proto::ICMP,
+        check: 0,
+        src: packet.ip.dst,
+        dst: packet.ip.src,
+    };
+    let ip_sum = u64::from(u16::from_ne_bytes([ip.version_length, ip.tos]))
+        + u64::from(ip.total_length)
+        + u64::from(u16::from_ne_bytes([ip.ttl, ip.proto]))
+        + u64::from(ip.src)
+        + u64::from(ip.dst);
+    let message = Unreachable { ip: Ipv4 { check: !fold16(ip_sum), ..ip }, kind, check: !fold16(sum), unused: 0 };
+    store(ctx, ETH_LEN, &message)?;
+    turn_round(ctx)?;
+    Ok(deliver::back(ctx))
+}

@@ -1,0 +1,96 @@
+//! From a frontend to a backend.
+
+use xebec_ebpf_layout::{Addr, Backend, FlowKey, Port, Service, ServiceCounters, ServiceKey, SlotKey};
+
+use crate::config::is_node_port;
+use crate::maps::{BACKENDS, NODE_ADDRESSES, SERVICE_COUNTERS, SERVICES, SLOTS};
+
+/// The service at `addr:port`, if there is one. `node_flags` says which nodes' addresses count for NodePorts.
+#[inline(always)]
+pub fn lookup(addr: &Addr, port: Port, proto: u8, scope: u8, node_flags: u32) -> Option<(ServiceKey, Service)> {
+    let mut key = ServiceKey { addr: *addr, port, proto, scope };
+    // SAFETY: the value is copied at once; a concurrent replacement leaves the old copy whole.
+    if let Some(service) = unsafe { SERVICES.get(key) } {
+        return Some((key, *service));
+    }
+    if !is_node_port(port.get()) {
+        return None;
+    }
+    // SAFETY: as above.
+    let flags = unsafe { NODE_ADDRESSES.get(addr) }?;
+    if *flags & node_flags == 0 {
+        return None;
+    }
+    key.addr = Addr::UNSPECIFIED;
+    // SAFETY: as above.
+    unsafe { SERVICES.get(key) }.map(|service| (key, *service))
+}
+
+/// The backend that `hash` falls on; `None` if the service has none.
+///
+/// Between reading the service and reading the slot, the agent may have replaced the set and removed the old one; then
+/// the second try, with the service read again, finds the new.
+#[inline(always)]
+pub fn choose(key: &ServiceKey, service: &mut Service, hash: u32) -> Option<(u32, Backend)> {
+    for _ in 0..2 {
+        if service.count == 0 {
+            return None;
+        }
+        let slot = SlotKey { set: service.set, slot: hash % service.count };
+        // SAFETY: copied at once.
+        if let Some(id) = unsafe { SLOTS.get(slot) } {
+            let id = *id;
+            // SAFETY: copied at once.
+            if let Some(backend) = unsafe { BACKENDS.get(id) } {
+                return Some((id, *backend));
+            }
+        }
+        // SAFETY: copied at once.
+        *service = *unsafe { SERVICES.get(key) }?;
+    }
+    None
+}
+
+/// Which counter.
+#[derive(Clone, Copy)]
+pub enum Count {
+    SocketConnection,
+    UplinkFlow,
+    Refused,
+}
+
+/// Counts for the service port `id`.
+#[inline(always)]
+pub fn count(id: u32, what: Count) {
+    let Some(counters) = SERVICE_COUNTERS.get_ptr_mut(id) else { return };
+    let counters: *mut ServiceCounters = counters;
+    // SAFETY: the pointer is to a live map value of which these are fields, aligned to 8; other CPUs add atomically
+    // too. (The target's core library has no atomic addition; the instruction set does.)
+    unsafe {
+        let counter = match what {
+            Count::SocketConnection => &raw mut (*counters).socket_connections,
+            Count::UplinkFlow => &raw mut (*counters).uplink_flows,
+            Count::Refused => &raw mut (*counters).refused,
+        };
+        core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) 1_u64, options(nostack));
+    }
+}
+
+/// Mixes one word into a hash (MurmurHash3's finaliser).
+#[inline(always)]
+pub fn mix(hash: u32, word: u32) -> u32 {
+    let mut h = (hash ^ word).wrapping_mul(0x85eb_ca6b);
+    h ^= h >> 13;
+    h = h.wrapping_mul(0xc2b2_ae35);
+    h ^ (h >> 16)
+}
+
+/// A hash of the five-tuple that every node computes alike.
+#[inline(always)]
+pub fn hash(key: &FlowKey) -> u32 {
+    let ports = (key.src_port.0 as u32) << 16 | key.dst_port.0 as u32;
+    let mut h = mix(0x9747_b28c, key.src.0[3]);
+    h = mix(h, key.dst.0[3]);
+    h = mix(h, ports);
+    mix(h, key.proto as u32)
+}

@@ -1,0 +1,202 @@
+//! The socket hooks: `connect`, `sendmsg`, `recvmsg` and `getpeername` of every process in the node's cgroup.
+//!
+//! A service's address becomes a backend's before the kernel sees it, so that no packet to a service exists. The
+//! reverse, for programs that look at the peer's address (UDP receivers, `getpeername`), goes by the socket's cookie.
+
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use xebec_ebpf_layout::{Addr, Frontend, Port, SCOPE_CLUSTER, SocketKey, node_address_flags, proto};
+
+use crate::maps::SOCKETS;
+use crate::service::{self, Count};
+
+/// The hook's return values.
+const REFUSE: i32 = 0;
+const PROCEED: i32 = 1;
+const ECONNREFUSED: i32 = 111;
+
+/// Nodes' addresses that count for NodePorts: inside the cluster, any node's.
+const ANY_NODE: u32 = node_address_flags::LOCAL | node_address_flags::PEER;
+
+/// What to do with an address.
+enum Outcome {
+    Keep,
+    Replace(Addr, Port),
+    Refuse,
+}
+
+/// The backend for a socket that wants to talk to `addr:port`.
+#[inline(always)]
+fn translate(ctx: &SockAddrContext, addr: Addr, port: Port) -> Outcome {
+    // SAFETY: the context the kernel gave us.
+    let protocol = unsafe { (*ctx.sock_addr).protocol } as u8;
+    if protocol != proto::TCP && protocol != proto::UDP {
+        return Outcome::Keep;
+    }
+    let Some((key, mut service)) = service::lookup(&addr, port, protocol, SCOPE_CLUSTER, ANY_NODE) else {
+        return Outcome::Keep;
+    };
+    // SAFETY: the context is a socket's.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
+    let hash = if protocol == proto::UDP {
+        // A datagram socket stays with its backend from one send to the next.
+        service::mix(service::mix(service.id, cookie as u32), (cookie >> 32) as u32)
+    } else {
+        // SAFETY: no arguments, no preconditions.
+        unsafe { bpf_get_prandom_u32() }
+    };
+    let Some((_, backend)) = service::choose(&key, &mut service, hash) else {
+        service::count(service.id, Count::Refused);
+        return Outcome::Refuse;
+    };
+    service::count(service.id, Count::SocketConnection);
+    let socket = SocketKey { cookie, addr: backend.addr, port: backend.port, padding: [0; 3] };
+    // If this fails the connection works all the same, only its peer's address shows as the backend's.
+    let _ = SOCKETS.insert(socket, Frontend { addr, port, padding: 0 }, 0);
+    Outcome::Replace(backend.addr, backend.port)
+}
+
+/// The frontend by which this socket knows the backend at `addr:port`.
+#[inline(always)]
+fn reverse(ctx: &SockAddrContext, addr: Addr, port: Port) -> Option<Frontend> {
+    // SAFETY: the context is a socket's.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
+    // SAFETY: copied at once.
+    unsafe { SOCKETS.get(SocketKey { cookie, addr, port, padding: [0; 3] }) }.copied()
+}
+
+#[inline(always)]
+fn refuse() -> i32 {
+    // SAFETY: allowed in connect and sendmsg hooks. Without it the caller would see EPERM.
+    unsafe { bpf_set_retval(-ECONNREFUSED) };
+    REFUSE
+}
+
+#[inline(always)]
+fn read4(ctx: *const bpf_sock_addr) -> (Addr, Port) {
+    // SAFETY: the context the kernel gave us, whole words as the verifier demands.
+    unsafe { (Addr::from_v4_word((*ctx).user_ip4), Port((*ctx).user_port as u16)) }
+}
+
+#[inline(always)]
+fn write4(ctx: *mut bpf_sock_addr, addr: &Addr, port: Port) {
+    // SAFETY: as for reading.
+    unsafe {
+        (*ctx).user_ip4 = addr.v4_word();
+        (*ctx).user_port = u32::from(port.0);
+    }
+}
+
+#[inline(always)]
+fn read6(ctx: *const bpf_sock_addr) -> (Addr, Port) {
+    // SAFETY: as for IPv4.
+    unsafe {
+        let words = [
+            core::ptr::read_volatile(&raw const (*ctx).user_ip6[0]),
+            core::ptr::read_volatile(&raw const (*ctx).user_ip6[1]),
+            core::ptr::read_volatile(&raw const (*ctx).user_ip6[2]),
+            core::ptr::read_volatile(&raw const (*ctx).user_ip6[3]),
+        ];
+        (Addr(words), Port((*ctx).user_port as u16))
+    }
+}
+
+#[inline(always)]
+fn write6(ctx: *mut bpf_sock_addr, addr: &Addr, port: Port) {
+    // SAFETY: as for IPv4. Volatile, so that the compiler does not join the words: the verifier wants them one by one.
+    unsafe {
+        core::ptr::write_volatile(&raw mut (*ctx).user_ip6[0], addr.0[0]);
+        core::ptr::write_volatile(&raw mut (*ctx).user_ip6[1], addr.0[1]);
+        core::ptr::write_volatile(&raw mut (*ctx).user_ip6[2], addr.0[2]);
+        core::ptr::write_volatile(&raw mut (*ctx).user_ip6[3], addr.0[3]);
+        (*ctx).user_port = u32::from(port.0);
+    }
+}
+
+#[inline(always)]
+fn forward4(ctx: &SockAddrContext) -> i32 {
+    let (addr, port) = read4(ctx.sock_addr);
+    match translate(ctx, addr, port) {
+        Outcome::Keep => PROCEED,
+        // An IPv4 socket cannot reach an IPv6 backend.
+        Outcome::Replace(addr, _) if !addr.is_v4() => refuse(),
+        Outcome::Replace(addr, port) => {
+            write4(ctx.sock_addr, &addr, port);
+            PROCEED
+        }
+        Outcome::Refuse => refuse(),
+    }
+}
+
+#[inline(always)]
+fn forward6(ctx: &SockAddrContext) -> i32 {
+    let (addr, port) = read6(ctx.sock_addr);
+    match translate(ctx, addr, port) {
+        Outcome::Keep => PROCEED,
+        Outcome::Replace(backend, port) => {
+            write6(ctx.sock_addr, &backend, port);
+            PROCEED
+        }
+        Outcome::Refuse => refuse(),
+    }
+}
+
+#[inline(always)]
+fn reverse4(ctx: &SockAddrContext) -> i32 {
+    let (addr, port) = read4(ctx.sock_addr);
+    if let Some(frontend) = reverse(ctx, addr, port) {
+        write4(ctx.sock_addr, &frontend.addr, frontend.port);
+    }
+    PROCEED
+}
+
+#[inline(always)]
+fn reverse6(ctx: &SockAddrContext) -> i32 {
+    let (addr, port) = read6(ctx.sock_addr);
+    if let Some(frontend) = reverse(ctx, addr, port) {
+        write6(ctx.sock_addr, &frontend.addr, frontend.port);
+    }
+    PROCEED
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    forward4(&ctx)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    forward6(&ctx)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    forward4(&ctx)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    forward6(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    reverse4(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    reverse6(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    reverse4(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    reverse6(&ctx)
+}
