@@ -16,5 +16,7 @@ pub mod registry;
 pub mod resource;
 pub mod selector;
 pub mod status;
+pub mod table;
 pub mod types;
+pub mod validate;
 pub mod walk;
