@@ -11,6 +11,7 @@ pub mod decode;
 pub mod defaults;
 pub mod field;
 pub mod kinds;
+pub mod patch;
 pub mod quantity;
 pub mod registry;
 pub mod resource;

@@ -4,15 +4,90 @@
 //! Each kind is a file with one `STRATEGY`; [`pod_spec`] holds what every kind with a pod template shares, [`checks`]
 //! the vocabulary. Upstream: `pkg/registry/*/strategy.go`, `pkg/apis/*/v1/defaults.go`,
 //! `pkg/apis/*/validation/validation.go`.
+//!
+//! What the API server relies on:
+//! - `default` is idempotent.
+//! - `prepare_create` comes after the server has filled in name, UID and creation time (jobs derive their selector from
+//!   their UID), and before validation. It sets the status that a new object has.
+//! - `prepare_update` is for the main resource only, and carries over the old status. For an update of the status
+//!   subresource the server itself takes the old object and puts the new status (and metadata) into it.
+//! - `validate_update` includes what `validate` finds in the new object.
 
 pub(crate) mod checks;
 pub(crate) mod json;
+pub(crate) mod pod_spec;
+
+mod certificate_signing_request;
+mod config_map;
+mod controller_revision;
+mod daemon_set;
+mod deployment;
+mod endpoint_slice;
+mod endpoints;
+mod event;
+mod job;
+mod lease;
+mod limit_range;
+mod namespace;
+mod node;
+mod pod;
+mod pod_disruption_budget;
+mod pod_template;
+mod priority_class;
+mod rbac;
+mod replica_set;
+mod runtime_class;
+mod secret;
+mod service;
+mod service_account;
+mod stateful_set;
+#[cfg(test)]
+mod tests;
+
+use serde_json::{Value, json};
 
 use crate::resource::{PLAIN, Strategy};
 
 /// The strategy of a built-in kind; [`PLAIN`] for a kind with nothing special about it.
 pub fn strategy(group: &str, kind: &str) -> Strategy {
     match (group, kind) {
+        ("", "Pod") => pod::STRATEGY,
+        ("", "Service") => service::STRATEGY,
+        ("", "Namespace") => namespace::STRATEGY,
+        ("", "Node") => node::STRATEGY,
+        ("", "ConfigMap") => config_map::STRATEGY,
+        ("", "Secret") => secret::STRATEGY,
+        ("", "ServiceAccount") => service_account::STRATEGY,
+        ("" | "events.k8s.io", "Event") => event::STRATEGY,
+        ("", "Endpoints") => endpoints::STRATEGY,
+        ("", "PodTemplate") => pod_template::STRATEGY,
+        ("", "LimitRange") => limit_range::STRATEGY,
+        ("apps", "Deployment") => deployment::STRATEGY,
+        ("apps", "ReplicaSet") => replica_set::STRATEGY,
+        ("apps", "DaemonSet") => daemon_set::STRATEGY,
+        ("apps", "StatefulSet") => stateful_set::STRATEGY,
+        ("apps", "ControllerRevision") => controller_revision::STRATEGY,
+        ("batch", "Job") => job::STRATEGY,
+        ("discovery.k8s.io", "EndpointSlice") => endpoint_slice::STRATEGY,
+        ("coordination.k8s.io", "Lease") => lease::STRATEGY,
+        ("rbac.authorization.k8s.io", "Role") => rbac::ROLE,
+        ("rbac.authorization.k8s.io", "ClusterRole") => rbac::CLUSTER_ROLE,
+        ("rbac.authorization.k8s.io", "RoleBinding") => rbac::ROLE_BINDING,
+        ("rbac.authorization.k8s.io", "ClusterRoleBinding") => rbac::CLUSTER_ROLE_BINDING,
+        ("certificates.k8s.io", "CertificateSigningRequest") => certificate_signing_request::STRATEGY,
+        ("scheduling.k8s.io", "PriorityClass") => priority_class::STRATEGY,
+        ("policy", "PodDisruptionBudget") => pod_disruption_budget::STRATEGY,
+        ("node.k8s.io", "RuntimeClass") => runtime_class::STRATEGY,
         _ => PLAIN,
     }
+}
+
+/// A new object has no status yet.
+fn clear_status(object: &mut Value) {
+    json::set(object, "status", json!({}));
+}
+
+/// An update of the main resource keeps the status.
+fn keep_status(new: &mut Value, old: &Value) {
+    json::carry_over(new, old, "status");
 }

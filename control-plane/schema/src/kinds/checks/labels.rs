@@ -85,11 +85,14 @@ mod tests {
         let wrong = json!({"matchExpressions": [{"key": "b", "operator": "In"}, {"key": "", "operator": "Like"}]});
         check_selector(&mut errors, &wrong, &Path::new("spec.selector"));
         let messages: Vec<_> = errors.iter().map(ToString::to_string).collect();
-        assert_eq!(messages, [
-            "spec.selector.matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or \
+        assert_eq!(
+            messages,
+            [
+                "spec.selector.matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or \
              'NotIn'",
-            "spec.selector.matchExpressions[1].operator: Invalid value: \"Like\": not a valid selector operator",
-            "spec.selector.matchExpressions[1].key: Required value",
-        ]);
+                "spec.selector.matchExpressions[1].operator: Invalid value: \"Like\": not a valid selector operator",
+                "spec.selector.matchExpressions[1].key: Required value",
+            ]
+        );
     }
 }

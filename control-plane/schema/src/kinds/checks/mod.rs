@@ -8,7 +8,7 @@ use serde_json::Value;
 
 pub(crate) use self::labels::{check_labels, check_selector, selector_is_empty, selector_matches};
 pub(crate) use self::names::{
-    config_key_problems, dns1035_label_problems, dns_label_problems, dns_subdomain_problems, env_name_problems,
+    config_key_problems, dns_label_problems, dns_subdomain_problems, dns1035_label_problems, env_name_problems,
     ip_problems, label_value_problems, port_name_problems, qualified_name_problems,
 };
 use crate::field::{Error, ErrorList, Path};
@@ -96,7 +96,9 @@ pub(crate) fn int_or_percent(errors: &mut ErrorList, path: &Path, value: &Value)
             errors.push(Error::invalid(path.clone(), text.as_str(), detail));
         }
         Value::String(_) => {}
-        other => errors.push(Error::invalid(path.clone(), other.clone(), "must be an integer or percentage (e.g '5%%')")),
+        other => {
+            errors.push(Error::invalid(path.clone(), other.clone(), "must be an integer or percentage (e.g '5%%')"))
+        }
     }
 }
 

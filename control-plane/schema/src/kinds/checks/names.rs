@@ -181,9 +181,7 @@ pub(crate) fn env_name_problems(name: &str) -> Vec<String> {
     if name.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'=') {
         return Vec::new();
     }
-    vec![
-        "a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned(),
-    ]
+    vec!["a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned()]
 }
 
 /// A port's name: an IANA service name (RFC 6335).
@@ -224,9 +222,11 @@ mod tests {
         assert!(dns_label_problems("web-1").is_empty());
         assert_eq!(
             dns_label_problems("Web"),
-            ["a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and \
+            [
+                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and \
               end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
-              '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"]
+              '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+            ]
         );
         assert_eq!(dns_label_problems("a.b"), ["must not contain dots"]);
         assert_eq!(dns_label_problems(&"a".repeat(64)), ["must be no more than 63 bytes"]);
@@ -240,10 +240,10 @@ mod tests {
         assert!(config_key_problems("..data").contains(&"must not start with '..'".to_owned()));
         assert!(env_name_problems("A.b-c d").is_empty() && !env_name_problems("a=b").is_empty());
         assert_eq!(port_name_problems("123"), ["must contain at least one letter (a-z)"]);
-        assert_eq!(port_name_problems("http--"), [
-            "must not contain consecutive hyphens",
-            "must not begin or end with a hyphen"
-        ]);
+        assert_eq!(
+            port_name_problems("http--"),
+            ["must not contain consecutive hyphens", "must not begin or end with a hyphen"]
+        );
         assert!(ip_problems("::1").is_empty() && !ip_problems("1.2.3").is_empty());
     }
 }

@@ -1,0 +1,81 @@
+//! Limit ranges (`pkg/apis/core/v1/defaults.go`, `pkg/apis/core/validation`).
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::json::{at, default_to, entries, list, list_mut, text};
+use super::pod_spec::{canonical_quantities, quantity};
+use crate::field::{Error, ErrorList, Path};
+use crate::resource::{PLAIN, Strategy};
+
+pub(super) const STRATEGY: Strategy = Strategy { default, validate, validate_update: |new, _| validate(new), ..PLAIN };
+
+/// A container's default limit is the maximum; its default request is the default limit, else the minimum.
+fn default(range: &mut Value) {
+    for item in list_mut(range, "spec.limits") {
+        for key in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
+            if let Some(quantities) = item.get_mut(key) {
+                canonical_quantities(quantities);
+            }
+        }
+        if text(item, "type") == "Container" {
+            fill(item, "default", "max");
+            fill(item, "defaultRequest", "default");
+            fill(item, "defaultRequest", "min");
+        }
+    }
+}
+
+fn fill(item: &mut Value, key: &str, from: &str) {
+    let Some(source) = at(item, from).as_object().filter(|s| !s.is_empty()).cloned() else { return };
+    default_to(item, key, json!({}));
+    for (name, amount) in source {
+        default_to(&mut item[key], &name, amount);
+    }
+}
+
+fn validate(range: &Value) -> ErrorList {
+    let mut errors = Vec::new();
+    let mut kinds = BTreeSet::new();
+    for (index, item) in list(range, "spec.limits").iter().enumerate() {
+        let path = Path::new("spec.limits").index(index);
+        let kind = text(item, "type");
+        if !kinds.insert(kind) {
+            errors.push(Error::duplicate(path.child("type"), kind));
+        }
+        if kind == "Pod" {
+            for key in ["default", "defaultRequest"] {
+                if !entries(item, key).is_empty() {
+                    let detail = "may not be specified when `type` is 'Pod'";
+                    errors.push(Error::forbidden(path.child(key), detail));
+                }
+            }
+        }
+        check_order(&mut errors, item, &path);
+    }
+    errors
+}
+
+/// Each resource: min <= defaultRequest <= default <= max.
+fn check_order(errors: &mut ErrorList, item: &Value, path: &Path) {
+    let pairs = [
+        ("min", "max", "min"),
+        ("min", "defaultRequest", "defaultRequest"),
+        ("min", "default", "default"),
+        ("defaultRequest", "default", "defaultRequest"),
+        ("defaultRequest", "max", "defaultRequest"),
+        ("default", "max", "default"),
+    ];
+    for (low, high, blamed) in pairs {
+        for (name, value) in entries(item, low) {
+            let (Some(a), Some(b)) = (quantity(value), at(item, high).get(name).and_then(quantity)) else { continue };
+            if a > b {
+                let shown = at(item, blamed).get(name).and_then(quantity).map_or(String::new(), |q| q.to_string());
+                let words = |key| if key == "defaultRequest" { "default request" } else { key };
+                let detail = format!("{} value {a} is greater than {} value {b}", words(low), words(high));
+                errors.push(Error::invalid(path.child(blamed).key(name), shown, detail));
+            }
+        }
+    }
+}

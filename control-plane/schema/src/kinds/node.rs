@@ -1,0 +1,83 @@
+//! Nodes (`pkg/registry/core/node`).
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::checks::{label_value_problems, qualified_name_problems, report, required};
+use super::json::{at, default_to, entries, list, same, text, truth};
+use super::keep_status;
+use super::pod_spec::{canonical_quantities, check_quantity, check_taint_effect};
+use crate::field::{Error, ErrorList, Path};
+use crate::resource::{PLAIN, Strategy};
+
+/// A new node brings its status along: an agent registers it with what it has.
+pub(super) const STRATEGY: Strategy = Strategy {
+    default,
+    prepare_update: keep_status,
+    validate,
+    validate_update,
+    validate_status: |new, _| check_quantities(new),
+    fields: |node| vec![("spec.unschedulable", truth(node, "spec.unschedulable").to_string())],
+    ..PLAIN
+};
+
+fn default(node: &mut Value) {
+    let capacity = at(node, "status.capacity").clone();
+    let Some(status) = node.get_mut("status") else { return };
+    if capacity.is_object() {
+        default_to(status, "allocatable", capacity);
+    }
+    for key in ["capacity", "allocatable"] {
+        if let Some(quantities) = status.get_mut(key) {
+            canonical_quantities(quantities);
+        }
+    }
+}
+
+fn validate(node: &Value) -> ErrorList {
+    let mut errors = check_quantities(node);
+    let path = Path::new("spec.taints");
+    let mut seen = BTreeSet::new();
+    for (index, taint) in list(node, "spec.taints").iter().enumerate() {
+        let path = path.index(index);
+        if let Some(key) = required(&mut errors, taint, &path, "key") {
+            report(&mut errors, &path.child("key"), key, qualified_name_problems(key));
+        }
+        let value = text(taint, "value");
+        report(&mut errors, &path.child("value"), value, label_value_problems(value));
+        check_taint_effect(&mut errors, taint, false, &path);
+        if !seen.insert((text(taint, "effect"), text(taint, "key"))) {
+            let mut error = Error::duplicate(path, taint.clone());
+            error.detail = "taints must be unique by key and effect pair".to_owned();
+            errors.push(error);
+        }
+    }
+    errors
+}
+
+fn check_quantities(node: &Value) -> ErrorList {
+    let mut errors = Vec::new();
+    for key in ["capacity", "allocatable"] {
+        let path = Path::new("status").child(key);
+        for (name, value) in entries(at(node, "status"), key) {
+            check_quantity(&mut errors, name, value, &path.key(name));
+        }
+    }
+    errors
+}
+
+fn validate_update(new: &Value, old: &Value) -> ErrorList {
+    let mut errors = validate(new);
+    let path = Path::new("spec");
+    if !list(old, "spec.podCIDRs").is_empty() && !same(at(new, "spec.podCIDRs"), at(old, "spec.podCIDRs")) {
+        let detail = "node updates may not change podCIDR except from \"\" to valid";
+        errors.push(Error::forbidden(path.child("podCIDRs"), detail));
+    }
+    let (provider, before) = (text(new, "spec.providerID"), text(old, "spec.providerID"));
+    if !before.is_empty() && before != provider {
+        let detail = "node updates may not change providerID except from \"\" to valid";
+        errors.push(Error::forbidden(path.child("providerID"), detail));
+    }
+    errors
+}

@@ -1,0 +1,135 @@
+//! Containers: init, main and ephemeral.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::env::{check_env, check_env_from};
+use super::ports::{check_host_port_conflicts, check_ports};
+use super::probes::{check_lifecycle, check_probe};
+use super::resources::check_requirements;
+use super::security::check_container_security;
+use super::volumes::{check_devices, check_mounts};
+use crate::field::{Error, ErrorList, Path};
+use crate::kinds::checks::{dns_label_problems, one_of, report, required, required_one_of};
+use crate::kinds::json::{at, has, list, list_mut, text};
+
+/// The volumes of a pod, by name, with their source.
+pub(super) type Volumes<'a> = BTreeMap<&'a str, &'a Value>;
+
+/// Where a pod keeps its containers, in the order in which they start.
+const LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
+
+/// Does something to all containers of a pod's spec.
+pub(crate) fn all_containers_mut(spec: &mut Value, mut change: impl FnMut(&mut Value)) {
+    for key in LISTS {
+        list_mut(spec, key).iter_mut().for_each(&mut change);
+    }
+}
+
+pub(super) fn check_containers(errors: &mut ErrorList, spec: &Value, volumes: &Volumes<'_>, path: &Path) {
+    if list(spec, "containers").is_empty() {
+        errors.push(Error::required(path.child("containers"), ""));
+    }
+    let mut names = BTreeSet::new();
+    for key in ["containers", "initContainers", "ephemeralContainers"] {
+        for (index, container) in list(spec, key).iter().enumerate() {
+            let path = path.child(key).index(index);
+            check_common(errors, container, spec, volumes, &path);
+            let name = text(container, "name");
+            if !name.is_empty() && !names.insert(name) {
+                errors.push(Error::duplicate(path.child("name"), name));
+            }
+            match key {
+                "containers" => check_main(errors, container, &path),
+                "initContainers" => check_init(errors, container, &path),
+                _ => check_ephemeral(errors, container, spec, &path),
+            }
+        }
+        check_host_port_conflicts(errors, list(spec, key), &path.child(key));
+    }
+}
+
+/// What all sorts of containers have in common.
+fn check_common(errors: &mut ErrorList, container: &Value, spec: &Value, volumes: &Volumes<'_>, path: &Path) {
+    if let Some(name) = required(errors, container, path, "name") {
+        report(errors, &path.child("name"), name, dns_label_problems(name));
+    }
+    if let Some(image) = required(errors, container, path, "image")
+        && image.trim() != image
+    {
+        let detail = "must not have leading or trailing whitespace";
+        errors.push(Error::invalid(path.child("image"), image, detail));
+    }
+    required_one_of(errors, container, path, "terminationMessagePolicy", &["File", "FallbackToLogsOnError"]);
+    check_ports(errors, list(container, "ports"), super::host_network(spec), &path.child("ports"));
+    check_env(errors, container, &path.child("env"));
+    check_env_from(errors, container, &path.child("envFrom"));
+    check_mounts(errors, container, volumes, &path.child("volumeMounts"));
+    check_devices(errors, container, volumes, &path.child("volumeDevices"));
+    required_one_of(errors, container, path, "imagePullPolicy", &["Always", "IfNotPresent", "Never"]);
+    check_requirements(errors, at(container, "resources"), &path.child("resources"));
+    check_container_security(errors, at(container, "securityContext"), &path.child("securityContext"));
+}
+
+fn check_main(errors: &mut ErrorList, container: &Value, path: &Path) {
+    check_lifecycle(errors, at(container, "lifecycle"), &path.child("lifecycle"));
+    check_all_probes(errors, container, path);
+    one_of(errors, container, path, "restartPolicy", &["Always", "OnFailure", "Never"]);
+}
+
+fn check_all_probes(errors: &mut ErrorList, container: &Value, path: &Path) {
+    for key in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        let probe = at(container, key);
+        let path = path.child(key);
+        check_probe(errors, probe, &path);
+        if has(probe, "successThreshold") && key != "readinessProbe" && at(probe, "successThreshold") != 1 {
+            let threshold = at(probe, "successThreshold").clone();
+            errors.push(Error::invalid(path.child("successThreshold"), threshold, "must be 1"));
+        }
+        if key == "readinessProbe" && has(probe, "terminationGracePeriodSeconds") {
+            let seconds = at(probe, "terminationGracePeriodSeconds").clone();
+            let detail = "must not be set for readinessProbes";
+            errors.push(Error::invalid(path.child("terminationGracePeriodSeconds"), seconds, detail));
+        }
+    }
+}
+
+/// Init containers that do not stay (sidecars do, with `restartPolicy: Always`) are not probed.
+fn check_init(errors: &mut ErrorList, container: &Value, path: &Path) {
+    match text(container, "restartPolicy") {
+        "Always" => return check_main(errors, container, path),
+        "" => {}
+        _ => one_of(errors, container, path, "restartPolicy", &["Always", "OnFailure", "Never"]),
+    }
+    if has(container, "lifecycle") {
+        let detail = "may not be set for init containers without restartPolicy=Always";
+        errors.push(Error::forbidden(path.child("lifecycle"), detail));
+    }
+    for key in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if has(container, key) {
+            let detail = "may not be set for init containers without restartPolicy=Always";
+            errors.push(Error::forbidden(path.child(key), detail));
+        }
+    }
+}
+
+fn check_ephemeral(errors: &mut ErrorList, container: &Value, spec: &Value, path: &Path) {
+    let target = text(container, "targetContainerName");
+    let known =
+        ["containers", "initContainers"].into_iter().flat_map(|k| list(spec, k)).any(|c| text(c, "name") == target);
+    if !target.is_empty() && !known {
+        errors.push(Error::not_found(path.child("targetContainerName"), target));
+    }
+    for key in
+        ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "restartPolicy", "resizePolicy"]
+    {
+        let value = at(container, key);
+        if !value.is_null() && value.as_array().is_none_or(|items| !items.is_empty()) {
+            errors.push(Error::forbidden(path.child(key), "cannot be set for an Ephemeral Container"));
+        }
+    }
+    if at(container, "resources").as_object().is_some_and(|r| !r.is_empty()) {
+        errors.push(Error::forbidden(path.child("resources"), "cannot be set for an Ephemeral Container"));
+    }
+}

@@ -1,0 +1,85 @@
+//! Security contexts, of pods and of containers.
+
+use serde_json::Value;
+
+use crate::field::{Error, ErrorList, Path};
+use crate::kinds::checks::{in_range, one_of};
+use crate::kinds::json::{at, has, list, text, truth};
+
+const MAX_ID: i64 = i32::MAX as i64;
+
+fn check_common(errors: &mut ErrorList, context: &Value, path: &Path) {
+    for key in ["runAsUser", "runAsGroup", "fsGroup"] {
+        in_range(errors, context, path, key, 0, MAX_ID);
+    }
+    for (key, kinds) in [
+        ("seccompProfile", ["Localhost", "RuntimeDefault", "Unconfined"]),
+        ("appArmorProfile", ["Localhost", "RuntimeDefault", "Unconfined"]),
+    ] {
+        check_profile(errors, at(context, key), &kinds, &path.child(key));
+    }
+}
+
+fn check_profile(errors: &mut ErrorList, profile: &Value, kinds: &[&str], path: &Path) {
+    if profile.is_null() {
+        return;
+    }
+    if text(profile, "type").is_empty() {
+        errors.push(Error::required(path.child("type"), "type is required when seccompProfile is set"));
+        return;
+    }
+    one_of(errors, profile, path, "type", kinds);
+    let local = text(profile, "type") == "Localhost";
+    if local && text(profile, "localhostProfile").is_empty() {
+        errors.push(Error::required(path.child("localhostProfile"), "must be set when seccomp type is Localhost"));
+    } else if !local && has(profile, "localhostProfile") {
+        let value = at(profile, "localhostProfile").clone();
+        let detail = "can only be set when seccomp type is Localhost";
+        errors.push(Error::invalid(path.child("localhostProfile"), value, detail));
+    }
+}
+
+pub(super) fn check_pod_security(errors: &mut ErrorList, context: &Value, path: &Path) {
+    check_common(errors, context, path);
+    for (index, group) in list(context, "supplementalGroups").iter().enumerate() {
+        if group.as_i64().is_none_or(|g| !(0..=MAX_ID).contains(&g)) {
+            let detail = format!("must be between 0 and {MAX_ID}, inclusive");
+            errors.push(Error::invalid(path.child("supplementalGroups").index(index), group.clone(), detail));
+        }
+    }
+    one_of(errors, context, path, "fsGroupChangePolicy", &["Always", "OnRootMismatch"]);
+    let mut seen = Vec::new();
+    for (index, sysctl) in list(context, "sysctls").iter().enumerate() {
+        let (path, name) = (path.child("sysctls").index(index).child("name"), text(sysctl, "name"));
+        if name.is_empty() {
+            errors.push(Error::required(path, ""));
+        } else if !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_./".contains(&b)) {
+            let detail = "must have at most 253 characters and match regex \
+                          ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+            errors.push(Error::invalid(path, name, detail));
+        } else if seen.contains(&name) {
+            errors.push(Error::duplicate(path, name));
+        } else {
+            seen.push(name);
+        }
+    }
+}
+
+pub(super) fn check_container_security(errors: &mut ErrorList, context: &Value, path: &Path) {
+    if context.is_null() {
+        return;
+    }
+    check_common(errors, context, path);
+    one_of(errors, context, path, "procMount", &["Default", "Unmasked"]);
+    if has(context, "allowPrivilegeEscalation") && !truth(context, "allowPrivilegeEscalation") {
+        let path = path.child("allowPrivilegeEscalation");
+        if truth(context, "privileged") {
+            let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
+            errors.push(Error::invalid(path.clone(), false, detail));
+        }
+        if list(context, "capabilities.add").iter().any(|c| c == "CAP_SYS_ADMIN" || c == "SYS_ADMIN") {
+            let detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
+            errors.push(Error::invalid(path, false, detail));
+        }
+    }
+}

@@ -1,0 +1,135 @@
+use serde_json::{Value, json};
+
+use crate::kinds::strategy;
+use crate::resource::Strategy;
+
+fn yaml(text: &str) -> Value {
+    serde_saphyr::from_str(text).unwrap()
+}
+
+fn pods() -> Strategy {
+    strategy("", "Pod")
+}
+
+fn defaulted(text: &str) -> Value {
+    let mut pod = yaml(text);
+    (pods().default)(&mut pod);
+    pod
+}
+
+fn problems(text: &str) -> Vec<String> {
+    (pods().validate)(&defaulted(text)).iter().map(ToString::to_string).collect()
+}
+
+const PLAIN_POD: &str = "{metadata: {name: a}, spec: {containers: [{name: c, image: 'nginx:1'}]}}";
+
+#[test]
+fn an_applied_pod_looks_as_it_does_upstream() {
+    insta::assert_json_snapshot!(defaulted(include_str!("fixtures/web.yaml")));
+}
+
+#[test]
+fn defaults_are_idempotent() {
+    let once = defaulted(include_str!("fixtures/web.yaml"));
+    let mut twice = once.clone();
+    (pods().default)(&mut twice);
+    assert_eq!(once, twice);
+    assert_eq!((pods().validate)(&once), []);
+}
+
+#[test]
+fn messages_are_upstreams() {
+    insta::assert_snapshot!(problems(include_str!("fixtures/wrong.yaml")).join("\n"));
+}
+
+#[test]
+fn a_plain_pod_is_fine() {
+    assert_eq!(problems(PLAIN_POD), [""; 0]);
+}
+
+#[test]
+fn a_new_pod_is_pending() {
+    let mut pod = defaulted(PLAIN_POD);
+    pod["status"] = json!({"phase": "Running"});
+    (pods().prepare_create)(&mut pod);
+    assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
+    pod["spec"]["schedulingGates"] = json!([{"name": "example.com/x"}]);
+    (pods().prepare_create)(&mut pod);
+    assert_eq!(pod["status"]["conditions"][0]["reason"], "SchedulingGated");
+}
+
+fn update(change: impl Fn(&mut Value)) -> Vec<String> {
+    let old = defaulted(include_str!("fixtures/web.yaml"));
+    let mut new = old.clone();
+    change(&mut new);
+    (pods().validate_update)(&new, &old).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_pod_may_change_next_to_nothing() {
+    let none = [""; 0];
+    assert_eq!(update(|_| {}), none);
+    assert_eq!(update(|pod| pod["spec"]["containers"][0]["image"] = "nginx:2".into()), none);
+    assert_eq!(update(|pod| pod["spec"]["activeDeadlineSeconds"] = 5.into()), none);
+    let toleration = json!([{"key": "a", "operator": "Exists"}]);
+    assert_eq!(update(|pod| pod["spec"]["tolerations"] = toleration.clone()), none);
+    assert_eq!(
+        update(|pod| pod["spec"]["restartPolicy"] = "Never".into()),
+        ["spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.\
+          initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing \
+          tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)\n  \
+          spec.restartPolicy: \"Always\" -> \"Never\""]
+    );
+    assert_eq!(
+        update(|pod| pod["spec"]["containers"].as_array_mut().unwrap().push(json!({
+            "name": "d", "image": "i:1", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}))),
+        ["spec.containers: Forbidden: pod updates may not add or remove containers"]
+    );
+    assert_eq!(
+        update(|pod| pod["spec"]["containers"][0]["image"] = "".into()),
+        ["spec.containers[0].image: Required value"]
+    );
+}
+
+#[test]
+fn warnings_name_what_is_hardly_meant() {
+    let pod = yaml(
+        "{metadata: {annotations: {scheduler.alpha.kubernetes.io/critical-pod: ''}}, spec: {nodeSelector: \
+         {beta.kubernetes.io/os: linux}, containers: [{name: c, env: [{name: A, value: x}, {name: A, value: y}]}]}}",
+    );
+    assert_eq!(
+        (pods().warnings)(&pod),
+        [
+            "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead",
+            "metadata.annotations[scheduler.alpha.kubernetes.io/critical-pod]: non-functional in v1.16+; use the \
+         \"priorityClassName\" field instead",
+            "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
+        ]
+    );
+}
+
+#[test]
+fn no_shape_makes_it_panic() {
+    let shapes = [
+        json!(null),
+        json!([]),
+        json!("x"),
+        json!({"spec": 5}),
+        json!({"spec": {"containers": {"a": 1}}}),
+        json!({"spec": {"containers": [5, null], "volumes": [null], "tolerations": ["x"], "affinity": 3}}),
+    ];
+    for kind in ["Pod", "Service", "Namespace", "Node", "ConfigMap", "Secret", "Event", "Endpoints", "LimitRange"] {
+        for shape in &shapes {
+            let strategy = strategy("", kind);
+            let mut object = shape.clone();
+            (strategy.default)(&mut object);
+            (strategy.prepare_create)(&mut object);
+            (strategy.prepare_update)(&mut object, shape);
+            (strategy.validate)(&object);
+            (strategy.validate_update)(&object, shape);
+            (strategy.validate_status)(&object, shape);
+            (strategy.fields)(&object);
+            (strategy.warnings)(&object);
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Volumes, and where containers mount them.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::containers::Volumes;
+use super::env::check_resource_ref;
+use crate::field::{Error, ErrorList, Path};
+use crate::kinds::checks::{config_key_problems, dns_label_problems, one_of, report, required};
+use crate::kinds::json::{at, has, int, list, text};
+
+/// The kinds of volume that the API knows.
+const SOURCES: [&str; 31] = [
+    "awsElasticBlockStore",
+    "azureDisk",
+    "azureFile",
+    "cephfs",
+    "cinder",
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "fc",
+    "flexVolume",
+    "flocker",
+    "gcePersistentDisk",
+    "gitRepo",
+    "glusterfs",
+    "hostPath",
+    "image",
+    "iscsi",
+    "nfs",
+    "persistentVolumeClaim",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "projected",
+    "quobyte",
+    "rbd",
+    "scaleIO",
+    "secret",
+    "storageos",
+    "vsphereVolume",
+    "workloadVolume",
+];
+
+/// Checks the volumes, and returns them by name.
+pub(super) fn check_volumes<'a>(errors: &mut ErrorList, volumes: &'a [Value], path: &Path) -> Volumes<'a> {
+    let mut by_name = Volumes::new();
+    for (index, volume) in volumes.iter().enumerate() {
+        let path = path.index(index);
+        check_source(errors, volume, &path);
+        let Some(name) = required(errors, volume, &path, "name") else { continue };
+        let problems = dns_label_problems(name);
+        if problems.is_empty() && by_name.insert(name, volume).is_some() {
+            errors.push(Error::duplicate(path.child("name"), name));
+        }
+        report(errors, &path.child("name"), name, problems);
+    }
+    by_name
+}
+
+fn check_source(errors: &mut ErrorList, volume: &Value, path: &Path) {
+    let given: Vec<_> = SOURCES.into_iter().filter(|kind| has(volume, kind)).collect();
+    if given.is_empty() {
+        errors.push(Error::required(path.clone(), "must specify a volume type"));
+    }
+    for (index, kind) in given.into_iter().enumerate() {
+        let (source, path) = (at(volume, kind), path.child(kind));
+        if index > 0 {
+            errors.push(Error::forbidden(path, "may not specify more than 1 volume type"));
+            continue;
+        }
+        match kind {
+            "hostPath" => check_host_path(errors, source, &path),
+            "secret" => {
+                required(errors, source, &path, "secretName");
+                check_files(errors, source, &path);
+            }
+            "configMap" => {
+                required(errors, source, &path, "name");
+                check_files(errors, source, &path);
+            }
+            "downwardAPI" => check_downward(errors, source, &path),
+            "projected" => check_projected(errors, source, &path),
+            "persistentVolumeClaim" => {
+                required(errors, source, &path, "claimName");
+            }
+            "csi" => {
+                required(errors, source, &path, "driver");
+            }
+            "nfs" => {
+                required(errors, source, &path, "server");
+                required(errors, source, &path, "path");
+            }
+            "emptyDir" => check_empty_dir(errors, source, &path),
+            _ => {}
+        }
+    }
+}
+
+fn check_empty_dir(errors: &mut ErrorList, source: &Value, path: &Path) {
+    if super::resources::quantity(at(source, "sizeLimit")).is_some_and(|limit| limit.is_negative()) {
+        errors.push(Error::forbidden(path.child("sizeLimit"), "SizeLimit field must be a valid resource quantity"));
+    }
+}
+
+fn check_host_path(errors: &mut ErrorList, source: &Value, path: &Path) {
+    if let Some(host_path) = required(errors, source, path, "path") {
+        check_no_backsteps(errors, host_path, &path.child("path"));
+    }
+    let kinds = ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+    one_of(errors, source, path, "type", &kinds);
+}
+
+/// The mode and the items of a volume of files.
+fn check_files(errors: &mut ErrorList, source: &Value, path: &Path) {
+    check_mode(errors, source, "defaultMode", path);
+    check_items(errors, source, path);
+}
+
+fn check_items(errors: &mut ErrorList, source: &Value, path: &Path) {
+    for (index, item) in list(source, "items").iter().enumerate() {
+        let path = path.child("items").index(index);
+        if let Some(key) = required(errors, item, &path, "key") {
+            report(errors, &path.child("key"), key, config_key_problems(key));
+        }
+        check_file_path(errors, item, &path);
+        check_mode(errors, item, "mode", &path);
+    }
+}
+
+/// A file's place in its volume.
+fn check_file_path(errors: &mut ErrorList, item: &Value, path: &Path) {
+    let Some(file) = required(errors, item, path, "path") else { return };
+    check_local(errors, file, &path.child("path"));
+    if file.starts_with("..") && !file.starts_with("../") {
+        errors.push(Error::invalid(path.child("path"), file, "must not start with '..'"));
+    }
+}
+
+fn check_mode(errors: &mut ErrorList, object: &Value, key: &str, path: &Path) {
+    if let Some(mode) = int(object, key).filter(|mode| !(0..=0o777).contains(mode)) {
+        let detail = "must be a number between 0 and 0777 (octal), both inclusive";
+        errors.push(Error::invalid(path.child(key), mode, detail));
+    }
+}
+
+fn check_downward(errors: &mut ErrorList, source: &Value, path: &Path) {
+    check_mode(errors, source, "defaultMode", path);
+    for (index, item) in list(source, "items").iter().enumerate() {
+        let path = path.child("items").index(index);
+        check_file_path(errors, item, &path);
+        check_mode(errors, item, "mode", &path);
+        match (has(item, "fieldRef"), has(item, "resourceFieldRef")) {
+            (true, true) => {
+                let detail = "fieldRef and resourceFieldRef can not be specified simultaneously";
+                errors.push(Error::invalid(path, "resource", detail));
+            }
+            (true, false) => {
+                required(errors, at(item, "fieldRef"), &path.child("fieldRef"), "fieldPath");
+            }
+            (false, true) => {
+                let path = path.child("resourceFieldRef");
+                required(errors, at(item, "resourceFieldRef"), &path, "containerName");
+                check_resource_ref(errors, at(item, "resourceFieldRef"), &path);
+            }
+            (false, false) => {
+                let detail = "one of fieldRef and resourceFieldRef is required";
+                errors.push(Error::required(path, detail));
+            }
+        }
+    }
+}
+
+fn check_projected(errors: &mut ErrorList, source: &Value, path: &Path) {
+    check_mode(errors, source, "defaultMode", path);
+    for (index, projection) in list(source, "sources").iter().enumerate() {
+        let path = path.child("sources").index(index);
+        for (n, (kind, source)) in given(projection).into_iter().enumerate() {
+            let path = path.child(kind);
+            if n > 0 {
+                errors.push(Error::forbidden(path, "may not specify more than 1 volume type"));
+                continue;
+            }
+            match kind {
+                "secret" | "configMap" => {
+                    required(errors, source, &path, "name");
+                    check_items(errors, source, &path);
+                }
+                "downwardAPI" => check_downward(errors, source, &path),
+                "serviceAccountToken" => check_token(errors, source, &path),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn given(projection: &Value) -> Vec<(&str, &Value)> {
+    projection.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.as_str(), v)).collect()
+}
+
+/// Upstream's bounds of a token's life.
+const MIN_TOKEN_SECONDS: i64 = 600;
+const MAX_TOKEN_SECONDS: i64 = 1 << 32;
+
+fn check_token(errors: &mut ErrorList, source: &Value, path: &Path) {
+    let seconds = int(source, "expirationSeconds").unwrap_or(MIN_TOKEN_SECONDS);
+    if seconds < MIN_TOKEN_SECONDS {
+        let detail = "may not specify a duration less than 10 minutes";
+        errors.push(Error::invalid(path.child("expirationSeconds"), seconds, detail));
+    }
+    if seconds > MAX_TOKEN_SECONDS {
+        let detail = "may not specify a duration larger than 2^32 seconds";
+        errors.push(Error::invalid(path.child("expirationSeconds"), seconds, detail));
+    }
+    check_file_path(errors, source, path);
+}
+
+/// A relative path that stays below its root.
+fn check_local(errors: &mut ErrorList, local: &str, path: &Path) {
+    if local.starts_with('/') {
+        errors.push(Error::invalid(path.clone(), local, "must be a relative path"));
+    }
+    check_no_backsteps(errors, local, path);
+}
+
+fn check_no_backsteps(errors: &mut ErrorList, local: &str, path: &Path) {
+    if local.split('/').any(|part| part == "..") {
+        errors.push(Error::invalid(path.clone(), local, "must not contain '..'"));
+    }
+}
+
+pub(super) fn check_mounts(errors: &mut ErrorList, container: &Value, volumes: &Volumes<'_>, path: &Path) {
+    let mut paths = BTreeSet::new();
+    for (index, mount) in list(container, "volumeMounts").iter().enumerate() {
+        let path = path.index(index);
+        if let Some(name) = required(errors, mount, &path, "name")
+            && !volumes.contains_key(name)
+        {
+            errors.push(Error::not_found(path.child("name"), name));
+        }
+        if let Some(mount_path) = required(errors, mount, &path, "mountPath")
+            && !paths.insert(mount_path)
+        {
+            errors.push(Error::invalid(path.child("mountPath"), mount_path, "must be unique"));
+        }
+        for key in ["subPath", "subPathExpr"] {
+            check_local(errors, text(mount, key), &path.child(key));
+        }
+        if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
+            let detail = "subPathExpr and subPath are mutually exclusive";
+            errors.push(Error::invalid(path.child("subPathExpr"), text(mount, "subPathExpr"), detail));
+        }
+        one_of(errors, mount, &path, "mountPropagation", &["Bidirectional", "HostToContainer", "None"]);
+        if text(mount, "mountPropagation") == "Bidirectional" && at(container, "securityContext.privileged") != true {
+            let detail = "Bidirectional mount propagation is available only to privileged containers";
+            errors.push(Error::forbidden(path.child("mountPropagation"), detail));
+        }
+        one_of(errors, mount, &path, "recursiveReadOnly", &["Disabled", "Enabled", "IfPossible"]);
+    }
+}
+
+pub(super) fn check_devices(errors: &mut ErrorList, container: &Value, volumes: &Volumes<'_>, path: &Path) {
+    for (index, device) in list(container, "volumeDevices").iter().enumerate() {
+        let path = path.index(index);
+        if let Some(name) = required(errors, device, &path, "name") {
+            match volumes.get(name) {
+                None => errors.push(Error::not_found(path.child("name"), name)),
+                Some(volume) if !has(volume, "persistentVolumeClaim") && !has(volume, "ephemeral") => {
+                    let detail = "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
+                    errors.push(Error::invalid(path.child("name"), name, detail));
+                }
+                Some(_) => {}
+            }
+        }
+        required(errors, device, &path, "devicePath");
+    }
+}

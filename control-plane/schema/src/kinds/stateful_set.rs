@@ -1,0 +1,86 @@
+//! Stateful sets (`pkg/apis/apps`).
+
+use serde_json::{Value, json};
+
+use super::checks::{not_negative, required_one_of};
+use super::deployment::{check_owner_of_pods, template_warnings};
+use super::json::{at, carry_over, default_text, default_to, list_mut, same, set, text};
+use super::{keep_status, pod_spec};
+use crate::field::{Error, ErrorList, Path};
+use crate::resource::{PLAIN, Strategy};
+
+pub(super) const STRATEGY: Strategy = Strategy {
+    default,
+    prepare_create: |object| set(object, "status", json!({ "replicas": 0, "availableReplicas": 0 })),
+    prepare_update: keep_status,
+    validate,
+    validate_update,
+    warnings: template_warnings,
+    generation: true,
+    ..PLAIN
+};
+
+fn default(object: &mut Value) {
+    let Some(spec) = object.get_mut("spec").filter(|s| s.is_object()) else { return };
+    default_to(spec, "replicas", 1);
+    default_to(spec, "revisionHistoryLimit", 10);
+    default_text(spec, "podManagementPolicy", "OrderedReady");
+    default_to(spec, "updateStrategy", json!({}));
+    let strategy = &mut spec["updateStrategy"];
+    default_text(strategy, "type", "RollingUpdate");
+    if text(strategy, "type") == "RollingUpdate" {
+        default_to(strategy, "rollingUpdate", json!({}));
+        default_to(&mut strategy["rollingUpdate"], "partition", 0);
+    }
+    default_to(spec, "persistentVolumeClaimRetentionPolicy", json!({}));
+    default_text(&mut spec["persistentVolumeClaimRetentionPolicy"], "whenDeleted", "Retain");
+    default_text(&mut spec["persistentVolumeClaimRetentionPolicy"], "whenScaled", "Retain");
+    for claim in list_mut(spec, "volumeClaimTemplates") {
+        if let Some(spec) = claim.get_mut("spec") {
+            default_text(spec, "volumeMode", "Filesystem");
+        }
+    }
+    if let Some(template) = spec.get_mut("template") {
+        pod_spec::default_template(template);
+    }
+}
+
+fn validate(object: &Value) -> ErrorList {
+    let mut errors = Vec::new();
+    let (spec, path) = (at(object, "spec"), Path::new("spec"));
+    required_one_of(&mut errors, spec, &path, "podManagementPolicy", &["OrderedReady", "Parallel"]);
+    let (strategy, at_strategy) = (at(spec, "updateStrategy"), path.child("updateStrategy"));
+    required_one_of(&mut errors, strategy, &at_strategy, "type", &["OnDelete", "RollingUpdate"]);
+    not_negative(&mut errors, at(strategy, "rollingUpdate"), &at_strategy.child("rollingUpdate"), "partition");
+    for key in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
+        not_negative(&mut errors, spec, &path, key);
+    }
+    check_owner_of_pods(&mut errors, spec, "statefulset", "StatefulSet", &path);
+    errors
+}
+
+/// What an update of the spec may set.
+const MAY_CHANGE: [&str; 7] = [
+    "replicas",
+    "ordinals",
+    "template",
+    "updateStrategy",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
+    "minReadySeconds",
+];
+
+fn validate_update(new: &Value, old: &Value) -> ErrorList {
+    let mut errors = validate(new);
+    let (mut spec, before) = (at(new, "spec").clone(), at(old, "spec"));
+    for key in MAY_CHANGE {
+        carry_over(&mut spec, before, key);
+    }
+    if !same(&spec, before) {
+        let detail = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', \
+                      'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and \
+                      'minReadySeconds' are forbidden";
+        errors.push(Error::forbidden(Path::new("spec"), detail));
+    }
+    errors
+}
