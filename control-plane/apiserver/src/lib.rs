@@ -1,10 +1,36 @@
 //! The Kubernetes API: request chain, verbs, watch cache and streams.
+//!
+//! The path of a request is [`chain`], top to bottom. What is stored is all in memory ([`cache`]), in the form in which
+//! it is served; reads come from there, writes go to the store and are seen there before they are answered.
+//!
+//! Nothing here knows a kind: kinds are rows of `xebec_schema::registry`, verbs are files of [`verbs`], what is served
+//! below an object is in [`subresource`], and what decides about requests is plugged in ([`extension`]).
 
 pub mod admission;
 pub mod authn;
 pub mod authz;
+pub mod body;
 pub mod bootstrap;
+pub mod cache;
+pub mod chain;
+mod compaction;
+pub mod discovery;
+pub mod extension;
 mod json;
+pub mod metrics;
+pub mod query;
 pub mod reader;
+pub mod request;
+pub mod respond;
+mod serve;
+pub mod server;
+pub mod subresource;
+pub mod verbs;
+pub mod versions;
+mod virtual_kinds;
+
 #[cfg(test)]
 mod test_reader;
+
+pub use extension::Extensions;
+pub use server::{ApiServer, Config};

@@ -1,0 +1,292 @@
+//! The watch cache: everything that is stored, in memory, in the form in which it is served.
+//!
+//! One task follows the store and applies each change, so every reader sees changes in the store's order. A writer waits
+//! until the cache has its change ([`WatchCache::caught_up`]) before it answers: what a client has been told, it finds
+//! in its next list, and the cache is as current as the store for everything this server wrote.
+
+pub mod entry;
+pub mod resource;
+pub mod ring;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use xebec_schema::registry::Registry;
+use xebec_schema::resource::Resource;
+use xebec_store::{Batch, ListOptions, Store, StoreError};
+
+use crate::reader::{Entry, Reader};
+use entry::Header;
+use resource::ResourceCache;
+
+/// Everything we store is below.
+pub const ROOT: &str = "/registry/";
+
+/// How many batches of the store are applied before waiting writers are looked at.
+const BATCHES: usize = 256;
+
+/// `/registry/core/pods/`: where objects of a stored resource are.
+pub fn prefix(resource: &Resource) -> String {
+    let group = if resource.group.is_empty() { "core" } else { &resource.group };
+    format!("{ROOT}{group}/{}/", resource.plural)
+}
+
+/// `namespace/name` or `name`: the key of an object within its resource.
+pub fn key(namespace: &str, name: &str) -> String {
+    if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
+}
+
+type ByGroup = HashMap<Box<str>, HashMap<Box<str>, Arc<ResourceCache>>>;
+
+/// All caches.
+pub struct WatchCache {
+    store: Arc<dyn Store>,
+    by_group: ArcSwap<ByGroup>,
+    /// Everything up to this revision has been applied.
+    progress: AtomicU64,
+    waiting: Mutex<BTreeMap<u64, Vec<oneshot::Sender<()>>>>,
+    /// Headers of objects that writers of this server are about to store, so that they need not be parsed again.
+    prepared: Mutex<HashMap<Box<str>, Vec<(Bytes, Header)>>>,
+}
+
+impl WatchCache {
+    /// Loads what is stored of the registry's resources, and follows the store until `stop`.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read, or holds an object that is not JSON.
+    pub async fn load(
+        store: Arc<dyn Store>,
+        registry: &Registry,
+        stop: CancellationToken,
+    ) -> Result<Arc<Self>, StoreError> {
+        let mut rows: BTreeMap<String, Arc<Resource>> = BTreeMap::new();
+        for row in registry.iter().filter(|row| !row.virtual_kind) {
+            let row = crate::versions::stored(registry, row);
+            rows.entry(prefix(&row)).or_insert(row);
+        }
+        let revision = store.revision().await?;
+        let mut by_group = ByGroup::new();
+        for row in rows.into_values() {
+            let objects = load_resource(&*store, &row, revision).await?;
+            let cache = Arc::new(ResourceCache::new(row.clone(), objects, revision));
+            by_group.entry(row.group.as_ref().into()).or_default().insert(row.plural.as_ref().into(), cache);
+        }
+        let cache = Arc::new(Self {
+            store,
+            by_group: ArcSwap::from_pointee(by_group),
+            progress: AtomicU64::new(revision),
+            waiting: Mutex::default(),
+            prepared: Mutex::default(),
+        });
+        let stream = cache.store.watch(ROOT, revision).await?;
+        tokio::spawn(cache.clone().follow(stream, stop));
+        Ok(cache)
+    }
+
+    /// The cache of a stored resource.
+    pub fn resource(&self, group: &str, plural: &str) -> Option<Arc<ResourceCache>> {
+        self.by_group.load().get(group)?.get(plural).cloned()
+    }
+
+    /// Everything up to this revision is in the cache.
+    pub fn progress(&self) -> u64 {
+        self.progress.load(Ordering::Acquire)
+    }
+
+    /// Waits until the cache has everything up to `revision`.
+    pub async fn caught_up(&self, revision: u64) {
+        if self.progress() >= revision {
+            return;
+        }
+        let (done, wait) = oneshot::channel();
+        self.waiting.lock().entry(revision).or_default().push(done);
+        // The revision may have been applied between the look above and the lock; whoever applies it looks at the
+        // waiting after it has moved `progress`.
+        if self.progress() >= revision {
+            return;
+        }
+        // An error is the end of the task that follows the store: the server stops.
+        let _ = wait.await;
+    }
+
+    /// Tells the cache what is about to be stored under a full key. Dropping the answer takes it back.
+    pub fn prepare(&self, key: &str, stored: Bytes, header: Header) -> Prepared<'_> {
+        self.prepared.lock().entry(key.into()).or_default().push((stored.clone(), header));
+        Prepared { cache: self, key: key.into(), stored }
+    }
+
+    fn take_prepared(&self, key: &str, stored: &Bytes) -> Option<Header> {
+        let mut prepared = self.prepared.lock();
+        let headers = prepared.get_mut(key)?;
+        let index = headers.iter().position(|(bytes, _)| bytes == stored)?;
+        let (_, header) = headers.swap_remove(index);
+        if headers.is_empty() {
+            prepared.remove(key);
+        }
+        Some(header)
+    }
+
+    /// Applies what the store reports, until `stop`. When the store drops the watch, everything is read again.
+    async fn follow(self: Arc<Self>, stream: xebec_store::WatchStream, stop: CancellationToken) {
+        let mut stream = stream.ready_chunks(BATCHES);
+        loop {
+            let chunk = tokio::select! {
+                biased;
+                chunk = stream.next() => chunk,
+                () = stop.cancelled() => return,
+            };
+            let mut failure = chunk.is_none().then_some(StoreError::Closed);
+            for batch in chunk.into_iter().flatten() {
+                match batch {
+                    Ok(batch) => self.apply(batch),
+                    Err(error) => failure = Some(error),
+                }
+            }
+            self.wake();
+            let Some(error) = failure else { continue };
+            if stop.is_cancelled() {
+                return;
+            }
+            tracing::warn!(%error, "the store ended its watch; reading everything again");
+            let fresh = tokio::select! {
+                biased;
+                fresh = self.reload() => fresh,
+                () = stop.cancelled() => return,
+            };
+            stream = fresh.ready_chunks(BATCHES);
+            self.wake();
+        }
+    }
+
+    fn apply(&self, batch: Batch) {
+        for event in batch.events {
+            let Some((group, plural, key)) = split(&event.key) else { continue };
+            let Some(cache) = self.resource(group, plural) else { continue };
+            let entry = match &event.value {
+                None => None,
+                Some(value) => {
+                    let entry = match self.take_prepared(&event.key, value) {
+                        Some(header) => Ok(header.entry(value, event.revision)),
+                        None => entry::read(&cache.resource, value, event.revision),
+                    };
+                    match entry {
+                        Ok(entry) => Some(Arc::new(entry)),
+                        Err(error) => {
+                            tracing::error!(key = event.key, %error, "a stored object is not JSON; it is not served");
+                            continue;
+                        }
+                    }
+                }
+            };
+            cache.apply(key, entry, event.revision);
+        }
+        self.progress.fetch_max(batch.revision, Ordering::AcqRel);
+    }
+
+    fn wake(&self) {
+        let progress = self.progress();
+        let mut waiting = self.waiting.lock();
+        let later = waiting.split_off(&(progress + 1));
+        let done = std::mem::replace(&mut *waiting, later);
+        drop(waiting);
+        for waiter in done.into_values().flatten() {
+            // Somebody who stopped waiting does not mind.
+            let _ = waiter.send(());
+        }
+    }
+
+    async fn reload(&self) -> xebec_store::WatchStream {
+        loop {
+            match self.try_reload().await {
+                Ok(stream) => return stream,
+                Err(error) => {
+                    tracing::warn!(%error, "the store cannot be read; trying again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    async fn try_reload(&self) -> Result<xebec_store::WatchStream, StoreError> {
+        let revision = self.store.revision().await?;
+        let mut caches: Vec<_> = self.by_group.load().values().flat_map(|g| g.values().cloned()).collect();
+        caches.sort_by(|a, b| a.prefix.cmp(&b.prefix));
+        for cache in caches {
+            let objects = load_resource(&*self.store, &cache.resource, revision).await?;
+            cache.replace(objects, revision);
+        }
+        let stream = self.store.watch(ROOT, revision).await?;
+        self.progress.fetch_max(revision, Ordering::AcqRel);
+        Ok(stream)
+    }
+}
+
+/// What a writer told the cache; see [`WatchCache::prepare`].
+pub struct Prepared<'a> {
+    cache: &'a WatchCache,
+    key: Box<str>,
+    stored: Bytes,
+}
+
+impl Drop for Prepared<'_> {
+    fn drop(&mut self) {
+        self.cache.take_prepared(&self.key, &self.stored);
+    }
+}
+
+impl Reader for WatchCache {
+    fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Arc<Entry>> {
+        self.resource(group, plural)?.get(&key(namespace, name))
+    }
+
+    fn list(&self, group: &str, plural: &str, namespace: &str) -> Vec<Arc<Entry>> {
+        let Some(cache) = self.resource(group, plural) else { return Vec::new() };
+        let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+        cache.list(&prefix, "", usize::MAX, |_| true).items
+    }
+
+    fn generation(&self, group: &str, plural: &str) -> u64 {
+        self.resource(group, plural).map_or(0, |cache| cache.revision())
+    }
+}
+
+/// `/registry/core/pods/default/web` is `("", "pods", "default/web")`.
+fn split(key: &str) -> Option<(&str, &str, &str)> {
+    let (group, rest) = key.strip_prefix(ROOT)?.split_once('/')?;
+    let (plural, key) = rest.split_once('/')?;
+    Some((if group == "core" { "" } else { group }, plural, key))
+}
+
+async fn load_resource(
+    store: &dyn Store,
+    resource: &Resource,
+    revision: u64,
+) -> Result<BTreeMap<Box<str>, Arc<Entry>>, StoreError> {
+    let prefix = prefix(resource);
+    let mut objects = BTreeMap::new();
+    let mut after = None;
+    loop {
+        // Page by page, so that loading a large store does not hold it in memory twice.
+        let options = ListOptions { revision: Some(revision), after, limit: Some(1000) };
+        let page = store.list(&prefix, options).await?;
+        after = page.items.last().map(|item| item.key.clone());
+        for item in page.items {
+            let Some(key) = item.key.strip_prefix(&prefix) else { continue };
+            let entry = entry::read(resource, &item.value, item.mod_revision)
+                .map_err(|error| StoreError::Engine(format!("{} is not JSON: {error}", item.key)))?;
+            objects.insert(key.into(), Arc::new(entry));
+        }
+        if page.remaining == 0 || after.is_none() {
+            return Ok(objects);
+        }
+    }
+}

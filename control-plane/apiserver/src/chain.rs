@@ -1,0 +1,245 @@
+//! The path of a request, from top to bottom:
+//!
+//! panic guard -> audit id -> who is it -> what is asked for -> may they -> verb (body -> admission -> validation ->
+//! store) -> answer.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use http::header::{CACHE_CONTROL, HeaderName, HeaderValue, WARNING};
+use http::request::Parts;
+use http::{Method, Request, Response};
+use xebec_schema::resource::Resource;
+use xebec_schema::status::{Details, Status};
+
+use crate::authn::UserInfo;
+use crate::authz::{Attributes, Decision};
+use crate::body::{Body, RequestBody};
+use crate::cache::resource::ResourceCache;
+use crate::query::Query;
+use crate::request::{self, ResourcePath, Target};
+use crate::respond::{self, Wanted};
+use crate::server::{InProcessUser, Shared};
+use crate::{cache, discovery, subresource, verbs, versions, virtual_kinds};
+
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// A request for a resource, on its way.
+pub struct Call {
+    /// The server.
+    pub server: Arc<Shared>,
+    /// Who asks.
+    pub user: UserInfo,
+    /// For which objects.
+    pub path: ResourcePath,
+    /// The row of the kind, in the version that is asked for.
+    pub resource: Arc<Resource>,
+    /// The row of the kind, in the version that is stored.
+    pub stored: Arc<Resource>,
+    /// The query parameters.
+    pub query: Query,
+    /// How the answer is to look.
+    pub wanted: Wanted,
+    /// The request without its body.
+    pub parts: Parts,
+    /// Shown to the client.
+    pub warnings: Vec<String>,
+}
+
+impl Call {
+    /// What is stored of the kind.
+    ///
+    /// # Errors
+    ///
+    /// 404 for a kind that is not stored.
+    pub fn cache(&self) -> Result<Arc<ResourceCache>, Status> {
+        self.server.cache.resource(&self.stored.group, &self.stored.plural).ok_or_else(Status::no_such_path)
+    }
+
+    /// The namespace that the objects are in; empty for kinds without namespaces. (The path of a Namespace names it
+    /// as a namespace, too.)
+    pub fn namespace(&self) -> &str {
+        if self.resource.namespaced { &self.path.namespace } else { "" }
+    }
+
+    /// The key of the object that the path names.
+    pub fn key(&self) -> String {
+        cache::key(self.namespace(), &self.path.name)
+    }
+
+    /// 404 for the object that the path names.
+    pub fn not_found(&self) -> Status {
+        Status::not_found(&self.resource.group, &self.resource.plural, &self.path.name)
+    }
+}
+
+/// Answers a request.
+pub async fn handle(server: Arc<Shared>, request: Request<RequestBody>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let audit_id = parts.headers.get(AUDIT_ID).cloned();
+    let audit_id = audit_id.or_else(|| HeaderValue::from_str(&server.random.uuid()).ok());
+    let query = Query::parse(parts.uri.query());
+    let wanted = Wanted::of(&parts.headers, &query);
+    let mut verb = "other";
+
+    let served = serve(server.clone(), parts, body, query, wanted.clone(), &mut verb);
+    let result = AssertUnwindSafe(served).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!("a request panicked; this is a bug");
+        Err(Status::internal("apiserver panicked while handling the request; see its log"))
+    });
+
+    let wanted = wanted.unwrap_or_else(|_| Wanted::plain());
+    let response = result.unwrap_or_else(|status| respond::status(&status, wanted));
+    server.metrics.request(verb, response.status().as_u16());
+    let mut response = respond::compress(response, wanted.gzip);
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    if let Some(id) = audit_id {
+        headers.insert(AUDIT_ID, id);
+    }
+    response
+}
+
+async fn serve(
+    server: Arc<Shared>,
+    parts: Parts,
+    body: RequestBody,
+    query: Query,
+    wanted: Result<Wanted, Status>,
+    verb: &mut &'static str,
+) -> Result<Response<Body>, Status> {
+    let user = authenticate(&server, &parts).await?;
+    let registry = server.registry.load_full();
+    let target = request::parse(&registry, &parts.method, parts.uri.path(), &query);
+    authorize(&server, &target.attributes(&user, &parts.method, parts.uri.path()))?;
+
+    let path = match target {
+        Target::Path => return discovery::serve(&server, &parts, &query, wanted).await,
+        Target::Resource(path) => path,
+    };
+    *verb = path.verb;
+    let resource = path.resource.clone().ok_or_else(Status::no_such_path)?;
+    check_scope(&resource, &path)?;
+    let stored = versions::stored(&registry, &resource);
+    let warnings = Vec::new();
+    let wanted = if path.subresource.is_empty() { wanted? } else { wanted.unwrap_or_else(|_| Wanted::plain()) };
+    let mut call = Call { server, user, path, resource, stored, query, wanted, parts, warnings };
+    let mut response = dispatch(&mut call, body).await;
+    if !call.warnings.is_empty() {
+        let failed = response.unwrap_or_else(|status| respond::status(&status, call.wanted));
+        response = Ok(warn(failed, &call.warnings));
+    }
+    response
+}
+
+/// Who asks. Whoever shows nothing is anonymous; whoever shows something that is not valid is refused.
+async fn authenticate(server: &Shared, parts: &Parts) -> Result<UserInfo, Status> {
+    if let Some(InProcessUser(user)) = parts.extensions.get::<InProcessUser>() {
+        return Ok(UserInfo::clone(user));
+    }
+    for method in &server.extensions.authenticators {
+        if let Some(user) = method.authenticate(parts).await? {
+            return Ok(user);
+        }
+    }
+    if parts.headers.contains_key(http::header::AUTHORIZATION) {
+        // A credential that no method knows is no credential.
+        return Err(Status::unauthorized());
+    }
+    Ok(UserInfo::anonymous())
+}
+
+/// May they? The first authorizer that has an opinion decides; nobody has one: no.
+///
+/// # Errors
+///
+/// 403 in upstream's words.
+pub fn authorize(server: &Shared, attributes: &Attributes) -> Result<(), Status> {
+    if attributes.user.in_group("system:masters") {
+        return Ok(());
+    }
+    let mut reasons = Vec::new();
+    for authorizer in &server.extensions.authorizers {
+        match authorizer.authorize(attributes) {
+            Decision::Allow(_) => return Ok(()),
+            Decision::Deny(reason) => return Err(forbidden(attributes, &reason)),
+            Decision::NoOpinion(reason) if reason.is_empty() => {}
+            Decision::NoOpinion(reason) => reasons.push(reason),
+        }
+    }
+    Err(forbidden(attributes, &reasons.join(", ")))
+}
+
+fn forbidden(attributes: &Attributes, reason: &str) -> Status {
+    let Attributes { user, verb, group, resource, subresource, namespace, name, path, .. } = attributes;
+    let user = format!("{:?}", user.name);
+    let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    if !attributes.is_resource {
+        let message = format!("forbidden: User {user} cannot {verb} path \"{path}\"{reason}");
+        return Status { details: Some(Box::new(Details::default())), ..Status::new(403, "Forbidden", message) };
+    }
+    let what = if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
+    let place = if namespace.is_empty() {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace \"{namespace}\"")
+    };
+    let why = format!("User {user} cannot {verb} resource \"{what}\" in API group \"{group}\" {place}{reason}");
+    Status::forbidden(group, resource, name, &why)
+}
+
+/// A kind without namespaces is not found in one, and an object of a kind with namespaces not outside.
+fn check_scope(resource: &Resource, path: &ResourcePath) -> Result<(), Status> {
+    let own_namespace = resource.plural == "namespaces" && resource.group.is_empty();
+    let in_namespace = !path.namespace.is_empty() && !own_namespace;
+    let collection = matches!(path.verb, "list" | "watch") || resource.virtual_kind;
+    let misplaced = in_namespace != resource.namespaced && !(resource.namespaced && collection);
+    if misplaced { Err(Status::no_such_path()) } else { Ok(()) }
+}
+
+async fn dispatch(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
+    if call.resource.virtual_kind {
+        return virtual_kinds::create(call, body).await;
+    }
+    if !call.path.subresource.is_empty() {
+        return subresource::serve(call, body).await;
+    }
+    let collection_create = call.path.verb == "create" && call.path.name.is_empty();
+    if !call.resource.allows(call.path.verb) || (call.path.verb == "create" && !collection_create) {
+        return Err(Status::method_not_allowed());
+    }
+    match call.path.verb {
+        "get" => verbs::get::serve(call),
+        "list" => verbs::list::serve(call).await,
+        "watch" => verbs::watch::serve(call).await,
+        "create" => verbs::create::serve(call, body).await,
+        "update" => verbs::update::serve(call, body).await,
+        "patch" => verbs::patch::serve(call, body).await,
+        "delete" => verbs::delete::serve(call, body).await,
+        "deletecollection" => verbs::deletecollection::serve(call, body).await,
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+/// Adds warnings (RFC 7234 section 5.5, code 299), each once.
+fn warn(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
+    let mut seen: Vec<&String> = Vec::new();
+    for warning in warnings {
+        if seen.contains(&warning) {
+            continue;
+        }
+        seen.push(warning);
+        let quoted: String = warning.chars().filter(|c| !c.is_control()).collect();
+        let quoted = quoted.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+            response.headers_mut().append(WARNING, value);
+        }
+    }
+    response
+}
+
+/// Whether a method only reads.
+pub fn reads(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}

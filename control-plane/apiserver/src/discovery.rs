@@ -1,0 +1,281 @@
+//! Paths that are no resources: discovery, OpenAPI, version, health, metrics.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::request::Parts;
+use http::{Response, StatusCode};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use xebec_schema::registry::Registry;
+use xebec_schema::status::Status;
+
+use self::pending::{discovery, openapi};
+use crate::body::Body;
+use crate::chain;
+use crate::query::Query;
+use crate::respond::{self, Wanted};
+use crate::server::Shared;
+
+/// The API level, as `/version` says it.
+const MINOR: &str = "37";
+const GIT_VERSION: &str = "v1.37.0+xebec";
+
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// How long the store may take to answer a health check.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Documents made from the table, kept for as long as it stays the same.
+#[derive(Default)]
+pub struct Documents(Mutex<Cached>);
+
+#[derive(Default)]
+struct Cached {
+    registry: Option<Arc<Registry>>,
+    /// By path: body and ETag.
+    documents: BTreeMap<String, (Bytes, HeaderValue)>,
+}
+
+impl Documents {
+    /// The document under a name, made by `make` if it is not there yet.
+    fn get(
+        &self,
+        registry: &Arc<Registry>,
+        name: &str,
+        make: impl FnOnce(&Registry) -> Option<Value>,
+    ) -> Option<(Bytes, HeaderValue)> {
+        let mut cached = self.0.lock();
+        if !cached.registry.as_ref().is_some_and(|made_from| Arc::ptr_eq(made_from, registry)) {
+            *cached = Cached { registry: Some(registry.clone()), documents: BTreeMap::new() };
+        }
+        if let Some(document) = cached.documents.get(name) {
+            return Some(document.clone());
+        }
+        let bytes = Bytes::from(make(registry)?.to_string());
+        let mut tag = String::from("\"");
+        for byte in Sha256::digest(&bytes) {
+            let _ = write!(tag, "{byte:02X}");
+        }
+        tag.push('"');
+        let tag = HeaderValue::from_str(&tag).ok()?;
+        cached.documents.insert(name.to_owned(), (bytes.clone(), tag.clone()));
+        Some((bytes, tag))
+    }
+}
+
+/// Serves them.
+///
+/// # Errors
+///
+/// 404 for any other path, 405 for methods that do not read.
+pub async fn serve(
+    server: &Shared,
+    parts: &Parts,
+    query: &Query,
+    wanted: Result<Wanted, Status>,
+) -> Result<Response<Body>, Status> {
+    let path = parts.uri.path().trim_end_matches('/');
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    if !chain::reads(&parts.method) {
+        return Err(Status::method_not_allowed());
+    }
+    let wanted = wanted.unwrap_or_else(|_| Wanted::plain());
+    let aggregated = wants(parts, "g=apidiscovery.k8s.io") && wants(parts, "v=v2");
+    let registry = server.registry.load_full();
+    let document = |name: &str, make: &dyn Fn(&Registry) -> Option<Value>| {
+        server.documents.get(&registry, name, make).ok_or_else(Status::no_such_path)
+    };
+    match segments.as_slice() {
+        [] | [""] => Ok(respond::encoded(200, &paths(&registry), wanted)),
+        [root @ ("api" | "apis")] if aggregated => {
+            let core = *root == "api";
+            let name = format!("{path} aggregated");
+            let (bytes, tag) = document(&name, &|registry| Some(discovery::aggregated_v2(registry, core)))?;
+            Ok(tagged(parts, bytes, tag, AGGREGATED))
+        }
+        ["api"] => discovered(parts, document(path, &|registry| Some(discovery::api_versions(registry)))?),
+        ["apis"] => discovered(parts, document(path, &|registry| Some(discovery::group_list(registry)))?),
+        ["apis", group] => discovered(parts, document(path, &|registry| discovery::group(registry, group))?),
+        ["api", version] => discovered(parts, document(path, &|r| discovery::resource_list(r, "", version))?),
+        ["apis", group, version] => {
+            discovered(parts, document(path, &|registry| discovery::resource_list(registry, group, version))?)
+        }
+        ["openapi", "v2"] => openapi_v2(parts, &document),
+        ["openapi", "v3"] => {
+            let (bytes, tag) = document(path, &|registry| Some(openapi::v3_index(registry)))?;
+            Ok(tagged(parts, bytes, tag, "application/json"))
+        }
+        ["openapi", "v3", "api", version] => {
+            openapi_v3(parts, document(path, &|r| openapi::v3_document(r, "", version))?)
+        }
+        ["openapi", "v3", "apis", group, version] => {
+            openapi_v3(parts, document(path, &|registry| openapi::v3_document(registry, group, version))?)
+        }
+        ["version"] => Ok(respond::json(200, &version())),
+        ["healthz" | "livez" | "readyz", ..] => Ok(health(server, &segments, query).await),
+        ["metrics"] => Ok(respond::raw(200, "text/plain; version=0.0.4", metrics(server, &registry).into_bytes())),
+        _ => Err(Status::no_such_path()),
+    }
+}
+
+fn wants(parts: &Parts, what: &str) -> bool {
+    parts.headers.get_all(ACCEPT).iter().any(|header| header.to_str().is_ok_and(|text| text.contains(what)))
+}
+
+fn discovered(parts: &Parts, (bytes, tag): (Bytes, HeaderValue)) -> Result<Response<Body>, Status> {
+    Ok(tagged(parts, bytes, tag, "application/json"))
+}
+
+fn openapi_v3(parts: &Parts, (bytes, tag): (Bytes, HeaderValue)) -> Result<Response<Body>, Status> {
+    Ok(tagged(parts, bytes, tag, "application/json"))
+}
+
+type Make<'a> = &'a dyn Fn(&Registry) -> Option<Value>;
+
+fn openapi_v2(
+    parts: &Parts,
+    document: &dyn Fn(&str, Make<'_>) -> Result<(Bytes, HeaderValue), Status>,
+) -> Result<Response<Body>, Status> {
+    if wants(parts, OPENAPI_V2_PROTOBUF) && !wants(parts, "application/json") && !wants(parts, "*/*") {
+        return Err(Status::new(406, "NotAcceptable", "only the following media types are accepted: application/json"));
+    }
+    let (bytes, tag) = document("/openapi/v2", &|registry| Some(openapi::v2(registry)))?;
+    Ok(tagged(parts, bytes, tag, "application/json"))
+}
+
+/// A document, or 304 for a client that has it.
+fn tagged(parts: &Parts, bytes: Bytes, tag: HeaderValue, content_type: &'static str) -> Response<Body> {
+    let known = parts.headers.get_all(IF_NONE_MATCH).iter().any(|have| have == tag);
+    let mut response = Response::new(if known { Body::Empty } else { bytes.into() });
+    if known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let headers = response.headers_mut();
+    headers.insert(ETAG, tag);
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// The index of paths.
+fn paths(registry: &Registry) -> Value {
+    let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
+    for group in registry.groups().into_iter().filter(|group| !group.is_empty()) {
+        paths.push(format!("/apis/{group}"));
+        paths.extend(registry.versions(group).into_iter().map(|version| format!("/apis/{group}/{version}")));
+    }
+    paths.extend(
+        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(Into::into),
+    );
+    paths.sort();
+    json!({"paths": paths})
+}
+
+fn version() -> Value {
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    json!({
+        "major": "1", "minor": MINOR,
+        "emulationMajor": "1", "emulationMinor": MINOR,
+        "minCompatibilityMajor": "1", "minCompatibilityMinor": "36",
+        "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc",
+        "platform": format!("linux/{arch}"),
+    })
+}
+
+/// `/readyz`, `/readyz?verbose`, `/readyz/store` (apiserver `server/healthz`).
+async fn health(server: &Shared, segments: &[&str], query: &Query) -> Response<Body> {
+    let mut checks: Vec<(String, Result<(), String>)> = vec![("ping".into(), Ok(()))];
+    let store = tokio::time::timeout(HEALTH_TIMEOUT, server.store.revision()).await;
+    checks.push((
+        "store".into(),
+        match store {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no answer".into()),
+        },
+    ));
+    if segments[0] == "readyz" {
+        let stopping = if server.stop.is_cancelled() { Err("the server is shutting down".into()) } else { Ok(()) };
+        checks.push(("shutdown".into(), stopping));
+        for (name, check) in &server.extensions.readiness {
+            checks.push((name.clone(), check()));
+        }
+    }
+    let excluded: Vec<&str> = query.all("exclude").collect();
+    checks.retain(|(name, _)| !excluded.contains(&name.as_str()));
+    if let Some(only) = segments.get(1) {
+        checks.retain(|(name, _)| name == only);
+        if checks.is_empty() {
+            return respond::raw(404, "text/plain; charset=utf-8", format!("unknown check {only}\n").into_bytes());
+        }
+    }
+    let failed = checks.iter().any(|(_, result)| result.is_err());
+    let mut text = String::new();
+    for (name, result) in &checks {
+        let _ = match result {
+            Ok(()) => writeln!(text, "[+]{name} ok"),
+            Err(why) => writeln!(text, "[-]{name} failed: {why}"),
+        };
+    }
+    let path = segments[0];
+    if failed {
+        let _ = writeln!(text, "{path} check failed");
+        return respond::raw(500, "text/plain; charset=utf-8", text.into_bytes());
+    }
+    let _ = writeln!(text, "{path} check passed");
+    let body = if query.has("verbose") { text } else { "ok".to_owned() };
+    respond::raw(200, "text/plain; charset=utf-8", body.into_bytes())
+}
+
+fn metrics(server: &Shared, registry: &Registry) -> String {
+    let mut objects = Vec::new();
+    for row in registry.iter().filter(|row| !row.virtual_kind && row.storage_group() == row.group) {
+        if let Some(cache) = server.cache.resource(&row.group, &row.plural) {
+            objects.push((row.qualified_plural(), cache.len()));
+        }
+    }
+    server.metrics.render(&objects)
+}
+
+mod pending {
+    pub mod discovery {
+        use serde_json::Value;
+        use xebec_schema::registry::Registry;
+        pub fn aggregated_v2(_: &Registry, _: bool) -> Value {
+            Value::Null
+        }
+        pub fn api_versions(_: &Registry) -> Value {
+            Value::Null
+        }
+        pub fn group_list(_: &Registry) -> Value {
+            Value::Null
+        }
+        pub fn group(_: &Registry, _: &str) -> Option<Value> {
+            None
+        }
+        pub fn resource_list(_: &Registry, _: &str, _: &str) -> Option<Value> {
+            None
+        }
+    }
+    pub mod openapi {
+        use serde_json::Value;
+        use xebec_schema::registry::Registry;
+        pub fn v3_index(_: &Registry) -> Value {
+            Value::Null
+        }
+        pub fn v3_document(_: &Registry, _: &str, _: &str) -> Option<Value> {
+            None
+        }
+        pub fn v2(_: &Registry) -> Value {
+            Value::Null
+        }
+    }
+}

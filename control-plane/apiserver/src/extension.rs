@@ -1,0 +1,75 @@
+//! What is plugged into the server: authentication, authorization, admission, kinds that are answered without being
+//! stored, and the way to the nodes.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use xebec_schema::resource::Resource;
+use xebec_schema::status::Status;
+
+use crate::admission::Plugin;
+use crate::authn::{Authenticator, UserInfo};
+use crate::authz::Authorizer;
+
+/// Everything that is plugged in. The empty one authenticates nobody (all are anonymous) and permits nothing but to
+/// the group `system:masters`.
+#[derive(Default)]
+pub struct Extensions {
+    /// Asked in order; the first that knows the request says who it is.
+    pub authenticators: Vec<Arc<dyn Authenticator>>,
+    /// Asked in order; the first that has an opinion decides.
+    pub authorizers: Vec<Arc<dyn Authorizer>>,
+    /// In upstream's order.
+    pub plugins: Vec<Arc<dyn Plugin>>,
+    /// By group and plural: `("authorization.k8s.io", "subjectaccessreviews")`.
+    pub virtual_kinds: BTreeMap<(String, String), Arc<dyn Answer>>,
+    /// Subresources that are POSTed to and answered without being stored, by group, plural and subresource:
+    /// `("", "serviceaccounts", "token")`.
+    pub subresources: BTreeMap<(String, String, String), Arc<dyn Answer>>,
+    /// How the nodes' agents are reached, for logs, exec and the like; `None` where there are none.
+    pub nodes: Option<Arc<dyn NodeConnector>>,
+    /// Parts of readiness beyond the server's own, by name.
+    pub readiness: BTreeMap<String, Arc<dyn Fn() -> Result<(), String> + Send + Sync>>,
+}
+
+/// A POST that is answered without anything being stored.
+pub struct Question<'a> {
+    /// Who asks.
+    pub user: &'a UserInfo,
+    /// The row of the kind; of the parent, for a subresource.
+    pub resource: &'a Resource,
+    /// Empty for cluster-scoped kinds.
+    pub namespace: &'a str,
+    /// Name of the parent, for a subresource; else empty.
+    pub name: &'a str,
+    /// The parent as it is stored, for a subresource.
+    pub parent: Option<&'a Value>,
+    /// What was posted; its types and defaults are in order.
+    pub object: Value,
+    /// Nothing may be changed, anywhere.
+    pub dry_run: bool,
+}
+
+/// Answers a [`Question`].
+#[async_trait]
+pub trait Answer: Send + Sync + 'static {
+    /// The object that is sent back, with code 201.
+    async fn answer(&self, question: Question<'_>) -> Result<Value, Status>;
+}
+
+/// A connection to a node's agent.
+pub trait NodeStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> NodeStream for T {}
+
+/// Reaches the nodes' agents.
+#[async_trait]
+pub trait NodeConnector: Send + Sync + 'static {
+    /// A connection to the agent at an address (of the Node's status) and port, over which HTTP/1.1 is spoken: TLS is
+    /// done, both ends have proved who they are.
+    async fn connect(&self, node: &str, address: &str, port: u16) -> io::Result<Box<dyn NodeStream>>;
+}

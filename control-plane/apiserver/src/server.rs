@@ -1,0 +1,163 @@
+//! The server as a whole: what it is made of, how it starts, and how it is called.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwap;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+use xebec_clock::{Clock, Random};
+use xebec_schema::registry::Registry;
+use xebec_store::{Store, StoreError};
+
+use crate::authn::UserInfo;
+use crate::body::{Body, BoxError, RequestBody};
+use crate::cache::WatchCache;
+use crate::extension::Extensions;
+use crate::metrics::Metrics;
+use crate::reader::{Entry, Reader};
+use crate::{chain, compaction, discovery};
+
+/// Makes the extensions, once there is something to read from.
+pub type Extend = Box<dyn FnOnce(Arc<dyn Reader>) -> Extensions + Send>;
+
+/// What a server is made of.
+pub struct Config {
+    /// Where objects are kept.
+    pub store: Arc<dyn Store>,
+    /// Which kinds are served.
+    pub registry: Registry,
+    /// The time.
+    pub clock: Clock,
+    /// For UIDs, generated names and the lengths of watches.
+    pub random: Random,
+    /// Ends the server: watches end, and nothing more is followed.
+    pub stop: CancellationToken,
+    /// Makes what is plugged in.
+    pub extend: Extend,
+}
+
+/// What every request sees.
+pub struct Shared {
+    /// Where objects are kept.
+    pub store: Arc<dyn Store>,
+    /// Which kinds are served.
+    pub registry: ArcSwap<Registry>,
+    /// The time.
+    pub clock: Clock,
+    /// Chance.
+    pub random: Random,
+    /// Everything that is stored.
+    pub cache: Arc<WatchCache>,
+    /// What is plugged in.
+    pub extensions: Extensions,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Discovery and OpenAPI documents.
+    pub documents: discovery::Documents,
+    /// Ends watches.
+    pub stop: CancellationToken,
+}
+
+/// The API server. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct ApiServer(Arc<Shared>);
+
+impl ApiServer {
+    /// Loads what is stored, and is ready for requests.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
+    pub async fn start(config: Config) -> Result<Self, StoreError> {
+        let cache = WatchCache::load(config.store.clone(), &config.registry, config.stop.clone()).await?;
+        let extensions = (config.extend)(cache.clone());
+        tokio::spawn(compaction::run(config.store.clone(), config.stop.clone()));
+        Ok(Self(Arc::new(Shared {
+            store: config.store,
+            registry: ArcSwap::from_pointee(config.registry),
+            clock: config.clock,
+            random: config.random,
+            cache,
+            extensions,
+            metrics: Metrics::default(),
+            documents: discovery::Documents::default(),
+            stop: config.stop,
+        })))
+    }
+
+    /// Reading what is stored, without a request.
+    pub fn reader(&self) -> Arc<dyn Reader> {
+        self.0.cache.clone()
+    }
+
+    /// What every request sees.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+
+    /// A client in the same process, without a socket, that acts as `user`. Its default namespace is `default`.
+    pub fn client(&self, user: UserInfo) -> kube::Client {
+        kube::Client::new(self.in_process(user), "default")
+    }
+
+    /// The service behind [`ApiServer::client`]: every request is made by `user`.
+    pub fn in_process(&self, user: UserInfo) -> InProcess {
+        InProcess { server: self.0.clone(), user: Arc::new(user) }
+    }
+
+    /// Answers one request. Who asks is found out by the authenticators, from the request's headers and its
+    /// [`crate::authn::Peer`] extension.
+    pub async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
+        chain::handle(self.0.clone(), request).await
+    }
+}
+
+impl Reader for ApiServer {
+    fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Arc<Entry>> {
+        self.0.cache.get(group, plural, namespace, name)
+    }
+
+    fn list(&self, group: &str, plural: &str, namespace: &str) -> Vec<Arc<Entry>> {
+        self.0.cache.list(group, plural, namespace)
+    }
+
+    fn generation(&self, group: &str, plural: &str) -> u64 {
+        self.0.cache.generation(group, plural)
+    }
+}
+
+/// Marks a request as made by a component of this process, which needs no further proof.
+#[derive(Clone, Debug)]
+pub struct InProcessUser(pub Arc<UserInfo>);
+
+/// The server as a tower service for callers in the same process.
+#[derive(Clone)]
+pub struct InProcess {
+    server: Arc<Shared>,
+    user: Arc<UserInfo>,
+}
+
+impl<B> Service<Request<B>> for InProcess
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let server = self.server.clone();
+        let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        request.extensions_mut().insert(InProcessUser(self.user.clone()));
+        Box::pin(async move { Ok(chain::handle(server, request).await) })
+    }
+}

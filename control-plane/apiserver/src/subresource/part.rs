@@ -1,0 +1,86 @@
+//! Subresources that exchange the object itself, and change a part of it: `status`, a request's `approval`, a
+//! namespace's `finalize`.
+
+use http::Response;
+use serde_json::Value;
+use xebec_schema::status::Status;
+
+use crate::body::{self, Body, RequestBody};
+use crate::chain::Call;
+use crate::verbs::modify::{self, Modify, Next, Rules};
+use crate::verbs::patch::{self, Patch};
+use crate::verbs::{decode, get, update};
+use crate::{respond, versions};
+
+/// Serves it.
+///
+/// # Errors
+///
+/// As upstream.
+pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
+    if call.path.verb == "get" {
+        return get::serve(call);
+    }
+    let dry_run = decode::dry_run(&call.query)?;
+    let body = body::read(body).await?;
+    let part = call.path.subresource.clone();
+    let rules = if part == "finalize" { Rules::Internal } else { Rules::Status };
+    let how = Modify { rules, admission: true, dry_run };
+    let modified = if call.path.verb == "patch" {
+        let patch = Patch::read(call, &body)?;
+        let compute = |call: &mut Call, old: &Value| {
+            patch::patched(call, &patch, old).map(|new| Next::Put(merged(&part, new, old)))
+        };
+        modify::modify(call, how, compute).await?
+    } else {
+        let object = decode::object(call, &body)?;
+        let object = update::addressed(call, object)?;
+        modify::modify(call, how, |_, old| Ok(Next::Put(merged(&part, object.clone(), old)))).await?
+    };
+    let bytes = versions::convert_bytes(&call.resource, modified.bytes, modified.revision).map_err(Status::internal)?;
+    Ok(respond::object(200, &call.resource, bytes, call.wanted, call.server.clock.now()))
+}
+
+/// What a part of the new object makes of the old one.
+fn merged(part: &str, new: Value, old: &Value) -> Value {
+    match part {
+        "finalize" => {
+            let mut out = old.clone();
+            set(&mut out, "spec", "finalizers", &new["spec"]["finalizers"]);
+            set(&mut out, "metadata", "resourceVersion", &new["metadata"]["resourceVersion"]);
+            out
+        }
+        "approval" => {
+            let mut out = old.clone();
+            let conditions = approval_conditions(&new, old);
+            set(&mut out, "status", "conditions", &conditions);
+            set(&mut out, "metadata", "resourceVersion", &new["metadata"]["resourceVersion"]);
+            out
+        }
+        _ => new,
+    }
+}
+
+/// The approval says `Approved` and `Denied`; other conditions are for the status
+/// (`certificates/strategy.go populateConditionTimestamps`, `csrApprovalStrategy`).
+fn approval_conditions(new: &Value, old: &Value) -> Value {
+    let is_approval = |c: &&Value| matches!(c["type"].as_str(), Some("Approved" | "Denied"));
+    let list = |object: &Value| object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let mut conditions: Vec<Value> = list(old).into_iter().filter(|c| !is_approval(&c)).collect();
+    conditions.extend(list(new).into_iter().filter(|c| is_approval(&c)));
+    conditions.into()
+}
+
+/// Sets or removes a field of a struct.
+fn set(object: &mut Value, of: &str, field: &str, value: &Value) {
+    if !object[of].is_object() {
+        object[of] = serde_json::json!({});
+    }
+    if let Some(fields) = object[of].as_object_mut() {
+        if value.is_null() {
+            fields.remove(field);
+        } else {
+            fields.insert(field.to_owned(), value.clone());
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! `scale`: the number of replicas, as `autoscaling/v1 Scale`, whatever the kind.
+
+use http::Response;
+use serde_json::{Value, json};
+use xebec_schema::field::{Error, Path};
+use xebec_schema::resource::Resource;
+use xebec_schema::selector::LabelSelector;
+use xebec_schema::status::Status;
+
+use super::posted;
+use crate::body::{self, Body, RequestBody};
+use crate::chain::Call;
+use crate::respond;
+use crate::verbs::decode::{self, Expected};
+use crate::verbs::modify::{self, Modify, Next, Rules};
+use crate::verbs::patch::Patch;
+
+/// Serves it.
+///
+/// # Errors
+///
+/// As upstream.
+pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
+    if call.path.verb == "get" {
+        let scale = of(&call.resource, &super::parent(call)?);
+        return Ok(respond::encoded(200, &scale, call.wanted));
+    }
+    let dry_run = decode::dry_run(&call.query)?;
+    let body = body::read(body).await?;
+    let expected = Expected {
+        group: "autoscaling",
+        version: "v1",
+        kind: "Scale",
+        definition: decode::definition("autoscaling.v1.Scale"),
+    };
+    let how = Modify { rules: Rules::Object, admission: true, dry_run };
+    let modified = if call.path.verb == "patch" {
+        let patch = Patch::read(call, &body)?;
+        let compute = |call: &mut Call, old: &Value| {
+            let mut scale = of(&call.resource, old);
+            // What the patch does not say, it does not insist upon.
+            scale["metadata"].as_object_mut().map(|m| m.remove("resourceVersion"));
+            let scale = patch.apply(expected.definition, &scale)?;
+            let scale = decode::typed(call, &expected, scale, Vec::new())?;
+            scaled(call, &scale, old).map(Next::Put)
+        };
+        modify::modify(call, how, compute).await?
+    } else {
+        let scale = posted(call, &expected, &body)?;
+        modify::modify(call, how, |call, old| scaled(call, &scale, old).map(Next::Put)).await?
+    };
+    let mut object = modified.object;
+    object["metadata"]["resourceVersion"] = modified.revision.to_string().into();
+    Ok(respond::encoded(200, &of(&call.resource, &object), call.wanted))
+}
+
+/// The object's scale.
+fn of(resource: &Resource, object: &Value) -> Value {
+    let mut metadata = json!({});
+    for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(value) = object["metadata"].get(key) {
+            metadata[key] = value.clone();
+        }
+    }
+    let replicas = |value: &Value| value.as_i64().unwrap_or(0);
+    let mut scale = json!({
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": metadata,
+        "spec": {"replicas": replicas(&object["spec"]["replicas"])},
+        "status": {"replicas": replicas(&object["status"]["replicas"])},
+    });
+    if let Some(selector) = selector(resource, object) {
+        scale["status"]["selector"] = selector.into();
+    }
+    scale
+}
+
+/// The selector in text form: what an autoscaler finds the pods by.
+fn selector(resource: &Resource, object: &Value) -> Option<String> {
+    let selector = object["spec"].get("selector")?;
+    // A ReplicationController's is a plain map.
+    let parsed = if resource.group.is_empty() {
+        LabelSelector::from_map(selector)
+    } else {
+        LabelSelector::from_json(selector).ok()?
+    };
+    Some(parsed.to_string())
+}
+
+/// The object with the replicas that the scale asks for.
+fn scaled(call: &Call, scale: &Value, old: &Value) -> Result<Value, Status> {
+    let name = scale["metadata"]["name"].as_str().unwrap_or_default();
+    if !name.is_empty() && name != call.path.name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            call.path.name
+        )));
+    }
+    let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+    if replicas < 0 {
+        let error = Error::invalid(Path::new("spec.replicas"), replicas, "must be greater than or equal to 0");
+        return Err(Status::invalid("autoscaling", "Scale", &call.path.name, &[error]));
+    }
+    let mut new = old.clone();
+    new["spec"]["replicas"] = replicas.into();
+    for key in ["resourceVersion", "uid"] {
+        match scale["metadata"][key].as_str().filter(|text| !text.is_empty()) {
+            Some(text) => new["metadata"][key] = text.into(),
+            None => {
+                new["metadata"].as_object_mut().map(|m| m.remove(key));
+            }
+        }
+    }
+    Ok(new)
+}

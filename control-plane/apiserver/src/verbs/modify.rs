@@ -1,0 +1,294 @@
+//! Read, change, check, write; again if somebody else was faster. All verbs that change an object, and their
+//! subresources, come through here.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::Value;
+use xebec_schema::field::ErrorList;
+use xebec_schema::resource::Resource;
+use xebec_schema::status::Status;
+use xebec_schema::validate;
+use xebec_store::{Condition, Operation as StoreOperation, Txn, TxnOutcome};
+
+use super::admit::{self, Admission};
+use super::create::{commit, metadata_mut};
+use crate::admission::Operation;
+use crate::cache::entry::{self, Header};
+use crate::chain::Call;
+use crate::reader::Entry;
+
+/// How often a change is tried again when others change the object at the same time. Each time another writer has got
+/// ahead, so this many writers at once are served.
+const ATTEMPTS: usize = 256;
+
+/// What an update may touch, and by which rules it is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rules {
+    /// The object: everything but its status.
+    Object,
+    /// The status, and metadata.
+    Status,
+    /// What the server's own logic changes, and has checked.
+    Internal,
+}
+
+/// How an object is to be changed.
+#[derive(Clone, Copy, Debug)]
+pub struct Modify {
+    /// What may change.
+    pub rules: Rules,
+    /// Whether admission plugins are asked.
+    pub admission: bool,
+    /// Nothing is stored.
+    pub dry_run: bool,
+}
+
+/// An object after a change.
+#[derive(Clone, Debug)]
+pub struct Modified {
+    /// The object, in the stored version, without its resource version.
+    pub object: Value,
+    /// Its bytes, in the stored version, resource version included.
+    pub bytes: Bytes,
+    /// Its revision: that of its deletion, if it was deleted.
+    pub revision: u64,
+    /// Whether the change was the last that its deletion waited for: it is gone.
+    pub deleted: bool,
+}
+
+/// What comes of computing the new state of an object.
+pub enum Next {
+    /// It is to look like this. A `metadata.resourceVersion` says which state this was made from: any other, and it is
+    /// a conflict.
+    Put(Value),
+    /// It is to be deleted; this is its last state.
+    Delete(Value),
+    /// Nothing is to be done.
+    Keep,
+}
+
+/// Changes the object that the path names. `compute` makes the new state (of the stored version) from the old; it is
+/// called again if the object has been changed meanwhile.
+///
+/// # Errors
+///
+/// 404 if there is no such object; what `compute`, admission and validation say; 409 if the new state was made from
+/// another than the stored one, or others keep changing the object.
+pub async fn modify(
+    call: &mut Call,
+    how: Modify,
+    mut compute: impl FnMut(&mut Call, &Value) -> Result<Next, Status>,
+) -> Result<Modified, Status> {
+    let cache = call.cache()?;
+    let key = call.key();
+    let full_key = format!("{}{key}", cache.prefix);
+    let mut current = cache.get(&key).ok_or_else(|| call.not_found())?;
+    for _ in 0..ATTEMPTS {
+        let old: Value = serde_json::from_slice(&current.bytes).map_err(Status::internal)?;
+        let plan = match compute(call, &old)? {
+            Next::Keep => return Ok(kept(old, &current)),
+            Next::Delete(last) => Plan { new: last, delete: true, strict: false },
+            Next::Put(new) => prepare(call, how, new, &old).await?,
+        };
+        if !plan.delete && same(&plan.new, &old) {
+            return Ok(kept(old, &current));
+        }
+        let stored = entry::encode(&plan.new);
+        if how.dry_run {
+            let bytes = entry::splice(&stored, current.revision);
+            return Ok(Modified { object: plan.new, bytes, revision: current.revision, deleted: plan.delete });
+        }
+        match write(call, &full_key, &plan, stored, current.revision).await? {
+            Written::Done(modified) => return Ok(modified),
+            Written::Gone => return Err(call.not_found()),
+            Written::Changed(_) if plan.strict => return Err(modified_error(call)),
+            Written::Changed(entry) => current = entry,
+        }
+    }
+    Err(modified_error(call))
+}
+
+struct Plan {
+    new: Value,
+    delete: bool,
+    /// The client said which state it changed.
+    strict: bool,
+}
+
+enum Written {
+    Done(Modified),
+    Gone,
+    Changed(Arc<Entry>),
+}
+
+async fn write(call: &Call, key: &str, plan: &Plan, stored: Bytes, old: u64) -> Result<Written, Status> {
+    let header = Header::of(&call.stored, &plan.new);
+    let (operation, prepared) = if plan.delete {
+        (StoreOperation::Delete(key.to_owned()), None)
+    } else {
+        let prepared = call.server.cache.prepare(key, stored.clone(), header);
+        (StoreOperation::Put(key.to_owned(), stored.clone()), Some(prepared))
+    };
+    let conditions = vec![Condition::Unchanged(key.to_owned(), old)];
+    match commit(&call.server, Txn { conditions, operations: vec![operation] }).await? {
+        TxnOutcome::Committed(revision) => {
+            call.server.cache.caught_up(revision).await;
+            drop(prepared);
+            let bytes = entry::splice(&stored, revision);
+            Ok(Written::Done(Modified { object: plan.new.clone(), bytes, revision, deleted: plan.delete }))
+        }
+        TxnOutcome::Conflict { current: None, .. } => Ok(Written::Gone),
+        TxnOutcome::Conflict { current: Some(current), .. } => {
+            let entry = entry::read(&call.stored, &current.value, current.mod_revision).map_err(Status::internal)?;
+            Ok(Written::Changed(Arc::new(entry)))
+        }
+    }
+}
+
+fn kept(old: Value, current: &Entry) -> Modified {
+    Modified { object: old, bytes: current.bytes.clone(), revision: current.revision, deleted: false }
+}
+
+fn modified_error(call: &Call) -> Status {
+    Status::modified(&call.resource.group, &call.resource.plural, &call.path.name)
+}
+
+/// Brings a new state in order, and checks it.
+async fn prepare(call: &mut Call, how: Modify, mut new: Value, old: &Value) -> Result<Plan, Status> {
+    let strict = check_precondition(call, &new, old)?;
+    if how.rules == Rules::Internal {
+        let delete = deletion_is_complete(&call.stored, &new, old);
+        return Ok(Plan { new, delete, strict });
+    }
+    carry_over(&mut new, old);
+    let admission = Admission { operation: Operation::Update, old: Some(old), dry_run: how.dry_run };
+    if how.admission {
+        new = admit::mutate(call, admission, Some(new)).await?.unwrap_or_default();
+        carry_over(&mut new, old);
+    }
+    let resource = call.stored.clone();
+    let strategy = &resource.strategy;
+    if how.rules == Rules::Object {
+        (strategy.prepare_update)(&mut new, old);
+    } else {
+        new = with_status_of(new, old);
+    }
+    generation(&resource, &mut new, old);
+    let errors = check(&resource, how.rules, &new, old);
+    if !errors.is_empty() {
+        return Err(Status::invalid(&call.resource.group, &call.resource.kind, &call.path.name, &errors));
+    }
+    if how.rules == Rules::Object {
+        call.warnings.extend(validate::warnings(&resource, &new));
+    }
+    if how.admission {
+        new = admit::validate(call, admission, Some(new)).await?.unwrap_or_default();
+    }
+    let delete = deletion_is_complete(&resource, &new, old);
+    Ok(Plan { new, delete, strict })
+}
+
+/// Whether the object that the client changed is the stored one. Answers whether it said which it was.
+fn check_precondition(call: &Call, new: &Value, old: &Value) -> Result<bool, Status> {
+    let said = |key: &str| new["metadata"][key].as_str().filter(|text| !text.is_empty() && *text != "0");
+    let is = |key: &str| old["metadata"][key].as_str().unwrap_or_default();
+    let Call { resource, path, .. } = call;
+    if let Some(uid) = said("uid")
+        && uid != is("uid")
+    {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", is("uid"));
+        return Err(Status::conflict(&resource.group, &resource.plural, &path.name, &why));
+    }
+    match said("resourceVersion") {
+        None => Ok(false),
+        Some(version) if version == is("resourceVersion") => Ok(true),
+        Some(version) if version.parse::<u64>().is_err() => {
+            let error = xebec_schema::field::Error::invalid(
+                xebec_schema::field::Path::new("metadata.resourceVersion"),
+                version,
+                "must be specified for an update",
+            );
+            Err(Status::invalid(&resource.group, &resource.kind, &path.name, &[error]))
+        }
+        Some(_) => Err(modified_error(call)),
+    }
+}
+
+/// What a client may leave out of an update, or cannot change.
+fn carry_over(new: &mut Value, old: &Value) {
+    validate::carry_metadata(new, old);
+    let metadata = metadata_mut(new);
+    if metadata.get("generateName").is_none()
+        && let Some(prefix) = old["metadata"].get("generateName")
+    {
+        metadata.insert("generateName".into(), prefix.clone());
+    }
+}
+
+/// The old object with the new one's status and metadata.
+fn with_status_of(mut new: Value, old: &Value) -> Value {
+    let mut out = old.clone();
+    for key in ["metadata", "status"] {
+        match new.get_mut(key).map(Value::take) {
+            Some(value) if !value.is_null() => out[key] = value,
+            _ => {
+                out.as_object_mut().map(|o| o.remove(key));
+            }
+        }
+    }
+    out
+}
+
+/// Counts a change of what the object is to be.
+fn generation(resource: &Resource, new: &mut Value, old: &Value) {
+    if !resource.strategy.generation {
+        return;
+    }
+    let spec = |object: &Value| -> Vec<(String, Value)> {
+        let fields = object.as_object().into_iter().flatten();
+        let fields = fields.filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status" | "kind" | "apiVersion"));
+        fields.map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
+    let before = old["metadata"]["generation"].as_i64().unwrap_or(0);
+    let changed = spec(new) != spec(old);
+    let generation = if changed { before + 1 } else { before };
+    if generation > 0 {
+        metadata_mut(new).insert("generation".into(), generation.into());
+    }
+}
+
+fn check(resource: &Resource, rules: Rules, new: &Value, old: &Value) -> ErrorList {
+    match rules {
+        Rules::Object => validate::update(resource, new, old),
+        Rules::Status | Rules::Internal => validate::status(resource, new, old),
+    }
+}
+
+/// Whether the update removed the last thing that the object's deletion waited for (apiserver
+/// `ShouldDeleteDuringUpdate`).
+fn deletion_is_complete(resource: &Resource, new: &Value, old: &Value) -> bool {
+    let empty = |value: &Value| value.as_array().is_none_or(Vec::is_empty);
+    let deleting = !old["metadata"]["deletionTimestamp"].is_null();
+    let grace = old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
+    let namespace = resource.group.is_empty() && resource.plural == "namespaces";
+    deleting && grace == 0 && empty(&new["metadata"]["finalizers"]) && (!namespace || empty(&new["spec"]["finalizers"]))
+}
+
+/// Whether two states are the same but for their resource versions.
+fn same(new: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return false };
+    new.len() == old.len()
+        && new.iter().all(|(key, value)| match (key.as_str(), value, old.get(key)) {
+            ("metadata", Value::Object(new), Some(Value::Object(old))) => {
+                let without = |m: &serde_json::Map<String, Value>| {
+                    let mut m = m.clone();
+                    m.remove("resourceVersion");
+                    m
+                };
+                without(new) == without(old)
+            }
+            (_, value, Some(before)) => value == before,
+            _ => false,
+        })
+}

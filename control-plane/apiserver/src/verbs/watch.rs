@@ -1,0 +1,336 @@
+//! Watches: what changes in a collection, from a resource version on.
+//!
+//! A watch holds a cursor into the events that the cache keeps, and no queue: however slowly a client reads, it costs
+//! nothing, until what it needs next is dropped and it is told to start again (410).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::Response;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use serde_json::{Value, json};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use xebec_schema::resource::Resource;
+use xebec_schema::status::Status;
+use xebec_schema::{field, table};
+
+use super::list;
+use super::select::Filter;
+use crate::body::{Body, BoxError};
+use crate::cache::entry;
+use crate::cache::resource::ResourceCache;
+use crate::cache::ring::{CachedEvent, Change, Gone};
+use crate::chain::Call;
+use crate::reader::Entry;
+use crate::respond::{self, Form, Wanted};
+use crate::server::Shared;
+use crate::versions;
+
+/// Between two bookmarks.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// A watch without `timeoutSeconds` lasts between this long and twice as long, in seconds (`--min-request-timeout`).
+const MIN_LENGTH_SECONDS: u64 = 1800;
+/// How many events are taken from the cache at once.
+const BATCH: usize = 64;
+/// Initial events are sent in pieces of about this size, in bytes.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Where a watch begins.
+enum Start {
+    /// With an event for each object there is.
+    State,
+    /// With what happens from now on.
+    Now,
+    /// With what happened after this revision.
+    After(u64),
+}
+
+struct Options {
+    start: Start,
+    /// At least this revision must have been reached.
+    not_older_than: u64,
+    /// The end of the initial events is marked.
+    mark_initial: bool,
+    bookmarks: bool,
+    length: Duration,
+}
+
+impl Options {
+    fn of(call: &Call) -> Result<Self, Status> {
+        let query = &call.query;
+        let invalid = |error: field::Error| Status::invalid("meta.k8s.io", "ListOptions", "", &[error]);
+        let forbidden = |why: &str| invalid(field::Error::forbidden(field::Path::new("resourceVersionMatch"), why));
+        let matching = query.get("resourceVersionMatch");
+        let send_initial = query.maybe_flag("sendInitialEvents");
+        if send_initial.is_some() && matching != "NotOlderThan" {
+            return Err(forbidden("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+        }
+        if send_initial.is_none() && !matching.is_empty() {
+            return Err(forbidden("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+        }
+        let version = query.get("resourceVersion");
+        let revision = match version {
+            "" => 0,
+            text => text.parse::<u64>().map_err(|_| {
+                Status::bad_request(format!("Invalid value: \"{text}\": resourceVersion must be a whole number"))
+            })?,
+        };
+        let start = match (send_initial, revision) {
+            (Some(true), _) | (None, 0) => Start::State,
+            (Some(false), 0) => Start::Now,
+            (_, revision) => Start::After(revision),
+        };
+        let bookmarks = query.flag("allowWatchBookmarks");
+        let seconds = match query.number("timeoutSeconds")? {
+            Some(seconds) if seconds > 0 => seconds.unsigned_abs(),
+            _ => MIN_LENGTH_SECONDS + call.server.random.below(MIN_LENGTH_SECONDS),
+        };
+        Ok(Self {
+            start,
+            not_older_than: revision,
+            mark_initial: send_initial == Some(true) && bookmarks,
+            bookmarks,
+            length: Duration::from_secs(seconds),
+        })
+    }
+}
+
+/// Serves it.
+///
+/// # Errors
+///
+/// 400 and 422 for options that make no sense. A resource version that is too old is an event, not an error.
+pub async fn serve(call: &mut Call) -> Result<Response<Body>, Status> {
+    let filter = Filter::of(call)?;
+    let options = Options::of(call)?;
+    if matches!(options.start, Start::State) {
+        list::wait_for(call, options.not_older_than).await?;
+    }
+    let watch = Watch {
+        view: Encoder {
+            resource: call.resource.clone(),
+            wanted: Wanted { yaml: false, pretty: false, ..call.wanted },
+            server: call.server.clone(),
+            first: true,
+        },
+        cache: call.cache()?,
+        filter,
+        _counted: Counted::new(call.server.clone()),
+    };
+    let mut response = Response::new(Body::stream(watch.run(options)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+/// Counts a watch for as long as it lasts.
+struct Counted(Arc<Shared>);
+
+impl Counted {
+    fn new(server: Arc<Shared>) -> Self {
+        server.metrics.watcher();
+        Self(server)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.metrics.watcher_gone();
+    }
+}
+
+struct Watch {
+    view: Encoder,
+    cache: Arc<ResourceCache>,
+    filter: Filter,
+    _counted: Counted,
+}
+
+impl Watch {
+    fn run(mut self, options: Options) -> impl futures::Stream<Item = Result<Bytes, BoxError>> + Send {
+        async_stream::stream! {
+            let server = self.view.server.clone();
+            let deadline = Instant::now() + options.length;
+            let mut bookmarks = interval();
+            let mut changed = self.cache.subscribe();
+            // Events up to here are known to the client, or none of its business.
+            let mut seen = match options.start { Start::After(revision) => revision, _ => 0 };
+
+            let started = match options.start {
+                Start::After(revision) => self.cache.after(revision),
+                Start::Now => Ok(self.cache.list("", "", 0, |_| false).end),
+                Start::State => {
+                    let progress = server.cache.progress();
+                    let listing = self.cache.list(&self.filter.prefix, "", usize::MAX, |e| self.filter.matches(e));
+                    seen = progress.max(listing.revision);
+                    let end = listing.end;
+                    let mut piece = BytesMut::new();
+                    for entry in listing.items {
+                        piece.put_slice(&self.view.initial(&entry));
+                        if piece.len() >= PIECE_BYTES {
+                            yield Ok(piece.split().freeze());
+                        }
+                    }
+                    if options.mark_initial {
+                        piece.put_slice(&self.view.bookmark(seen, true));
+                    }
+                    if !piece.is_empty() {
+                        yield Ok(piece.freeze());
+                    }
+                    Ok(end)
+                }
+            };
+            let mut cursor = match started {
+                Ok(cursor) => cursor,
+                Err(gone) => {
+                    yield Ok(too_old(seen, gone));
+                    return;
+                }
+            };
+            loop {
+                changed.mark_unchanged();
+                // Before the events are read: all up to here are then among them.
+                let progress = server.cache.progress();
+                let events = match self.cache.read(cursor, BATCH) {
+                    Ok(events) => events,
+                    Err(gone) => {
+                        yield Ok(too_old(seen, gone));
+                        return;
+                    }
+                };
+                let more = !events.is_empty();
+                for event in events {
+                    cursor += 1;
+                    if event.revision <= seen && matches!(options.start, Start::After(_)) {
+                        // The client is ahead of us.
+                        continue;
+                    }
+                    seen = seen.max(event.revision.saturating_sub(1));
+                    if let Some(bytes) = self.view.event(&event, &self.filter) {
+                        yield Ok(bytes);
+                    }
+                }
+                if more {
+                    continue;
+                }
+                seen = seen.max(progress);
+                let wake = tokio::select! {
+                    biased;
+                    () = server.stop.cancelled() => Wake::End,
+                    changed = changed.changed() => if changed.is_ok() { Wake::Events } else { Wake::End },
+                    () = tokio::time::sleep_until(deadline) => Wake::End,
+                    _ = bookmarks.tick(), if options.bookmarks => Wake::Bookmark,
+                };
+                match wake {
+                    Wake::Events => {}
+                    Wake::Bookmark => yield Ok(self.view.bookmark(seen, false)),
+                    Wake::End => {
+                        if options.bookmarks {
+                            yield Ok(self.view.bookmark(seen, false));
+                        }
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+enum Wake {
+    Events,
+    Bookmark,
+    End,
+}
+
+fn interval() -> Interval {
+    let mut interval = tokio::time::interval_at(Instant::now() + BOOKMARK_INTERVAL, BOOKMARK_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+fn too_old(asked: u64, Gone(oldest): Gone) -> Bytes {
+    let status = Status::expired(format!("too old resource version: {asked} ({oldest})"));
+    line("ERROR", status.to_value().to_string().as_bytes())
+}
+
+fn line(kind: &str, object: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(object.len() + 40);
+    out.put_slice(b"{\"type\":\"");
+    out.put_slice(kind.as_bytes());
+    out.put_slice(b"\",\"object\":");
+    out.put_slice(object);
+    out.put_slice(b"}\n");
+    out.freeze()
+}
+
+/// Shows events as one client wants them.
+struct Encoder {
+    resource: Arc<Resource>,
+    wanted: Wanted,
+    server: Arc<Shared>,
+    /// The first event of a table brings the columns.
+    first: bool,
+}
+
+impl Encoder {
+    /// An event, if it concerns the client. Encoded once for all that want it in the same form.
+    fn event(&mut self, event: &CachedEvent, filter: &Filter) -> Option<Bytes> {
+        let change = event.seen_by(|entry| filter.matches(entry))?;
+        let first = std::mem::replace(&mut self.first, false);
+        let columns = u8::from(first && matches!(self.wanted.form, Form::Table(_)));
+        let form = self.wanted.form.number() + 8 * columns + 16 * u8::from(self.wanted.beta);
+        let view = (Arc::as_ptr(&self.resource).addr(), form, change);
+        let this = &*self;
+        Some(event.encoded(view, || {
+            let object = match (change, &event.current, &event.previous) {
+                (Change::Deleted, _, Some(previous)) => entry::resplice(&previous.bytes, event.revision),
+                (_, Some(current), _) => current.bytes.clone(),
+                // An event has one of the two.
+                (_, None, _) => Bytes::new(),
+            };
+            this.show(change.name(), object, event.revision, first)
+        }))
+    }
+
+    /// An object that was there when the watch began.
+    fn initial(&mut self, entry: &Entry) -> Bytes {
+        let first = std::mem::replace(&mut self.first, false);
+        self.show("ADDED", entry.bytes.clone(), entry.revision, first)
+    }
+
+    fn show(&self, kind: &str, object: Bytes, revision: u64, first: bool) -> Bytes {
+        let now = self.server.clock.now();
+        let shown = versions::convert_bytes(&self.resource, object, revision)
+            .and_then(|bytes| respond::shown(&self.resource, &bytes, self.wanted, now));
+        match shown {
+            Ok(bytes) if first || !matches!(self.wanted.form, Form::Table(_)) => line(kind, &bytes),
+            Ok(bytes) => {
+                let value = serde_json::from_slice::<Value>(&bytes).map(table::without_columns).unwrap_or_default();
+                line(kind, value.to_string().as_bytes())
+            }
+            Err(error) => line("ERROR", Status::internal(error).to_value().to_string().as_bytes()),
+        }
+    }
+
+    /// Says that the client has seen everything up to a revision.
+    fn bookmark(&mut self, revision: u64, initial_end: bool) -> Bytes {
+        let mut object = json!({
+            "kind": self.resource.kind, "apiVersion": self.resource.api_version(),
+            "metadata": {"resourceVersion": revision.to_string()},
+        });
+        if initial_end {
+            object["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let bytes = entry::splice(&entry::encode(&object), revision);
+        let shown = respond::shown(&self.resource, &bytes, self.wanted, self.server.clock.now());
+        let first = std::mem::replace(&mut self.first, false);
+        match shown.and_then(|bytes| serde_json::from_slice::<Value>(&bytes)) {
+            Ok(value) if matches!(self.wanted.form, Form::Table(_)) => {
+                let value = if first { value } else { table::without_columns(value) };
+                line("BOOKMARK", value.to_string().as_bytes())
+            }
+            Ok(value) => line("BOOKMARK", value.to_string().as_bytes()),
+            Err(error) => line("ERROR", Status::internal(error).to_value().to_string().as_bytes()),
+        }
+    }
+}

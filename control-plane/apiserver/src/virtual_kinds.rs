@@ -1,0 +1,45 @@
+//! Kinds that are POSTed to and answered, and not stored: reviews.
+
+use http::Response;
+use xebec_schema::status::Status;
+use xebec_schema::validate;
+
+use crate::body::{self, Body, RequestBody};
+use crate::chain::Call;
+use crate::extension::Question;
+use crate::respond;
+use crate::verbs::{create, decode};
+
+/// Serves it.
+///
+/// # Errors
+///
+/// 405 for anything but a POST to the collection; what the kind's own logic says.
+pub async fn create(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
+    if call.path.verb != "create" || !call.path.name.is_empty() || !call.path.subresource.is_empty() {
+        return Err(Status::method_not_allowed());
+    }
+    let server = call.server.clone();
+    let key = (call.resource.group.to_string(), call.resource.plural.to_string());
+    let handler = server.extensions.virtual_kinds.get(&key).ok_or_else(Status::no_such_path)?;
+    let dry_run = decode::dry_run(&call.query)?;
+    let body = body::read(body).await?;
+    let mut object = decode::object(call, &body)?;
+    create::place(&call.resource, call.namespace(), &mut object)?;
+    let errors = (call.resource.strategy.validate)(&object);
+    if !errors.is_empty() {
+        return Err(Status::invalid(&call.resource.group, &call.resource.kind, "", &errors));
+    }
+    call.warnings.extend(validate::warnings(&call.resource, &object));
+    let question = Question {
+        user: &call.user,
+        resource: &call.resource,
+        namespace: call.namespace(),
+        name: "",
+        parent: None,
+        object,
+        dry_run,
+    };
+    let answer = handler.answer(question).await?;
+    Ok(respond::encoded(201, &answer, call.wanted))
+}
