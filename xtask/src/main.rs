@@ -1,18 +1,21 @@
 //! Chores of the repository: `cargo run -p xtask -- CHORE`.
 
 mod facts;
+mod tidy;
 
 use anyhow::{Result, bail};
 
 const USAGE: &str = "usage: xtask CHORE
   facts DEFINITIONS.json   print control-plane/schema/data/types.txt, from the `_definitions.json` of the PyPI package
-                           kubernetes-validate";
+                           kubernetes-validate
+  tidy                     check the house rules";
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["facts", path] => facts::print(path),
+        ["tidy"] => tidy::check(),
         _ => bail!("{USAGE}"),
     }
 }
