@@ -59,7 +59,8 @@ fn tools() -> PathBuf {
 /// The folder that holds `bpf-linker`.
 fn linker_dir(tools: &Path) -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let found = std::iter::once(tools.join("bin")).chain(env::split_paths(&path)).find(|d| d.join("bpf-linker").is_file());
+    let found =
+        std::iter::once(tools.join("bin")).chain(env::split_paths(&path)).find(|d| d.join("bpf-linker").is_file());
     match found {
         Some(dir) => Ok(dir),
         None => bail!("bpf-linker is neither in {} nor in PATH: {SETUP}", tools.join("bin").display()),

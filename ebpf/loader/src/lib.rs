@@ -1,4 +1,306 @@
 //! Loads, attaches, pins and upgrades the eBPF programs.
+//!
+//! What is pinned, under the BPF file system that the caller names:
+//!
+//!     xebec/v<VERSION>/<MAP>      the maps of this layout version
+//!     xebec/links/<hook>          the socket hooks, the uplink's and the tunnel's programs
+//!     xebec/links/pod-<interface> a pod's program
+//!
+//! Links are outside the version: a new agent loads its programs over the pinned maps and puts them behind the existing
+//! links (BPF_LINK_UPDATE), so there is no moment without a program, whether it restarts, crashed, or is of another
+//! version. Nothing is detached when a [`Datapath`] is dropped; [`unload`] does that.
+
+pub mod bpffs;
+mod error;
+mod maps;
+pub mod probe;
+pub mod sys;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use aya::maps::MapData;
+use aya::programs::{CgroupSockAddr, Program, SchedClassifier};
+use aya::{Ebpf, EbpfLoader};
+pub use error::Error;
+pub use maps::{Maps, Prefixes, Table};
+use sys::{AttachType, LinkTarget};
+pub use xebec_ebpf_layout as layout;
+use xebec_ebpf_layout::Config;
 
 /// The programs, as the build script compiled them.
-pub static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xebec-ebpf-programs"));
+static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xebec-ebpf-programs"));
+
+/// The socket hooks.
+const SOCKET_PROGRAMS: [(&str, AttachType); 8] = [
+    ("connect4", AttachType::CgroupInet4Connect),
+    ("connect6", AttachType::CgroupInet6Connect),
+    ("sendmsg4", AttachType::CgroupUdp4Sendmsg),
+    ("sendmsg6", AttachType::CgroupUdp6Sendmsg),
+    ("recvmsg4", AttachType::CgroupUdp4Recvmsg),
+    ("recvmsg6", AttachType::CgroupUdp6Recvmsg),
+    ("getpeername4", AttachType::CgroupInet4Getpeername),
+    ("getpeername6", AttachType::CgroupInet6Getpeername),
+];
+
+const UPLINK_PROGRAMS: [(&str, AttachType); 2] =
+    [("uplink_ingress", AttachType::TcxIngress), ("uplink_egress", AttachType::TcxEgress)];
+
+const OVERLAY_PROGRAMS: [(&str, AttachType); 2] =
+    [("overlay_ingress", AttachType::TcxIngress), ("overlay_egress", AttachType::TcxEgress)];
+
+/// What a pod sends comes in on the host side of its pair.
+const POD_PROGRAM: (&str, AttachType) = ("pod_egress", AttachType::TcxIngress);
+
+const POD_PREFIX: &str = "pod-";
+
+/// The programs in the kernel, ready to attach.
+#[derive(Debug)]
+pub struct Datapath {
+    ebpf: Ebpf,
+    /// `None` if nothing is pinned.
+    root: Option<PathBuf>,
+    /// Links that no pin keeps.
+    links: Vec<OwnedFd>,
+}
+
+impl Datapath {
+    /// Loads the programs with `config` over the maps pinned under the BPF file system at `bpffs` (mounted if
+    /// it is not), and puts them behind the links of pods that are there already.
+    pub fn load(bpffs: &Path, config: &Config) -> Result<(Self, Maps), Error> {
+        bpffs::ensure(bpffs)?;
+        let root = bpffs.join("xebec");
+        let map_dir = map_dir(&root);
+        bpffs::folder(&map_dir)?;
+        bpffs::folder(&root.join("links"))?;
+        remove_unreadable(&map_dir)?;
+        let mut loader = EbpfLoader::new();
+        for name in layout::map::PINNED {
+            loader.map_pin_path(name, map_dir.join(name));
+        }
+        let ebpf = load(&mut loader, config)?;
+        let mut datapath = Self { ebpf, root: Some(root), links: Vec::new() };
+        datapath.take_over_pods()?;
+        datapath.remove_other_versions()?;
+        Ok((datapath, Maps::open(&map_dir)?))
+    }
+
+    /// Loads the programs with fresh maps and pins nothing: everything goes when the value is dropped.
+    pub fn load_unpinned(config: &Config) -> Result<(Self, Maps), Error> {
+        let mut ebpf = load(&mut EbpfLoader::new(), config)?;
+        let maps = Maps::build(|name| ebpf.take_map(name).ok_or(Error::Missing(name)))?;
+        Ok((Self { ebpf, root: None, links: Vec::new() }, maps))
+    }
+
+    /// Attaches the socket hooks to the cgroup (v2) at `dir`: to every process in it and below.
+    pub fn attach_sockets(&mut self, dir: &Path) -> Result<(), Error> {
+        let failed = |program, source| Error::Attach { program, to: dir.display().to_string(), source };
+        let cgroup = File::open(dir).map_err(|e| failed(SOCKET_PROGRAMS[0].0, e))?;
+        // A cgroup's id is its folder's inode number.
+        let id = cgroup.metadata().map_err(|e| failed(SOCKET_PROGRAMS[0].0, e))?.ino();
+        for (program, kind) in SOCKET_PROGRAMS {
+            self.attach(program, program, kind, LinkTarget(id), |fd| sys::attach_cgroup(fd, &cgroup, kind))
+                .map_err(|e| e.or_attach(program, &dir.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Attaches the uplink's programs.
+    pub fn attach_uplink(&mut self, ifindex: u32) -> Result<(), Error> {
+        self.attach_interface(&UPLINK_PROGRAMS, ifindex)
+    }
+
+    /// Attaches the programs of the VXLAN device.
+    pub fn attach_overlay(&mut self, ifindex: u32) -> Result<(), Error> {
+        self.attach_interface(&OVERLAY_PROGRAMS, ifindex)
+    }
+
+    /// Takes the tunnel's programs away.
+    pub fn detach_overlay(&mut self) -> Result<(), Error> {
+        for (program, _) in OVERLAY_PROGRAMS {
+            if let Some(path) = self.link_path(program) {
+                bpffs::remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches the pods' program to the host side of a pod's pair.
+    pub fn attach_pod(&mut self, interface: &str, ifindex: u32) -> Result<(), Error> {
+        let (program, kind) = POD_PROGRAM;
+        let pin = format!("{POD_PREFIX}{interface}");
+        self.attach(program, &pin, kind, LinkTarget(ifindex.into()), |fd| sys::attach_interface(fd, ifindex, kind))
+            .map_err(|e| e.or_attach(program, &interface))
+    }
+
+    /// Takes a pod's program away; none is no error.
+    pub fn detach_pod(&mut self, interface: &str) -> Result<(), Error> {
+        match self.link_path(&format!("{POD_PREFIX}{interface}")) {
+            Some(path) => bpffs::remove(&path),
+            None => Ok(()),
+        }
+    }
+
+    /// Interfaces that have the pods' program, sorted.
+    pub fn pod_interfaces(&self) -> Result<Vec<String>, Error> {
+        let Some(root) = &self.root else { return Ok(Vec::new()) };
+        let names = bpffs::names(&root.join("links"))?;
+        Ok(names.iter().filter_map(|n| n.strip_prefix(POD_PREFIX)).map(str::to_owned).collect())
+    }
+
+    /// A classifier, to run on made-up packets.
+    pub fn classifier(&self, name: &'static str) -> Result<&SchedClassifier, Error> {
+        match self.ebpf.program(name) {
+            Some(Program::SchedClassifier(program)) => Ok(program),
+            _ => Err(Error::Missing(name)),
+        }
+    }
+
+    fn attach_interface(&mut self, programs: &[(&'static str, AttachType)], ifindex: u32) -> Result<(), Error> {
+        for &(program, kind) in programs {
+            let target = LinkTarget(ifindex.into());
+            self.attach(program, program, kind, target, |fd| sys::attach_interface(fd, ifindex, kind))
+                .map_err(|e| e.or_attach(program, &format_args!("interface {ifindex}")))?;
+        }
+        Ok(())
+    }
+
+    /// Puts `program` behind the link pinned as `pin` if that is attached to `target`; else makes one.
+    fn attach(
+        &mut self,
+        program: &'static str,
+        pin: &str,
+        kind: AttachType,
+        target: LinkTarget,
+        create: impl FnOnce(BorrowedFd<'_>) -> io::Result<OwnedFd>,
+    ) -> Result<(), AttachError> {
+        let fd = program_fd(&self.ebpf, program)?;
+        let Some(path) = self.link_path(pin) else {
+            self.links.push(create(fd.as_fd())?);
+            return Ok(());
+        };
+        if let Ok(link) = sys::open(&path) {
+            if sys::target(&link, kind)? == target {
+                return Ok(sys::update(&link, fd.as_fd())?);
+            }
+            bpffs::remove(&path)?;
+        }
+        let link = create(fd.as_fd())?;
+        Ok(sys::pin(&link, &path)?)
+    }
+
+    fn link_path(&self, pin: &str) -> Option<PathBuf> {
+        self.root.as_ref().map(|root| root.join("links").join(pin))
+    }
+
+    /// Puts the new program behind every pod's link, and forgets links whose interface is gone.
+    fn take_over_pods(&mut self) -> Result<(), Error> {
+        let (program, kind) = POD_PROGRAM;
+        let fd = program_fd(&self.ebpf, program)?;
+        for interface in self.pod_interfaces()? {
+            let Some(path) = self.link_path(&format!("{POD_PREFIX}{interface}")) else { continue };
+            let failed = |source| Error::Attach { program, to: interface.clone(), source };
+            let link = sys::open(&path).map_err(|source| Error::Pin { path: path.clone(), source })?;
+            if sys::target(&link, kind).map_err(failed)? == LinkTarget(0) {
+                bpffs::remove(&path)?;
+            } else {
+                sys::update(&link, fd.as_fd()).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_other_versions(&self) -> Result<(), Error> {
+        let Some(root) = &self.root else { return Ok(()) };
+        let own = format!("v{}", layout::VERSION);
+        for name in bpffs::names(root)? {
+            if name.starts_with('v') && name != own {
+                tracing::info!(version = %name, "removing the maps of another layout version");
+                bpffs::remove(&root.join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Detaches and removes everything that a [`Datapath`] pinned under the BPF file system at `bpffs`.
+pub fn unload(bpffs: &Path) -> Result<(), Error> {
+    bpffs::remove(&bpffs.join("xebec"))
+}
+
+/// Where this version's maps are, under `root`.
+fn map_dir(root: &Path) -> PathBuf {
+    root.join(format!("v{}", layout::VERSION))
+}
+
+/// Creates the maps and has the kernel verify every program.
+fn load<'a>(loader: &mut EbpfLoader<'a>, config: &'a Config) -> Result<Ebpf, Error> {
+    let mut ebpf = loader.override_global("CONFIG", config, true).load(PROGRAMS)?;
+    let classifiers = UPLINK_PROGRAMS.iter().chain(&OVERLAY_PROGRAMS).chain([&POD_PROGRAM]);
+    for &(name, _) in SOCKET_PROGRAMS.iter().chain(classifiers) {
+        let program = ebpf.program_mut(name).ok_or(Error::Missing(name))?;
+        let result = match program {
+            Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
+            Program::SchedClassifier(program) => SchedClassifier::load(program),
+            _ => return Err(Error::Missing(name)),
+        };
+        result.map_err(|source| Error::Program { program: name, source: Box::new(source) })?;
+    }
+    Ok(ebpf)
+}
+
+/// Removes pinned maps whose keys or values have other sizes than ours: a build under development that forgot to raise
+/// the version. Readers of such a map would see garbage.
+fn remove_unreadable(map_dir: &Path) -> Result<(), Error> {
+    for (name, key, value) in maps::SIZES {
+        let path = map_dir.join(name);
+        let Ok(data) = MapData::from_pin(&path) else { continue };
+        let readable =
+            data.info().is_ok_and(|info| info.key_size() as usize == key && info.value_size() as usize == value);
+        if !readable {
+            tracing::warn!(map = name, "a pinned map has another layout; starting it afresh");
+            bpffs::remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn program_fd(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, Error> {
+    let program = ebpf.program(name).ok_or(Error::Missing(name))?;
+    let refused = |source| Error::Program { program: name, source: Box::new(source) };
+    let fd = program.fd().map_err(refused)?;
+    fd.as_fd().try_clone_to_owned().map_err(|source| Error::Attach { program: name, to: "a link".to_owned(), source })
+}
+
+/// An attachment's failure, before it is said to what.
+enum AttachError {
+    Io(io::Error),
+    Other(Error),
+}
+
+impl AttachError {
+    fn or_attach(self, program: &'static str, to: &dyn std::fmt::Display) -> Error {
+        match self {
+            Self::Io(source) => Error::Attach { program, to: to.to_string(), source },
+            Self::Other(error) => error,
+        }
+    }
+}
+
+impl From<io::Error> for AttachError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<Error> for AttachError {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+#[cfg(test)]
+mod tests;

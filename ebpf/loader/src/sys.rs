@@ -1,0 +1,122 @@
+//! The few `bpf(2)` commands on links that aya does not have for every program type alike.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+// enum bpf_cmd, linux/bpf.h.
+const BPF_OBJ_PIN: libc::c_long = 6;
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_PROG_QUERY: libc::c_long = 16;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// Where a program runs (`enum bpf_attach_type`, linux/bpf.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+#[expect(missing_docs, reason = "the kernel's names")]
+pub enum AttachType {
+    CgroupInet4Connect = 10,
+    CgroupInet6Connect = 11,
+    CgroupUdp4Sendmsg = 14,
+    CgroupUdp6Sendmsg = 15,
+    CgroupUdp4Recvmsg = 19,
+    CgroupUdp6Recvmsg = 20,
+    CgroupInet4Getpeername = 29,
+    CgroupInet6Getpeername = 30,
+    TcxIngress = 46,
+    TcxEgress = 47,
+}
+
+/// What a link holds on to: an interface's index, or a cgroup's id. Zero once that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkTarget(pub u64);
+
+/// `union bpf_attr` for the commands here; the kernel takes zeros for what is behind the fields it knows.
+#[repr(C, align(8))]
+struct Attr([u8; 64]);
+
+impl Attr {
+    fn new(words: &[u32]) -> Self {
+        let mut bytes = [0; 64];
+        for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {
+            chunk.copy_from_slice(&word.to_ne_bytes());
+        }
+        Self(bytes)
+    }
+
+    fn with_pointer<T>(pointer: *const T, words: &[u32]) -> Self {
+        let address = (pointer as u64).to_ne_bytes();
+        let mut attr = Self::new(words);
+        attr.0.copy_within(..64 - 8, 8);
+        attr.0[..8].copy_from_slice(&address);
+        attr
+    }
+
+    fn call(&mut self, command: libc::c_long) -> io::Result<i32> {
+        // SAFETY: the attribute is a live, aligned buffer of the size given; pointers in it are to data that outlives
+        // the call.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, command, self.0.as_mut_ptr(), self.0.len()) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+    }
+}
+
+fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: the kernel has just given us this descriptor.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+/// Attaches `program` to an interface.
+pub fn attach_interface(program: BorrowedFd<'_>, ifindex: u32, kind: AttachType) -> io::Result<OwnedFd> {
+    Attr::new(&[program.as_raw_fd() as u32, ifindex, kind as u32, 0]).call(BPF_LINK_CREATE).map(owned)
+}
+
+/// Attaches `program` to a cgroup.
+pub fn attach_cgroup(program: BorrowedFd<'_>, cgroup: impl AsFd, kind: AttachType) -> io::Result<OwnedFd> {
+    let cgroup = cgroup.as_fd().as_raw_fd() as u32;
+    Attr::new(&[program.as_raw_fd() as u32, cgroup, kind as u32, 0]).call(BPF_LINK_CREATE).map(owned)
+}
+
+/// Replaces the program behind a link, between one packet and the next.
+pub fn update(link: impl AsFd, program: BorrowedFd<'_>) -> io::Result<()> {
+    Attr::new(&[link.as_fd().as_raw_fd() as u32, program.as_raw_fd() as u32, 0]).call(BPF_LINK_UPDATE).map(drop)
+}
+
+/// Pins an object.
+pub fn pin(object: impl AsFd, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    Attr::with_pointer(path.as_ptr(), &[object.as_fd().as_raw_fd() as u32]).call(BPF_OBJ_PIN).map(drop)
+}
+
+/// Opens a pinned object.
+pub fn open(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    Attr::with_pointer(path.as_ptr(), &[]).call(BPF_OBJ_GET).map(owned)
+}
+
+/// What a link is attached to.
+pub fn target(link: impl AsFd, kind: AttachType) -> io::Result<LinkTarget> {
+    // struct bpf_link_info: type, id, prog_id, then at 16 a union; tcx: ifindex; cgroup: cgroup_id.
+    let mut info = [0_u64; 32];
+    let mut attr = Attr::new(&[link.as_fd().as_raw_fd() as u32, size_of_val(&info) as u32]);
+    attr.0[8..16].copy_from_slice(&(info.as_mut_ptr() as u64).to_ne_bytes());
+    attr.call(BPF_OBJ_GET_INFO_BY_FD)?;
+    let word = info[2];
+    Ok(LinkTarget(match kind {
+        AttachType::TcxIngress | AttachType::TcxEgress => u64::from(word as u32),
+        _ => word,
+    }))
+}
+
+/// Whether the kernel knows an attach type for interfaces: it lists what is attached to the loopback interface.
+pub fn knows_interface_type(kind: AttachType) -> io::Result<()> {
+    const LOOPBACK: u32 = 1;
+    Attr::new(&[LOOPBACK, kind as u32]).call(BPF_PROG_QUERY).map(drop)
+}
