@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::checks::{at_most_all, immutable, int_or_percent, not_negative, required_one_of};
 use super::deployment::{check_owner_of_pods, is_none, template_warnings};
-use super::json::{at, default_text, default_to, set, text};
+use super::json::{at, default_text, default_to, set, text, within};
 use super::{keep_status, pod_spec};
 use crate::field::{Error, ErrorList, Path};
 use crate::resource::{PLAIN, Strategy};
@@ -24,15 +24,18 @@ fn default(object: &mut Value) {
     let Some(spec) = object.get_mut("spec").filter(|s| s.is_object()) else { return };
     default_to(spec, "revisionHistoryLimit", 10);
     default_to(spec, "updateStrategy", json!({}));
-    let strategy = &mut spec["updateStrategy"];
+    within(spec, "updateStrategy", default_strategy);
+    if let Some(template) = spec.get_mut("template") {
+        pod_spec::default_template(template);
+    }
+}
+
+fn default_strategy(strategy: &mut Value) {
     default_text(strategy, "type", "RollingUpdate");
     if text(strategy, "type") == "RollingUpdate" {
         default_to(strategy, "rollingUpdate", json!({}));
-        default_to(&mut strategy["rollingUpdate"], "maxUnavailable", 1);
-        default_to(&mut strategy["rollingUpdate"], "maxSurge", 0);
-    }
-    if let Some(template) = spec.get_mut("template") {
-        pod_spec::default_template(template);
+        within(strategy, "rollingUpdate", |v| default_to(v, "maxUnavailable", 1));
+        within(strategy, "rollingUpdate", |v| default_to(v, "maxSurge", 0));
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::checks::{
     at_most_all, check_selector, immutable, int_or_percent, not_negative, percent, required_one_of, selector_is_empty,
 };
-use super::json::{at, default_text, default_to, has, int, text};
+use super::json::{at, default_text, default_to, has, int, text, within};
 use super::{clear_status, keep_status, pod_spec};
 use crate::field::{Error, ErrorList, Path};
 use crate::resource::{PLAIN, Strategy};
@@ -28,15 +28,18 @@ fn default(deployment: &mut Value) {
     default_to(spec, "revisionHistoryLimit", 10);
     default_to(spec, "progressDeadlineSeconds", 600);
     default_to(spec, "strategy", json!({}));
-    let strategy = &mut spec["strategy"];
+    within(spec, "strategy", default_strategy);
+    if let Some(template) = spec.get_mut("template") {
+        pod_spec::default_template(template);
+    }
+}
+
+fn default_strategy(strategy: &mut Value) {
     default_text(strategy, "type", "RollingUpdate");
     if text(strategy, "type") == "RollingUpdate" {
         default_to(strategy, "rollingUpdate", json!({}));
-        default_to(&mut strategy["rollingUpdate"], "maxUnavailable", "25%");
-        default_to(&mut strategy["rollingUpdate"], "maxSurge", "25%");
-    }
-    if let Some(template) = spec.get_mut("template") {
-        pod_spec::default_template(template);
+        within(strategy, "rollingUpdate", |v| default_to(v, "maxUnavailable", "25%"));
+        within(strategy, "rollingUpdate", |v| default_to(v, "maxSurge", "25%"));
     }
 }
 

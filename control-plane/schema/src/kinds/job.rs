@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::checks::{check_selector, immutable, not_negative, one_of, required_one_of, selector_matches};
 use super::deployment::template_warnings;
-use super::json::{at, default_to, has, int, object_mut, same, set, text, truth, unset};
+use super::json::{at, default_to, has, int, object_mut, same, set, text, truth, unset, within};
 use super::{clear_status, keep_status, pod_spec};
 use crate::field::{Error, ErrorList, Path};
 use crate::resource::{PLAIN, Strategy};
@@ -66,16 +66,16 @@ fn prepare_create(job: &mut Value) {
         let metadata = template.entry("metadata").or_insert_with(|| json!({}));
         default_to(metadata, "labels", json!({}));
         for key in UID_LABELS {
-            set(&mut metadata["labels"], key, uid.as_str());
+            within(metadata, "labels", |v| set(v, key, uid.as_str()));
         }
         for key in NAME_LABELS {
-            set(&mut metadata["labels"], key, name.as_str());
+            within(metadata, "labels", |v| set(v, key, name.as_str()));
         }
     }
     if let Some(spec) = job.get_mut("spec") {
         default_to(spec, "selector", json!({}));
-        default_to(&mut spec["selector"], "matchLabels", json!({}));
-        set(&mut spec["selector"]["matchLabels"], UID_LABELS[0], uid);
+        within(spec, "selector", |v| default_to(v, "matchLabels", json!({})));
+        within(spec, "selector", |selector| within(selector, "matchLabels", |labels| set(labels, UID_LABELS[0], uid)));
     }
 }
 

@@ -89,6 +89,13 @@ pub(crate) fn default_int(value: &mut Value, key: &str, to: i64) {
     }
 }
 
+/// Changes a field, if it is there.
+pub(crate) fn within(value: &mut Value, key: &str, change: impl FnOnce(&mut Value)) {
+    if let Some(field) = value.get_mut(key) {
+        change(field);
+    }
+}
+
 /// Makes `new[key]` what `old[key]` is, absent included.
 pub(crate) fn carry_over(new: &mut Value, old: &Value, key: &str) {
     if let Some(object) = new.as_object_mut() {

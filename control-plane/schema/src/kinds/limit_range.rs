@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::json::{at, default_to, entries, list, list_mut, text};
+use super::json::{at, default_to, entries, list, list_mut, text, within};
 use super::pod_spec::{canonical_quantities, quantity};
 use crate::field::{Error, ErrorList, Path};
 use crate::resource::{PLAIN, Strategy};
@@ -31,7 +31,7 @@ fn fill(item: &mut Value, key: &str, from: &str) {
     let Some(source) = at(item, from).as_object().filter(|s| !s.is_empty()).cloned() else { return };
     default_to(item, key, json!({}));
     for (name, amount) in source {
-        default_to(&mut item[key], &name, amount);
+        within(item, key, |v| default_to(v, &name, amount));
     }
 }
 

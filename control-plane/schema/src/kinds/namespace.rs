@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::json::{at, carry_over, default_to, list, set, text};
+use super::json::{at, carry_over, default_to, list, set, text, within};
 use crate::resource::{NameRule, PLAIN, Strategy};
 
 pub(super) const STRATEGY: Strategy = Strategy {
@@ -23,7 +23,7 @@ fn set_name_label(namespace: &mut Value) {
         && let Some(metadata) = namespace.get_mut("metadata")
     {
         default_to(metadata, "labels", json!({}));
-        set(&mut metadata["labels"], NAME_LABEL, name);
+        within(metadata, "labels", |v| set(v, NAME_LABEL, name));
     }
 }
 
@@ -35,7 +35,7 @@ fn prepare_create(namespace: &mut Value) {
     if !finalizers.iter().any(|f| f == "kubernetes") {
         finalizers.push("kubernetes".into());
     }
-    set(&mut namespace["spec"], "finalizers", finalizers);
+    within(namespace, "spec", |v| set(v, "finalizers", finalizers));
 }
 
 /// Finalizers change by the `finalize` subresource, the status by its own.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::checks::{config_key_problems, immutable, report};
 use super::config_map::{MAX_BYTES, check_immutable, decoded_len};
-use super::json::{at, default_text, default_to, entries, text, unset};
+use super::json::{at, default_text, default_to, entries, set, text, unset, within};
 use crate::field::{Error, ErrorList, Path};
 use crate::resource::{PLAIN, Strategy};
 
@@ -24,8 +24,8 @@ fn default(secret: &mut Value) {
     if let Some(Value::Object(strings)) = secret.get("stringData").cloned() {
         default_to(secret, "data", json!({}));
         for (key, value) in strings {
-            if let (Some(data), Some(text)) = (secret["data"].as_object_mut(), value.as_str()) {
-                data.insert(key, STANDARD.encode(text).into());
+            if let Some(text) = value.as_str() {
+                within(secret, "data", |data| set(data, &key, STANDARD.encode(text)));
             }
         }
     }

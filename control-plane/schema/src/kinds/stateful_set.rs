@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::checks::{not_negative, required_one_of};
 use super::deployment::{check_owner_of_pods, template_warnings};
-use super::json::{at, carry_over, default_text, default_to, list_mut, same, set, text};
+use super::json::{at, carry_over, default_text, default_to, list_mut, same, set, text, within};
 use super::{keep_status, pod_spec};
 use crate::field::{Error, ErrorList, Path};
 use crate::resource::{PLAIN, Strategy};
@@ -26,15 +26,10 @@ fn default(object: &mut Value) {
     default_to(spec, "revisionHistoryLimit", 10);
     default_text(spec, "podManagementPolicy", "OrderedReady");
     default_to(spec, "updateStrategy", json!({}));
-    let strategy = &mut spec["updateStrategy"];
-    default_text(strategy, "type", "RollingUpdate");
-    if text(strategy, "type") == "RollingUpdate" {
-        default_to(strategy, "rollingUpdate", json!({}));
-        default_to(&mut strategy["rollingUpdate"], "partition", 0);
-    }
+    within(spec, "updateStrategy", default_strategy);
     default_to(spec, "persistentVolumeClaimRetentionPolicy", json!({}));
-    default_text(&mut spec["persistentVolumeClaimRetentionPolicy"], "whenDeleted", "Retain");
-    default_text(&mut spec["persistentVolumeClaimRetentionPolicy"], "whenScaled", "Retain");
+    within(spec, "persistentVolumeClaimRetentionPolicy", |v| default_text(v, "whenDeleted", "Retain"));
+    within(spec, "persistentVolumeClaimRetentionPolicy", |v| default_text(v, "whenScaled", "Retain"));
     for claim in list_mut(spec, "volumeClaimTemplates") {
         if let Some(spec) = claim.get_mut("spec") {
             default_text(spec, "volumeMode", "Filesystem");
@@ -42,6 +37,14 @@ fn default(object: &mut Value) {
     }
     if let Some(template) = spec.get_mut("template") {
         pod_spec::default_template(template);
+    }
+}
+
+fn default_strategy(strategy: &mut Value) {
+    default_text(strategy, "type", "RollingUpdate");
+    if text(strategy, "type") == "RollingUpdate" {
+        default_to(strategy, "rollingUpdate", json!({}));
+        within(strategy, "rollingUpdate", |v| default_to(v, "partition", 0));
     }
 }
 

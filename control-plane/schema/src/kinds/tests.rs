@@ -297,3 +297,77 @@ fn selectors_of_fields() {
     assert!(fields.contains(&("involvedObject.name", "a".to_owned())));
     assert!(fields.contains(&("source", "kubelet".to_owned())));
 }
+
+/// Objects with every field that the strategies look at, of all kinds at once.
+fn everything() -> Vec<Value> {
+    serde_saphyr::from_multiple(include_str!("fixtures/everything.yaml")).unwrap()
+}
+
+/// The object with each of its parts, one after the other, replaced by something of another shape.
+fn misshapen(object: &Value) -> Vec<Value> {
+    let shapes = [json!(null), json!("x"), json!(-1), json!([]), json!({}), json!([null]), json!([5, "x", {}])];
+    let mut out: Vec<_> = shapes.to_vec();
+    match object {
+        Value::Object(map) => {
+            for (key, value) in map {
+                out.extend(misshapen(value).into_iter().map(|part| {
+                    let mut whole = map.clone();
+                    whole.insert(key.clone(), part);
+                    Value::Object(whole)
+                }));
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                out.extend(misshapen(item).into_iter().map(|part| {
+                    let mut whole = items.clone();
+                    whole[index] = part;
+                    Value::Array(whole)
+                }));
+            }
+        }
+        _ => {}
+    }
+    out
+}
+
+#[test]
+fn no_shape_makes_a_strategy_panic() {
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    for object in everything() {
+        let kind = object["kind"].as_str().unwrap();
+        let group = object["apiVersion"].as_str().unwrap().split_once('/').map_or("", |(group, _)| group);
+        let strategy = strategy(group, kind);
+        let mut whole = object.clone();
+        (strategy.default)(&mut whole);
+        for shape in misshapen(&object) {
+            let mut new = shape.clone();
+            (strategy.default)(&mut new);
+            (strategy.prepare_create)(&mut new);
+            (strategy.prepare_update)(&mut new, &whole);
+            (strategy.validate)(&new);
+            (strategy.validate_update)(&new, &whole);
+            (strategy.validate_update)(&whole, &new);
+            (strategy.validate_status)(&new, &whole);
+            (strategy.fields)(&new);
+            (strategy.warnings)(&new);
+            for column in crate::columns::columns(group, kind) {
+                (column.cell)(&shape, now);
+            }
+        }
+    }
+}
+
+#[test]
+fn whole_objects_are_fine() {
+    for mut object in everything() {
+        let kind = object["kind"].as_str().unwrap().to_owned();
+        let group = object["apiVersion"].as_str().unwrap().split_once('/').map_or("", |(g, _)| g).to_owned();
+        let strategy = strategy(&group, &kind);
+        (strategy.default)(&mut object);
+        (strategy.prepare_create)(&mut object);
+        assert_eq!((strategy.validate)(&object), [], "{kind}");
+        assert_eq!((strategy.validate_update)(&object, &object), [], "{kind}");
+        assert_eq!((strategy.validate_status)(&object, &object), [], "{kind}");
+    }
+}

@@ -4,7 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::all_containers_mut;
 use super::resources::canonical_quantities;
-use crate::kinds::json::{at, default_int, default_text, default_to, has, list_mut, object_mut, set, text, truth};
+use crate::kinds::json::{
+    at, default_int, default_text, default_to, has, list_mut, object_mut, set, text, truth, within,
+};
 
 /// Defaults of a pod's spec, in a pod and in a template alike.
 pub(crate) fn default_spec(spec: &mut Value) {
@@ -147,16 +149,16 @@ fn default_volume(volume: &mut Value) {
     const MODE: i64 = 0o644;
     for key in ["configMap", "secret", "downwardAPI", "projected"] {
         if has(volume, key) {
-            default_to(&mut volume[key], "defaultMode", MODE);
+            within(volume, key, |v| default_to(v, "defaultMode", MODE));
         }
     }
     if has(volume, "hostPath") {
-        default_to(&mut volume["hostPath"], "type", "");
+        within(volume, "hostPath", |v| default_to(v, "type", ""));
     }
     list_mut(volume, "downwardAPI.items").iter_mut().for_each(default_downward);
     for source in list_mut(volume, "projected.sources") {
         if has(source, "serviceAccountToken") {
-            default_to(&mut source["serviceAccountToken"], "expirationSeconds", 3600);
+            within(source, "serviceAccountToken", |v| default_to(v, "expirationSeconds", 3600));
         }
         list_mut(source, "downwardAPI.items").iter_mut().for_each(default_downward);
     }

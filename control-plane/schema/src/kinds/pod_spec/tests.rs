@@ -107,29 +107,3 @@ fn warnings_name_what_is_hardly_meant() {
         ]
     );
 }
-
-#[test]
-fn no_shape_makes_it_panic() {
-    let shapes = [
-        json!(null),
-        json!([]),
-        json!("x"),
-        json!({"spec": 5}),
-        json!({"spec": {"containers": {"a": 1}}}),
-        json!({"spec": {"containers": [5, null], "volumes": [null], "tolerations": ["x"], "affinity": 3}}),
-    ];
-    for kind in ["Pod", "Service", "Namespace", "Node", "ConfigMap", "Secret", "Event", "Endpoints", "LimitRange"] {
-        for shape in &shapes {
-            let strategy = strategy("", kind);
-            let mut object = shape.clone();
-            (strategy.default)(&mut object);
-            (strategy.prepare_create)(&mut object);
-            (strategy.prepare_update)(&mut object, shape);
-            (strategy.validate)(&object);
-            (strategy.validate_update)(&object, shape);
-            (strategy.validate_status)(&object, shape);
-            (strategy.fields)(&object);
-            (strategy.warnings)(&object);
-        }
-    }
-}

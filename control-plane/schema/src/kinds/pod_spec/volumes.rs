@@ -11,7 +11,7 @@ use crate::kinds::checks::{config_key_problems, dns_label_problems, one_of, repo
 use crate::kinds::json::{at, has, int, list, text};
 
 /// The kinds of volume that the API knows.
-const SOURCES: [&str; 31] = [
+const SOURCES: [&str; 30] = [
     "awsElasticBlockStore",
     "azureDisk",
     "azureFile",
@@ -42,7 +42,6 @@ const SOURCES: [&str; 31] = [
     "secret",
     "storageos",
     "vsphereVolume",
-    "workloadVolume",
 ];
 
 /// Checks the volumes, and returns them by name.

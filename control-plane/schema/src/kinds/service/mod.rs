@@ -13,7 +13,7 @@ use super::checks::{
     required_one_of,
 };
 use super::endpoints::check_ip;
-use super::json::{at, default_int, default_text, default_to, has, int, list, list_mut, set, text};
+use super::json::{at, default_int, default_text, default_to, has, int, list, list_mut, set, text, within};
 use crate::field::{Error, ErrorList, Path};
 use crate::resource::{NameRule, PLAIN, Strategy};
 
@@ -41,8 +41,10 @@ fn default(service: &mut Value) {
     default_text(spec, "sessionAffinity", "None");
     if text(spec, "sessionAffinity") == "ClientIP" {
         default_to(spec, "sessionAffinityConfig", json!({}));
-        default_to(&mut spec["sessionAffinityConfig"], "clientIP", json!({}));
-        default_int(&mut spec["sessionAffinityConfig"]["clientIP"], "timeoutSeconds", AFFINITY_SECONDS);
+        within(spec, "sessionAffinityConfig", |v| default_to(v, "clientIP", json!({})));
+        within(spec, "sessionAffinityConfig", |config| {
+            within(config, "clientIP", |ip| default_int(ip, "timeoutSeconds", AFFINITY_SECONDS));
+        });
     }
     default_text(spec, "type", "ClusterIP");
     for port in list_mut(spec, "ports") {
