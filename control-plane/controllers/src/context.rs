@@ -83,7 +83,7 @@ fn follow<V: View>(
     random: &Random,
     cancel: &CancellationToken,
 ) -> impl Future<Output = ()> + Send + use<V> {
-    informer::run(api.clone(), cache.clone(), scope, random.clone(), cancel.clone())
+    informer::run(api.clone(), V::kind().clone(), cache.clone(), scope, random.clone(), cancel.clone())
 }
 
 caches! {

@@ -3,6 +3,10 @@
 mod claim;
 pub mod context;
 pub mod deployment;
+pub mod endpoints;
+pub mod load_balancer;
+pub mod namespace_contents;
+pub mod nodeipam;
 pub mod replicaset;
 pub mod runtime;
 pub mod views;

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod cache;
+pub mod discovery;
 pub mod executor;
 pub mod informer;
 pub mod kind;

@@ -1,0 +1,263 @@
+//! Addresses for services of type LoadBalancer, out of the cluster's pools.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use crate::context::Context;
+use crate::runtime::meta::Key;
+use crate::runtime::plan::{Action, Note, Plan, Write};
+use crate::runtime::{Controller, Keys, SyncError, kind};
+use crate::views::{Ingress, Service};
+
+/// The class of load balancers that is ours, beside no class at all.
+pub const CLASS: &str = "xebec.io/load-balancer";
+/// The annotation that asks for an address, beside the field `spec.loadBalancerIP`.
+pub const ADDRESS_ANNOTATION: &str = "xebec.io/load-balancer-ip";
+/// Addresses of a pool that are looked at, so that an IPv6 pool does not take forever to be found full.
+const SEARCH_LIMIT: usize = 1 << 16;
+
+fn is_ours(service: &Service) -> bool {
+    service.spec.kind == "LoadBalancer"
+        && service.spec.load_balancer_class.as_deref().is_none_or(|class| class == CLASS)
+        && !service.metadata.is_terminating()
+}
+
+fn asked_for(service: &Service) -> Option<&str> {
+    let field = Some(service.spec.load_balancer_ip.as_str()).filter(|ip| !ip.is_empty());
+    field.or_else(|| service.metadata.annotations.get(ADDRESS_ANNOTATION).map(String::as_str))
+}
+
+/// The ranges that make up a pool: a network (its first and last address are left out if it has more than two), or
+/// `first-last`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    first: IpAddr,
+    last: IpAddr,
+}
+
+impl std::str::FromStr for Pool {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no address pool: give a network, 172.30.0.128/25, or first-last");
+        if let Some((first, last)) = text.split_once('-') {
+            let first: IpAddr = first.trim().parse().map_err(|_| wrong())?;
+            let last: IpAddr = last.trim().parse().map_err(|_| wrong())?;
+            if first > last || first.is_ipv4() != last.is_ipv4() {
+                return Err(wrong());
+            }
+            return Ok(Self { first, last });
+        }
+        let net: IpNet = text.trim().parse().map_err(|_| wrong())?;
+        let mut hosts = net.hosts();
+        let first = hosts.next().ok_or_else(wrong)?;
+        // `hosts` leaves out the broadcast address.
+        let last = match net {
+            IpNet::V4(v4) if v4.prefix_len() < 31 => IpAddr::V4((u32::from(v4.broadcast()) - 1).into()),
+            other => other.broadcast(),
+        };
+        Ok(Self { first, last })
+    }
+}
+
+impl Pool {
+    fn contains(&self, address: IpAddr) -> bool {
+        self.first.is_ipv4() == address.is_ipv4() && self.first <= address && address <= self.last
+    }
+
+    fn addresses(&self) -> Box<dyn Iterator<Item = IpAddr>> {
+        match (self.first, self.last) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => Box::new((u32::from(a)..=u32::from(b)).map(|n| IpAddr::V4(n.into()))),
+            (IpAddr::V6(a), IpAddr::V6(b)) => Box::new((u128::from(a)..=u128::from(b)).map(|n| IpAddr::V6(n.into()))),
+            _ => Box::new(std::iter::empty()),
+        }
+    }
+}
+
+/// Gives addresses to services that want one, and takes back those of services that do not any more.
+pub fn plan(services: &[Arc<Service>], pools: &[Pool]) -> Plan {
+    let in_pools = |ip: IpAddr| pools.iter().any(|p| p.contains(ip));
+    let held = |service: &Service| -> Vec<IpAddr> {
+        service.status.load_balancer.ingress.iter().filter_map(|i| i.ip.parse().ok()).collect()
+    };
+    let mut taken: BTreeSet<IpAddr> = BTreeSet::new();
+    let mut unserved = Vec::new();
+    let mut actions = Vec::new();
+    for service in services {
+        let addresses = held(service);
+        if !is_ours(service) {
+            // What someone else's load balancer gave is theirs to take.
+            if service.spec.kind != "LoadBalancer" && addresses.iter().any(|ip| in_pools(*ip)) {
+                actions.push(set(service, &[]));
+            }
+            continue;
+        }
+        let right = |ip: &IpAddr| {
+            in_pools(*ip) && asked_for(service).is_none_or(|asked| asked.parse().is_ok_and(|a: IpAddr| a == *ip))
+        };
+        match addresses.first().filter(|ip| right(ip)) {
+            Some(ip) if taken.insert(*ip) => {}
+            _ => unserved.push(service),
+        }
+    }
+    for service in unserved {
+        let wants_ipv6 = service.spec.ip_families.first().is_some_and(|f| f == "IPv6");
+        let found = match asked_for(service) {
+            Some(asked) => {
+                asked.parse().ok().filter(|ip| in_pools(*ip) && !taken.contains(ip)).ok_or_else(|| {
+                    format!("The address {asked} is in no pool of the cluster, or another service has it")
+                })
+            }
+            None => pools
+                .iter()
+                .flat_map(|p| p.addresses().take(SEARCH_LIMIT))
+                .find(|ip| ip.is_ipv6() == wants_ipv6 && !taken.contains(ip))
+                .ok_or_else(|| "No address is left in the cluster's load balancer pools".to_owned()),
+        };
+        match found {
+            Ok(ip) => {
+                taken.insert(ip);
+                actions.push(set(service, &[ip]));
+                let message = format!("Assigned the address {ip}");
+                let regarding = service.metadata.reference(&kind::SERVICE);
+                actions.push(Note::normal(regarding, "EnsuredLoadBalancer", message).into());
+            }
+            Err(message) => {
+                if !service.status.load_balancer.ingress.is_empty() {
+                    actions.push(set(service, &[]));
+                }
+                let regarding = service.metadata.reference(&kind::SERVICE);
+                actions.push(Note::warning(regarding, "SyncLoadBalancerFailed", message).into());
+            }
+        }
+    }
+    let mut plan = Plan::nothing();
+    plan.step(actions);
+    plan
+}
+
+fn set(service: &Service, addresses: &[IpAddr]) -> Action {
+    let ingress: Value = if addresses.is_empty() {
+        Value::Null
+    } else {
+        addresses.iter().map(|ip| json!({"ip": ip.to_string(), "ipMode": "VIP"})).collect()
+    };
+    let patch = json!({"status": {"loadBalancer": {"ingress": ingress}}});
+    Write::merge_exact(&kind::SERVICE, &service.metadata, "status", patch).into()
+}
+
+/// The controller.
+#[derive(Debug)]
+pub struct LoadBalancers {
+    cx: Context,
+    queue: Arc<Keys>,
+    pools: Vec<Pool>,
+}
+
+impl LoadBalancers {
+    /// Connects the controller to the caches.
+    pub fn new(cx: &Context, pools: Vec<Pool>) -> Arc<Self> {
+        let queue = Arc::<Keys>::default();
+        let keys = queue.clone();
+        cx.caches.services.on_change(move |change| {
+            let matters = |s: &Arc<Service>| {
+                s.spec.kind == "LoadBalancer" || s.status.load_balancer.ingress.iter().any(|i| *i != Ingress::default())
+            };
+            if change.previous().into_iter().chain([change.latest()]).any(matters) {
+                keys.add(Key::default());
+            }
+        });
+        Arc::new(Self { cx: cx.of("service-controller"), queue, pools })
+    }
+}
+
+#[async_trait]
+impl Controller for LoadBalancers {
+    fn name(&self) -> &'static str {
+        "load-balancer"
+    }
+
+    fn queue(&self) -> &Arc<Keys> {
+        &self.queue
+    }
+
+    async fn sync(&self, _key: &Key) -> Result<Option<Duration>, SyncError> {
+        self.cx.execute(plan(&self.cx.caches.services.list(), &self.pools)).await?;
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::plan::Verb;
+
+    fn service(name: &str, kind: &str, has: Option<&str>, asks: &str) -> Arc<Service> {
+        let ingress: Vec<Value> = has.iter().map(|ip| json!({"ip": ip})).collect();
+        Arc::new(
+            serde_json::from_value(json!({"metadata": {"name": name, "namespace": "n"},
+                "spec": {"type": kind, "loadBalancerIP": asks}, "status": {"loadBalancer": {"ingress": ingress}}}))
+            .unwrap(),
+        )
+    }
+
+    fn given(services: &[Arc<Service>], pool: &str) -> Vec<(String, Value)> {
+        plan(services, &[pool.parse().unwrap()])
+            .actions()
+            .filter_map(|a| match a {
+                Action::Write(w) => match &w.verb {
+                    Verb::Patch(_, _, p) => Some((w.name.clone(), p["status"]["loadBalancer"]["ingress"].clone())),
+                    _ => None,
+                },
+                Action::Event(_) => None,
+            })
+            .collect()
+    }
+
+    fn ip(ip: &str) -> Value {
+        json!([{"ip": ip, "ipMode": "VIP"}])
+    }
+
+    #[test]
+    fn pools() {
+        let pool: Pool = "10.0.0.0/29".parse().unwrap();
+        assert_eq!(pool.addresses().count(), 6);
+        let pool: Pool = "10.0.0.3-10.0.0.5".parse().unwrap();
+        assert_eq!(pool.addresses().count(), 3);
+        assert!("10.0.0.9-10.0.0.5".parse::<Pool>().is_err());
+        assert!("nonsense".parse::<Pool>().is_err());
+    }
+
+    #[test]
+    fn the_lowest_free_address_is_given_and_kept() {
+        let services = [service("a", "LoadBalancer", None, ""), service("b", "LoadBalancer", Some("10.0.0.1"), "")];
+        assert_eq!(given(&services, "10.0.0.0/29"), [("a".into(), ip("10.0.0.2"))]);
+    }
+
+    #[test]
+    fn an_address_that_is_asked_for() {
+        let asks = |has| [service("a", "LoadBalancer", has, "10.0.0.5")];
+        assert_eq!(given(&asks(None), "10.0.0.0/29"), [("a".into(), ip("10.0.0.5"))]);
+        assert!(given(&asks(Some("10.0.0.5")), "10.0.0.0/29").is_empty());
+        assert_eq!(given(&asks(Some("10.0.0.4")), "10.0.0.0/29"), [("a".into(), ip("10.0.0.5"))]);
+        assert!(given(&[service("a", "LoadBalancer", None, "9.9.9.9")], "10.0.0.0/29").is_empty());
+    }
+
+    #[test]
+    fn an_address_is_given_back() {
+        assert_eq!(given(&[service("a", "ClusterIP", Some("10.0.0.5"), "")], "10.0.0.0/29"), [("a".into(), Value::Null)]);
+    }
+
+    #[test]
+    fn two_never_share_an_address() {
+        let services =
+            [service("a", "LoadBalancer", Some("10.0.0.1"), ""), service("b", "LoadBalancer", Some("10.0.0.1"), "")];
+        assert_eq!(given(&services, "10.0.0.0/29"), [("b".into(), ip("10.0.0.2"))]);
+    }
+}
