@@ -1,5 +1,12 @@
 //! The node agent: pods, images, volumes, probes, streams, service proxy and DNS.
 
+pub mod api;
 pub mod dns;
+pub mod events;
+pub mod images;
 pub mod network;
+pub mod pods;
+pub mod probes;
 pub mod runtime;
+pub mod streams;
+pub mod volumes;
