@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds the demo's images from Debian's packages, as OCI archives, and prints their paths.
 #
-#   demo/build-images.sh [busybox] [nginx] [redis]      all of them, without arguments
+#   demo/build-images.sh [busybox] [nginx] [redis]      all three, without arguments
+#   demo/build-images.sh tools                          busybox and Python, for the tests
 #
 # They are kept in ${XDG_CACHE_HOME:-~/.cache}/xebec/images and built again only when a recipe changes.
 set -euo pipefail
@@ -26,6 +27,9 @@ packages() {
 users='mkdir -p "$1/etc" "$1/tmp" "$1/run" "$1/var/log/nginx" "$1/var/lib/nginx" "$1/data"; chmod 1777 "$1/tmp";
 printf "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/var/www:/bin/false\nredis:x:101:101::/data:/bin/false\n" >"$1/etc/passwd";
 printf "root:x:0:\nadm:x:4:\nwww-data:x:33:\nredis:x:101:\n" >"$1/etc/group"; chown 101:101 "$1/data"'
+
+# A link to busybox for each of its programs that no package brought.
+applets='for program in $("$1/bin/busybox" --list); do [ -e "$1/bin/$program" ] || ln -s busybox "$1/bin/$program"; done'
 
 # busybox and a link for each of its programs.
 busybox_root() {
@@ -55,6 +59,9 @@ build() {
     redis)
         packages redis-server "$users" | python3 "$here/oci-archive.py" xebec.local/redis:1 "$out" "${drop[@]}" \
             --cmd '["redis-server", "--bind", "*", "--protected-mode", "no", "--dir", "/data"]' ;;
+    tools)
+        packages python3,busybox-static "$users; $applets" | python3 "$here/oci-archive.py" xebec.local/tools:1 "$out" \
+            "${drop[@]}" --cmd '["sh"]' ;;
     *) say "there is no image $name"; exit 2 ;;
     esac
 }

@@ -32,7 +32,7 @@ pub struct Args {
     #[arg(long)]
     archive: Option<PathBuf>,
     /// The image; it must have `sleep`
-    #[arg(long, default_value = "localhost/xebec/busybox:1")]
+    #[arg(long, default_value = "xebec.local/busybox:1")]
     image: String,
 }
 

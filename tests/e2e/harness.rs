@@ -1,0 +1,348 @@
+//! A cluster for the tests, and the real kubectl to drive it.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// The cluster's name: its own, so that a user's cluster is left alone.
+const NAME: &str = "e2e";
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(50);
+/// What a pod with a present image may take on a busy machine.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// The image with a shell (busybox) and Python.
+pub const TOOLS: &str = "xebec.local/tools:1";
+
+/// What went wrong, for the test's report.
+pub type Result<T = ()> = std::result::Result<T, String>;
+
+/// A running three-node cluster; gone when dropped.
+pub struct Cluster {
+    xebec: PathBuf,
+    kubectl: PathBuf,
+    kubeconfig: PathBuf,
+    namespaces: AtomicU32,
+}
+
+/// What a command printed.
+pub struct Printed {
+    pub status: ExitStatus,
+    pub out: String,
+    pub err: String,
+}
+
+impl Cluster {
+    /// Starts it, from nothing: what an earlier run may have left behind is taken down first.
+    pub fn start() -> Result<Self> {
+        let xebec = PathBuf::from(env!("CARGO_BIN_EXE_xebec"));
+        let mut cluster =
+            Self { xebec, kubectl: kubectl_path()?, kubeconfig: PathBuf::new(), namespaces: AtomicU32::new(0) };
+        cluster.xebec(&["down", "--name", NAME])?.ok("down")?;
+        cluster.xebec(&["up", "--nodes", "3", "--name", NAME])?.ok("up")?;
+        let path = cluster.xebec(&["kubeconfig", "--name", NAME])?.ok("kubeconfig")?;
+        cluster.kubeconfig = path.trim().into();
+        let image = tools_image()?;
+        cluster.xebec(&["image", "load", &image.to_string_lossy(), "--name", NAME])?.ok("image load")?;
+        Ok(cluster)
+    }
+
+    /// Runs `xebec` with these arguments.
+    pub fn xebec(&self, args: &[&str]) -> Result<Printed> {
+        run(Command::new(&self.xebec).args(args), None)
+    }
+
+    /// Runs a command on a node.
+    pub fn on_node(&self, node: &str, command: &[&str]) -> Result<Printed> {
+        let mut args = vec!["exec", "--name", NAME, node, "--"];
+        args.extend(command);
+        self.xebec(&args)
+    }
+
+    /// A node's name, from 1.
+    pub fn node(&self, number: u32) -> String {
+        format!("{NAME}-{number}")
+    }
+
+    pub fn name(&self) -> &'static str {
+        NAME
+    }
+
+    pub fn kubeconfig(&self) -> &std::path::Path {
+        &self.kubeconfig
+    }
+
+    fn kubectl_command(&self) -> Command {
+        let mut command = Command::new(&self.kubectl);
+        command.env("KUBECONFIG", &self.kubeconfig).env_remove("KUBERNETES_SERVICE_HOST");
+        command
+    }
+
+    /// Runs kubectl without a namespace.
+    pub fn kubectl(&self, args: &[&str]) -> Result<Printed> {
+        run(self.kubectl_command().args(args), None)
+    }
+
+    /// An object without a namespace, as JSON.
+    pub fn get(&self, what: &[&str]) -> Result<Value> {
+        let mut args = vec!["get", "-o", "json"];
+        args.extend(what);
+        json(&self.kubectl(&args)?.ok("get")?)
+    }
+
+    /// A new namespace.
+    pub fn namespace(self: &Arc<Self>, test: &str) -> Result<Namespace> {
+        let number = self.namespaces.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{test}-{number}");
+        self.kubectl(&["create", "namespace", &name])?.ok("create namespace")?;
+        Ok(Namespace { cluster: self.clone(), name })
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Err(error) = self.xebec(&["down", "--name", NAME]).and_then(|p| p.ok("down")) {
+            eprintln!("taking the cluster down: {error}");
+        }
+    }
+}
+
+/// A namespace of a test; deleted when dropped.
+pub struct Namespace {
+    pub cluster: Arc<Cluster>,
+    pub name: String,
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // The cluster goes as well at the end: nobody waits for this.
+        let _ = self.cluster.kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
+    }
+}
+
+impl Namespace {
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.cluster.kubectl_command();
+        command.args(["--namespace", &self.name]).args(args);
+        command
+    }
+
+    /// Runs kubectl; what it printed, whether it succeeded or not.
+    pub fn try_kubectl(&self, args: &[&str]) -> Result<Printed> {
+        run(&mut self.command(args), None)
+    }
+
+    /// Runs kubectl, which must succeed; its output.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.try_kubectl(args)?.ok(&args.join(" "))
+    }
+
+    /// Runs kubectl, which must fail; what it said.
+    pub fn refused(&self, args: &[&str]) -> Result<String> {
+        self.try_kubectl(args)?.failed(&args.join(" "))
+    }
+
+    /// Runs kubectl with input.
+    pub fn kubectl_with(&self, args: &[&str], input: &str) -> Result<Printed> {
+        run(&mut self.command(args), Some(input))
+    }
+
+    /// Runs kubectl with an environment variable set.
+    pub fn kubectl_env(&self, args: &[&str], name: &str, value: &str) -> Result<Printed> {
+        run(self.command(args).env(name, value), None)
+    }
+
+    /// Starts kubectl and lets it run; killed when dropped.
+    pub fn spawn(&self, args: &[&str]) -> Result<Running> {
+        start(&mut self.command(args))
+    }
+
+    /// The same, with an environment variable set.
+    pub fn spawn_env(&self, args: &[&str], name: &str, value: &str) -> Result<Running> {
+        start(self.command(args).env(name, value))
+    }
+
+    /// `kubectl apply -f -`.
+    pub fn apply(&self, yaml: &str) -> Result<String> {
+        self.kubectl_with(&["apply", "-f", "-"], yaml)?.ok("apply")
+    }
+
+    /// `kubectl apply -f -`, which must be refused; what it said.
+    pub fn apply_refused(&self, yaml: &str) -> Result<String> {
+        self.kubectl_with(&["apply", "-f", "-"], yaml)?.failed("apply")
+    }
+
+    /// Objects as JSON.
+    pub fn get(&self, what: &[&str]) -> Result<Value> {
+        let mut args = vec!["get", "-o", "json"];
+        args.extend(what);
+        json(&self.kubectl(&args)?)
+    }
+
+    /// A field by JSONPath.
+    pub fn field(&self, what: &str, path: &str) -> Result<String> {
+        self.kubectl(&["get", what, "-o", &format!("jsonpath={path}")])
+    }
+
+    /// Runs a shell command in a pod; its output.
+    pub fn shell(&self, pod: &str, command: &str) -> Result<String> {
+        self.kubectl(&["exec", pod, "--", "sh", "-c", command])
+    }
+
+    /// Runs a Python program in a pod; its output, trimmed.
+    pub fn python(&self, pod: &str, program: &str) -> Result<String> {
+        Ok(self.kubectl(&["exec", pod, "--", "python3", "-c", program])?.trim().to_owned())
+    }
+
+    /// Waits until a pod is ready.
+    pub fn ready(&self, pod: &str) -> Result<()> {
+        self.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=60s"]).map(drop)
+    }
+
+    /// Waits until a deployment is rolled out.
+    pub fn rolled_out(&self, deployment: &str) -> Result<()> {
+        self.kubectl(&["rollout", "status", &format!("deployment/{deployment}"), "--timeout=90s"]).map(drop)
+    }
+
+    /// A pod that sleeps, ready to be used with `shell` and `python`.
+    pub fn client(&self, name: &str, node: Option<&str>) -> Result<()> {
+        let node = node.map(|n| format!("nodeName: {n}")).unwrap_or_default();
+        self.apply(&format!(
+            "apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}}}}}
+spec:
+  {node}
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {{name: main, image: {TOOLS}, command: [sleep, '100000']}}
+"
+        ))?;
+        self.ready(name)
+    }
+}
+
+impl Printed {
+    /// The output of a command that must have succeeded.
+    pub fn ok(self, what: &str) -> Result<String> {
+        if self.status.success() {
+            Ok(self.out)
+        } else {
+            Err(format!("{what}: {}\n{}{}", self.status, self.out, self.err))
+        }
+    }
+
+    /// The words of a command that must have failed.
+    pub fn failed(self, what: &str) -> Result<String> {
+        if self.status.success() {
+            Err(format!("{what} should have failed, and printed\n{}{}", self.out, self.err))
+        } else {
+            Ok(self.err)
+        }
+    }
+}
+
+/// A command in the background.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(command: &mut Command) -> Result<Running> {
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    Ok(Running(child.map_err(|e| format!("kubectl: {e}"))?))
+}
+
+/// Runs a command to its end.
+pub fn run(command: &mut Command, input: Option<&str>) -> Result<Printed> {
+    let failed = |e: std::io::Error| format!("{:?}: {e}", command.get_program());
+    let mut child = {
+        let program = command.get_program().to_owned();
+        command
+            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| format!("{program:?}: {e}"))?
+    };
+    if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
+        // A command that refuses early closes its input.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let Output { status, stdout, stderr } = child.wait_with_output().map_err(failed)?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok(Printed { status, out: text(stdout), err: text(stderr) })
+}
+
+/// Waits until `condition` gives something.
+pub fn wait_for<T>(what: &str, within: Duration, mut condition: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let polls = (within.as_millis() / POLL.as_millis()).max(1);
+    let mut last = None;
+    #[expect(clippy::disallowed_methods, reason = "a test waits in real time")]
+    let deadline = std::time::Instant::now() + within;
+    for _ in 0..polls {
+        match condition() {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => {}
+            Err(error) => last = Some(error),
+        }
+        #[expect(clippy::disallowed_methods, reason = "a test waits in real time")]
+        {
+            if std::time::Instant::now() > deadline {
+                break;
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+    Err(format!("not within {within:?}: {what}{}", last.map(|e| format!(" (last error: {e})")).unwrap_or_default()))
+}
+
+/// Waits until `condition` holds.
+pub fn wait_until(what: &str, within: Duration, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait_for(what, within, || Ok(condition()?.then_some(())))
+}
+
+/// Fails with a message unless `text` holds `part`.
+pub fn contains(text: &str, part: &str) -> Result<()> {
+    if text.contains(part) { Ok(()) } else { Err(format!("expected {part:?} in:\n{text}")) }
+}
+
+/// Fails with both values unless they are equal.
+pub fn same<T: PartialEq + std::fmt::Debug>(found: T, expected: T, what: &str) -> Result<()> {
+    if found == expected { Ok(()) } else { Err(format!("{what}: found {found:?}, expected {expected:?}")) }
+}
+
+fn json(text: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|e| format!("no JSON: {e}\n{text}"))
+}
+
+/// The archive of [`TOOLS`], built if it is not there yet.
+fn tools_image() -> Result<PathBuf> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/build-images.sh");
+    let printed = run(Command::new(script).arg("tools"), None)?.ok("build the image for the tests")?;
+    Ok(printed.trim().into())
+}
+
+fn tools_dir() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("XEBEC_TOOLS") {
+        return Ok(dir.into());
+    }
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    cache.map(|c| c.join("xebec/tools")).ok_or_else(|| "neither XEBEC_TOOLS nor HOME is set".into())
+}
+
+fn kubectl_path() -> Result<PathBuf> {
+    let path = tools_dir()?.join("bin/kubectl");
+    if path.exists() { Ok(path) } else { Err(format!("{} is missing: run scripts/setup.sh test", path.display())) }
+}

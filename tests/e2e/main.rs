@@ -1,0 +1,95 @@
+//! The life cycle on a real cluster: three nodes on this machine, driven by the real kubectl.
+//!
+//! Arguments are those of `cargo test`. The tests share one cluster, each in a namespace of its own; those that kill
+//! parts of it run one by one after the others.
+
+mod api;
+mod config;
+mod harness;
+mod nodes;
+mod services;
+mod workloads;
+
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+use harness::{Cluster, Result};
+use libtest_mimic::{Arguments, Conclusion, Trial};
+
+type Test = fn(&Arc<Cluster>) -> Result;
+
+macro_rules! tests {
+    ($($module:ident :: { $($name:ident),* $(,)? }),* $(,)?) => {
+        vec![$($((concat!(stringify!($module), "::", stringify!($name)), $module::$name as Test)),*),*]
+    };
+}
+
+/// Those that leave the cluster alone.
+fn side_by_side() -> Vec<(&'static str, Test)> {
+    tests! {
+        workloads::{
+            a_deployment_lives, a_bad_rollout_harms_nobody, a_rolling_update_keeps_its_bounds, what_dies_comes_back,
+            a_crashing_container_backs_off, restart_policies, a_job_runs_to_its_end, logs_exec_attach_and_forward,
+        },
+        services::{
+            cluster_ip, endpoints_follow_readiness, from_outside, no_packet_filter_rules, dns, pods_reach_pods,
+            pods_reach_the_outside_as_their_node,
+        },
+        config::{
+            environment_and_files, a_missing_config_map_is_reported, limits_are_enforced, probes,
+            termination_is_graceful, the_service_account_token_works,
+        },
+        api::{
+            verbs, tables, watching, wrong_input_is_refused, namespaces_go_with_their_contents,
+            nobody_writes_without_a_name, roles_decide,
+        },
+    }
+}
+
+/// Those that take nodes away or kill what others use.
+fn one_by_one() -> Vec<(&'static str, Test)> {
+    tests! {
+        nodes::{
+            pods_are_placed, cordon_taint_and_drain, the_agent_comes_back, containerd_comes_back,
+            the_server_comes_back, a_node_crashes_and_comes_back,
+        },
+    }
+}
+
+fn trials(tests: Vec<(&'static str, Test)>, cluster: &Arc<OnceLock<Arc<Cluster>>>) -> Vec<Trial> {
+    let trial = |(name, test): (&'static str, Test)| {
+        let cluster = cluster.clone();
+        Trial::test(name, move || {
+            let cluster = cluster.get().ok_or("the cluster did not start")?;
+            test(cluster).map_err(Into::into)
+        })
+    };
+    tests.into_iter().map(trial).collect()
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    let shared = Arc::new(OnceLock::new());
+    if arguments.list {
+        let mut all = side_by_side();
+        all.extend(one_by_one());
+        return libtest_mimic::run(&arguments, trials(all, &shared)).exit_code();
+    }
+    match Cluster::start() {
+        Ok(cluster) => {
+            let _ = shared.set(Arc::new(cluster));
+        }
+        Err(error) => {
+            eprintln!("the cluster did not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    // Two cores: a few at once keep them busy, more only get in each other's way.
+    arguments.test_threads = arguments.test_threads.or(Some(4));
+    let first: Conclusion = libtest_mimic::run(&arguments, trials(side_by_side(), &shared));
+    arguments.test_threads = Some(1);
+    let second = libtest_mimic::run(&arguments, trials(one_by_one(), &shared));
+    // Dropped here, not at exit: a static would never be.
+    drop(shared);
+    if first.has_failed() || second.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

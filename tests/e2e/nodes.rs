@@ -1,0 +1,191 @@
+//! Scheduling, and what happens when parts die.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::harness::{Cluster, Namespace, Result, SOON, TOOLS, contains, same, wait_until};
+use crate::workloads::web;
+
+fn nodes_of(ns: &Namespace, app: &str) -> Result<Vec<String>> {
+    let path = "jsonpath={.items[*].spec.nodeName}";
+    let list = ns.kubectl(&["get", "pods", "-l", &format!("app={app}"), "-o", path])?;
+    Ok(list.split_whitespace().map(Into::into).collect())
+}
+
+pub fn pods_are_placed(cluster: &Arc<Cluster>) -> Result {
+    let ns = cluster.namespace("placing")?;
+    ns.apply(&web("web", 3, ""))?;
+    ns.rolled_out("web")?;
+    let mut nodes = nodes_of(&ns, "web")?;
+    nodes.sort();
+    nodes.dedup();
+    same(nodes.len(), 3, "nodes that three replicas are spread over")?;
+    let pod = |name: &str, spec: &str| {
+        format!(
+            "apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  {spec}
+  terminationGracePeriodSeconds: 0
+  containers: [{{name: main, image: {TOOLS}, command: [sleep, '1000'], resources: {{requests: {{cpu: REQUEST}}}}}}]
+"
+        )
+    };
+    let node = cluster.node(2);
+    let selected = format!("nodeSelector: {{kubernetes.io/hostname: {node}}}");
+    ns.apply(&pod("chosen", &selected).replace("REQUEST", "1m"))?;
+    ns.ready("chosen")?;
+    same(ns.field("pod/chosen", "{.spec.nodeName}")?, node, "the node that was asked for")?;
+    ns.apply(&pod("huge", "").replace("REQUEST", "'10000'"))?;
+    wait_until("it is said why", SOON, || {
+        let described = ns.kubectl(&["describe", "pod", "huge"])?;
+        Ok(described.contains("0/3 nodes are available") && described.contains("Insufficient cpu"))
+    })?;
+    contains(&ns.kubectl(&["get", "pod", "huge"])?, "Pending")
+}
+
+pub fn cordon_taint_and_drain(cluster: &Arc<Cluster>) -> Result {
+    let ns = cluster.namespace("drain")?;
+    let node = cluster.node(3);
+    ns.apply(&web("web", 3, ""))?;
+    ns.rolled_out("web")?;
+    let result = (|| {
+        contains(&ns.kubectl(&["cordon", &node])?, "cordoned")?;
+        contains(&ns.kubectl(&["get", "node", &node])?, "SchedulingDisabled")?;
+        contains(
+            &ns.kubectl(&[
+                "drain",
+                &node,
+                "--ignore-daemonsets",
+                "--delete-emptydir-data",
+                "--force",
+                "--timeout=60s",
+                &format!("--pod-selector=app=web"),
+            ])?,
+            "drained",
+        )?;
+        ns.rolled_out("web")?;
+        let nodes = nodes_of(&ns, "web")?;
+        if nodes.contains(&node) { Err(format!("pods on a drained node: {nodes:?}")) } else { Ok(()) }
+    })();
+    contains(&ns.kubectl(&["uncordon", &node])?, "uncordoned")?;
+    result
+}
+
+/// The condition Ready of a node: True, False or Unknown.
+fn ready(cluster: &Cluster, node: &str) -> Result<String> {
+    let node = cluster.get(&["node", node])?;
+    let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let ready = conditions.iter().find(|c| c["type"] == "Ready").map(|c| c["status"].clone());
+    Ok(ready.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned())
+}
+
+/// Kills processes on a node whose command line matches.
+fn kill_on(cluster: &Cluster, node: &str, pattern: &str) -> Result {
+    cluster.on_node(node, &["pkill", "-KILL", "-f", pattern])?.ok("pkill").map(drop)
+}
+
+pub fn the_agent_comes_back(cluster: &Arc<Cluster>) -> Result {
+    let ns = cluster.namespace("agent")?;
+    let node = cluster.node(1);
+    ns.client("server", Some(&node))?;
+    ns.client("client", Some(&cluster.node(2)))?;
+    let server = "import socket
+s = socket.create_server(('0.0.0.0', 7000)); c, _ = s.accept()
+while True:
+    d = c.recv(100)
+    if not d: break
+    c.sendall(d)";
+    let _server = ns.spawn(&["exec", "server", "--", "python3", "-c", server])?;
+    let ip = ns.field("pod/server", "{.status.podIP}")?;
+    // A connection that lives through the agent's death: it echoes a line each time the file appears.
+    let client = format!(
+        "import socket, time, os
+for _ in range(200):
+    try: s = socket.create_connection(('{ip}', 7000), 5); break
+    except OSError: time.sleep(0.05)
+open('/connected', 'w').close()
+while not os.path.exists('/again'): time.sleep(0.05)
+s.sendall(b'still here'); open('/answer', 'wb').write(s.recv(100))"
+    );
+    ns.kubectl(&[
+        "exec",
+        "client",
+        "--",
+        "sh",
+        "-c",
+        &format!("cat > /client.py <<'X'\n{client}\nX\nnohup python3 /client.py >/dev/null 2>&1 &"),
+    ])?;
+    wait_until("it is connected", SOON, || Ok(ns.shell("client", "test -e /connected && echo yes").is_ok()))?;
+    let before = ns.field("pod/server", "{.status.containerStatuses[0].containerID}")?;
+    kill_on(cluster, &node, "xebec agent")?;
+    ns.shell("client", "touch /again")?;
+    wait_until("the connection answers", SOON, || {
+        Ok(ns.shell("client", "cat /answer").is_ok_and(|a| a == "still here"))
+    })?;
+    wait_until("the agent answers again", SOON, || Ok(ns.shell("server", "echo ok").is_ok_and(|o| o == "ok\n")))?;
+    let pod = ns.get(&["pod", "server"])?;
+    same(
+        pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default(),
+        &before,
+        "the same container",
+    )?;
+    same(pod["status"]["containerStatuses"][0]["restartCount"].as_u64(), Some(0), "restarts")
+}
+
+pub fn containerd_comes_back(cluster: &Arc<Cluster>) -> Result {
+    let ns = cluster.namespace("containerd")?;
+    let node = cluster.node(3);
+    ns.client("before", Some(&node))?;
+    kill_on(cluster, &node, "containerd --config")?;
+    wait_until("the pod can be used", SOON, || Ok(ns.shell("before", "echo ok").is_ok_and(|o| o == "ok\n")))?;
+    same(ns.field("pod/before", "{.status.containerStatuses[0].restartCount}")?.as_str(), "0", "restarts")?;
+    ns.client("after", Some(&node))?;
+    wait_until("the node is ready", SOON, || Ok(ready(cluster, &node)? == "True"))
+}
+
+pub fn the_server_comes_back(cluster: &Arc<Cluster>) -> Result {
+    let ns = cluster.namespace("server")?;
+    ns.kubectl(&["create", "configmap", "kept", "--from-literal=a=1"])?;
+    ns.client("client", None)?;
+    let state = cluster.xebec(&["status", "--name", cluster.name()])?.ok("status")?;
+    let pid = state
+        .lines()
+        .find(|l| l.contains("server"))
+        .and_then(|l| l.split_whitespace().find_map(|w| w.trim_start_matches("pid=").parse::<u32>().ok()))
+        .ok_or_else(|| format!("no server process in:\n{state}"))?;
+    crate::harness::run(std::process::Command::new("kill").args(["-KILL", &pid.to_string()]), None)?.ok("kill")?;
+    wait_until("it answers again", SOON, || Ok(cluster.kubectl(&["get", "--raw", "/readyz"])?.status.success()))?;
+    same(ns.field("configmap/kept", "{.data.a}")?.as_str(), "1", "what was written before")?;
+    ns.shell("client", "true")?;
+    ns.apply(&web("web", 1, ""))?;
+    ns.rolled_out("web")
+}
+
+pub fn a_node_crashes_and_comes_back(cluster: &Arc<Cluster>) -> Result {
+    let ns = cluster.namespace("crash-node")?;
+    let node = cluster.node(2);
+    ns.apply(&web("web", 3, ""))?;
+    ns.rolled_out("web")?;
+    // PID 1 of the node's namespace, from outside of it.
+    let state = cluster.xebec(&["status", "--name", cluster.name()])?.ok("status")?;
+    let pid = state
+        .lines()
+        .find(|l| l.contains(&node))
+        .and_then(|l| l.split_whitespace().find_map(|w| w.trim_start_matches("pid=").parse::<u32>().ok()))
+        .ok_or_else(|| format!("no process of {node} in:\n{state}"))?;
+    crate::harness::run(std::process::Command::new("kill").args(["-KILL", &pid.to_string()]), None)?.ok("kill")?;
+    wait_until("all replicas are ready again", Duration::from_secs(120), || {
+        let pods = ns.get(&["pods", "-l", "app=web"])?;
+        let pods = pods["items"].as_array().cloned().unwrap_or_default();
+        // The containers on that node were all killed: they were started again.
+        let restarted = pods.iter().any(|p| {
+            p["status"]["containerStatuses"][0]["restartCount"].as_u64() > Some(0) || p["spec"]["nodeName"] != *node
+        });
+        Ok(restarted && pods.len() == 3 && ns.field("deployment/web", "{.status.readyReplicas}")? == "3")
+    })?;
+    wait_until("the node is ready", SOON, || Ok(ready(cluster, &node)? == "True"))
+}
