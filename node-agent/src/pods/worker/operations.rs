@@ -1,0 +1,227 @@
+//! What a worker has under way: each ends in a [`Done`].
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::super::context::Context;
+use super::super::spec;
+use super::super::start::{Start, StartError};
+use super::super::state::{Connected, Instance};
+use super::until;
+use crate::api::pod::Handler;
+use crate::api::status::PodStatus;
+use crate::api::{ApiError, Pod};
+use crate::events::About;
+use crate::network::PodIdentity;
+use crate::probes::Outcome;
+use crate::runtime::{Exit, Phase, RuntimeError};
+use crate::volumes::PodVolumes;
+
+/// What has come of an operation.
+pub enum Done {
+    Mounted(Result<PodVolumes, String>),
+    Connected(Result<Connected, String>),
+    Started { container: String, id: String, result: Result<Instance, StartError> },
+    PostStart { container: String, id: String, error: Option<String> },
+    Stopped { id: String, exit: Exit },
+    Inspected { id: String, exit: Option<Exit> },
+    TornDown(Result<(), String>),
+    Deleted(Result<(), String>),
+    Reported { status: PodStatus, result: Result<(), ApiError> },
+    Nothing,
+}
+
+pub async fn mount(context: Arc<Context>, pod: Arc<Pod>) -> Done {
+    Done::Mounted(context.parts.volumes.mount(pod).await.map_err(|e| e.to_string()))
+}
+
+pub async fn connect(context: Arc<Context>, pod: Arc<Pod>) -> Done {
+    if pod.spec.share_process_namespace {
+        return Done::Connected(Err("shareProcessNamespace is not supported by this node".to_owned()));
+    }
+    let sandbox = match context.parts.runtime.create_sandbox(&spec::sandbox(&pod, context.pod_pids_max)).await {
+        Ok(sandbox) => sandbox,
+        Err(error) => return Done::Connected(Err(error.to_string())),
+    };
+    let addresses = match &sandbox.netns {
+        None => vec![context.host_ip],
+        Some(netns) => match context.parts.network.setup(&spec::identity(&pod), netns).await {
+            Ok(addresses) => addresses.0,
+            Err(error) => return Done::Connected(Err(error.to_string())),
+        },
+    };
+    Done::Connected(Ok(Connected { sandbox, addresses }))
+}
+
+pub async fn start(context: Arc<Context>, start: Start) -> Done {
+    let result = super::super::start::start(&context, &start).await;
+    Done::Started { container: start.container, id: start.id, result }
+}
+
+pub async fn post_start(
+    context: Arc<Context>,
+    pod: Arc<Pod>,
+    container: String,
+    id: String,
+    address: Option<IpAddr>,
+) -> Done {
+    let handler = pod.spec.container(&container).and_then(|c| c.lifecycle.post_start.clone());
+    let error = match handler {
+        // Upstream sets no limit to it but the container's end; a day stands for that.
+        Some(handler) => hook(&context, &pod, &container, &id, &handler, address, Duration::from_secs(86_400)).await.err(),
+        None => None,
+    };
+    Done::PostStart { container, id, error }
+}
+
+async fn hook(
+    context: &Context,
+    pod: &Pod,
+    container: &str,
+    id: &str,
+    handler: &Handler,
+    address: Option<IpAddr>,
+    timeout: Duration,
+) -> Result<(), String> {
+    if let Some(sleep) = &handler.sleep {
+        let wanted = Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0));
+        tokio::time::sleep(wanted.min(timeout)).await;
+        return Ok(());
+    }
+    let Some(container) = pod.spec.container(container) else { return Ok(()) };
+    match context.parts.prober.probe(handler, container, id, address, timeout).await {
+        Outcome::Success => Ok(()),
+        Outcome::Failure(message) | Outcome::Unknown(message) => Err(message),
+    }
+}
+
+/// How to stop a container.
+pub struct Stop {
+    pub pod: Arc<Pod>,
+    pub container: String,
+    pub id: String,
+    pub deadline: Timestamp,
+    /// Whether its preStop hook is to run first.
+    pub hook: bool,
+    pub address: Option<IpAddr>,
+    /// Cancelled when it has ended.
+    pub cancel: CancellationToken,
+}
+
+/// How long after a kill the runtime is asked what has become of it.
+const AFTER_KILL: Duration = Duration::from_secs(1);
+
+pub async fn stop(context: Arc<Context>, stop: Stop) -> Done {
+    let cancel = stop.cancel.clone();
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Done::Nothing,
+        done = stop_and_kill(&context, &stop) => done,
+    }
+}
+
+async fn stop_and_kill(context: &Context, stop: &Stop) -> Done {
+    let remaining = || until(context.clock.now(), stop.deadline);
+    let handler = stop.pod.spec.container(&stop.container).and_then(|c| c.lifecycle.pre_stop.as_ref());
+    if let Some(handler) = handler.filter(|_| stop.hook) {
+        let run = hook(context, &stop.pod, &stop.container, &stop.id, handler, stop.address, remaining());
+        match tokio::time::timeout(remaining(), run).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let about = About::container(&stop.pod, &stop.container);
+                context.events.warning(about, "FailedPreStopHook", format!("PreStopHook failed: {error}"));
+            }
+            Err(_) => tracing::debug!(container = %stop.container, "the preStop hook took the whole grace period"),
+        }
+    }
+    let runtime = &context.parts.runtime;
+    if let Err(error) = runtime.signal(&stop.id, None).await {
+        tracing::warn!(container = %stop.container, %error, "cannot ask the container to stop");
+    }
+    // At least a second between asking and killing: a hook may have used up the grace period.
+    tokio::time::sleep(remaining().max(Duration::from_secs(1))).await;
+    loop {
+        if let Err(error) = runtime.signal(&stop.id, Some(libc::SIGKILL)).await {
+            tracing::warn!(container = %stop.container, %error, "cannot kill the container");
+        }
+        tokio::time::sleep(AFTER_KILL).await;
+        // The event may have been lost.
+        if let Some(exit) = exit_of(context, &stop.id).await {
+            return Done::Stopped { id: stop.id.clone(), exit };
+        }
+    }
+}
+
+pub async fn inspect(context: Arc<Context>, id: String) -> Done {
+    let exit = exit_of(&context, &id).await;
+    Done::Inspected { id, exit }
+}
+
+/// How a container ended; one that the runtime does not know has ended too.
+async fn exit_of(context: &Context, id: &str) -> Option<Exit> {
+    match context.parts.runtime.inspect(id).await {
+        Ok(record) => match record.phase {
+            Phase::Exited(_, exit) => Some(exit),
+            Phase::Created | Phase::Running(_) => None,
+        },
+        Err(RuntimeError::NotFound(_)) => {
+            Some(Exit { code: 137, finished_at: context.clock.now(), oom_killed: false })
+        }
+        Err(_) => None,
+    }
+}
+
+pub async fn remove(context: Arc<Context>, id: String) -> Done {
+    if let Err(error) = context.parts.runtime.remove(&id).await {
+        tracing::debug!(%id, %error, "an old container is left for later");
+    }
+    Done::Nothing
+}
+
+pub async fn tear_down(context: Arc<Context>, pod: Arc<Pod>) -> Done {
+    let identity = spec::identity(&pod);
+    let result = async {
+        if !pod.spec.host_network {
+            let netns = context.parts.runtime.netns_path(&identity);
+            context.parts.network.teardown(&identity, &netns).await.map_err(|e| e.to_string())?;
+        }
+        let cgroup = super::super::resources::cgroup(&pod.spec, &identity.uid);
+        context.parts.runtime.remove_sandbox(&identity, &cgroup).await.map_err(|e| e.to_string())?;
+        context.parts.volumes.unmount(&identity).await.map_err(|e| e.to_string())
+    };
+    Done::TornDown(result.await)
+}
+
+pub async fn delete(context: Arc<Context>, pod: Arc<Pod>, ids: Vec<String>, removed: bool) -> Done {
+    let identity = spec::identity(&pod);
+    let result = async {
+        for id in &ids {
+            context.parts.runtime.remove(id).await.map_err(|e| e.to_string())?;
+            context.owners.lock().remove(id);
+        }
+        context.parts.volumes.forget(&identity).await.map_err(|e| e.to_string())?;
+        if removed {
+            return Ok(());
+        }
+        let path = format!("/api/v1/namespaces/{}/pods/{}", identity.namespace, identity.name);
+        match context.rest.delete_now(&path, &identity.uid).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    };
+    Done::Deleted(result.await)
+}
+
+pub async fn report(context: Arc<Context>, pod: PodIdentity, status: PodStatus) -> Done {
+    let path = format!("/api/v1/namespaces/{}/pods/{}/status", pod.namespace, pod.name);
+    // The uid is a precondition: a pod of the same name that came later is another one.
+    let patch = json!({ "metadata": { "uid": pod.uid }, "status": status });
+    let result = context.rest.patch::<Value>(&path, &patch).await.map(drop);
+    Done::Reported { status, result }
+}
