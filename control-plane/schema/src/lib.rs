@@ -9,6 +9,7 @@ pub mod columns;
 pub mod convert;
 pub mod decode;
 pub mod defaults;
+pub mod discovery;
 pub mod field;
 pub mod kinds;
 pub mod patch;
