@@ -6,6 +6,7 @@
 
 mod container_log;
 mod logs;
+pub mod netns;
 mod packets;
 mod port_forward;
 mod remote_command;
