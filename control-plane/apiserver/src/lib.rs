@@ -7,6 +7,7 @@
 //! below an object is in [`subresource`], and what decides about requests is plugged in ([`extension`]).
 
 pub mod admission;
+pub mod allocate;
 pub mod authn;
 pub mod authz;
 pub mod body;
@@ -22,9 +23,12 @@ pub mod query;
 pub mod reader;
 pub mod request;
 pub mod respond;
+pub mod reviews;
 mod serve;
 pub mod server;
+pub mod standard;
 pub mod subresource;
+pub mod token_request;
 pub mod verbs;
 pub mod versions;
 mod virtual_kinds;

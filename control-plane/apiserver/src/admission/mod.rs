@@ -1,5 +1,24 @@
 //! Is it acceptable here? A file per plugin, run in upstream's order: all that mutate, then all that validate.
 
+mod certificates;
+mod default_storage_class;
+mod default_toleration_seconds;
+mod defaults;
+mod limit_ranger;
+mod namespace_lifecycle;
+mod node_restriction;
+mod node_taint;
+mod priority;
+mod rbac_escalation;
+mod runtime_class;
+mod service_account;
+mod support;
+
+#[cfg(test)]
+mod tests;
+
+pub use defaults::{Parts, default_plugins};
+
 use async_trait::async_trait;
 use serde_json::Value;
 use xebec_schema::resource::Resource;

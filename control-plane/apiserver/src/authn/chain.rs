@@ -1,31 +1,41 @@
-//! All methods of authentication, one after the other.
+//! All methods of authentication, one after the other; and then, whom the user wants to act as.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use xebec_schema::status::Status;
 
+use super::impersonation::impersonate;
 use super::{Authenticator, UserInfo};
+use crate::authz::Authorizer;
 
 /// Asks each method; the first that knows the user decides. If none does, a method's error is the answer, and without
 /// one the user is anonymous.
 pub struct Chain {
     methods: Vec<Arc<dyn Authenticator>>,
     anonymous: bool,
+    authorizer: Arc<dyn Authorizer>,
 }
 
 impl Chain {
-    /// `anonymous`: whether requests without credentials are let in as `system:anonymous`.
-    pub fn new(methods: Vec<Arc<dyn Authenticator>>, anonymous: bool) -> Self {
-        Self { methods, anonymous }
+    /// `anonymous`: whether requests without credentials are let in as `system:anonymous`. `authorizer` is asked who may
+    /// act as whom.
+    pub fn new(methods: Vec<Arc<dyn Authenticator>>, anonymous: bool, authorizer: Arc<dyn Authorizer>) -> Self {
+        Self { methods, anonymous, authorizer }
     }
 
-    /// The user of a request.
+    /// The user that a request is to be served as.
     ///
     /// # Errors
     ///
-    /// 401 for bad credentials, and for none if anonymous requests are not let in.
+    /// 401 for bad credentials, and for none if anonymous requests are not let in; 403 if the user may not act as whom
+    /// the request names.
     pub async fn user(&self, request: &http::request::Parts) -> Result<UserInfo, Status> {
+        let user = self.caller(request).await?;
+        impersonate(&user, &request.headers, &*self.authorizer)
+    }
+
+    async fn caller(&self, request: &http::request::Parts) -> Result<UserInfo, Status> {
         let mut refused = None;
         for method in &self.methods {
             match method.authenticate(request).await {
@@ -79,7 +89,8 @@ mod tests {
         if header {
             request.headers.insert("authorization", "Basic eDp5".parse().unwrap());
         }
-        Chain::new(methods, true).user(&request).await.map(|u| u.name).map_err(|s| s.code)
+        let nobody = Arc::new(crate::authz::Union::new(Vec::new()));
+        Chain::new(methods, true, nobody).user(&request).await.map(|u| u.name).map_err(|s| s.code)
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ const REMEMBERED: usize = 65_536;
 
 /// A kind of object that a node may be related to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum What {
+pub(super) enum What {
     Pod,
     Secret,
     ConfigMap,
@@ -88,7 +88,7 @@ fn on_node(pod: &Entry, node: &str) -> bool {
 }
 
 /// Everything a pod names in its namespace.
-pub(crate) fn references(pod: &Value) -> References {
+fn references(pod: &Value) -> References {
     let mut out = References::new();
     let mut add = |what: What, name: &str| {
         if !name.is_empty() {
@@ -137,4 +137,18 @@ pub(crate) fn references(pod: &Value) -> References {
         add(What::ResourceClaim, text(claim, "/resourceClaimName"));
     }
     out
+}
+
+/// What a pod names that one made by a node must not; `None` if it names nothing.
+pub(crate) fn names_other_objects(pod: &Value) -> Option<&'static str> {
+    let named = references(pod);
+    let has = |what: What| named.iter().any(|(w, _)| *w == what);
+    let words = [
+        (What::ServiceAccount, "a service account"),
+        (What::Secret, "secrets"),
+        (What::ConfigMap, "configmaps"),
+        (What::Claim, "persistentvolumeclaims"),
+        (What::ResourceClaim, "resourceclaims"),
+    ];
+    words.into_iter().find(|(what, _)| has(*what)).map(|(_, words)| words)
 }

@@ -8,6 +8,7 @@ mod tests;
 
 use std::sync::Arc;
 
+pub(crate) use self::graph::names_other_objects;
 use self::graph::{Graph, What};
 use super::rbac::Rule;
 use super::{Attributes, Authorizer, Decision};

@@ -1,0 +1,60 @@
+//! The plugins that run, in upstream's order.
+
+use std::sync::Arc;
+
+use xebec_clock::Random;
+
+use super::Plugin;
+use super::certificates::{CertificateApproval, CertificateSigning, CertificateSubjectRestriction};
+use super::default_storage_class::DefaultStorageClass;
+use super::default_toleration_seconds::DefaultTolerationSeconds;
+use super::limit_ranger::LimitRanger;
+use super::namespace_lifecycle::NamespaceLifecycle;
+use super::node_restriction::NodeRestriction;
+use super::node_taint::TaintNodesByCondition;
+use super::priority::Priority;
+use super::rbac_escalation::RbacEscalation;
+use super::runtime_class::RuntimeClass;
+use super::service_account::ServiceAccount;
+use crate::allocate::ServiceAllocator;
+use crate::authz::Authorizer;
+use crate::authz::rbac::Rbac;
+use crate::reader::Reader;
+
+/// What the plugins work with.
+#[derive(Clone)]
+pub struct Parts {
+    /// What is stored.
+    pub reader: Arc<dyn Reader>,
+    /// Chance, for the names of volumes.
+    pub random: Random,
+    /// Asked who may sign and approve certificates, and who may escalate.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// What users hold.
+    pub rbac: Arc<Rbac>,
+    /// Addresses and ports of services.
+    pub allocator: Arc<ServiceAllocator>,
+}
+
+/// Upstream's default plugins, as far as they are there; and, last, two that upstream has in its registry: the allocation
+/// of services' addresses, and the check that nobody grants what they do not hold.
+pub fn default_plugins(parts: &Parts) -> Vec<Arc<dyn Plugin>> {
+    let reader = || parts.reader.clone();
+    let authorizer = || parts.authorizer.clone();
+    vec![
+        Arc::new(NamespaceLifecycle::new(reader())),
+        Arc::new(LimitRanger::new(reader())),
+        Arc::new(ServiceAccount::new(reader(), parts.random.clone())),
+        Arc::new(NodeRestriction::new(reader())),
+        Arc::new(TaintNodesByCondition),
+        Arc::new(Priority::new(reader())),
+        Arc::new(DefaultTolerationSeconds),
+        Arc::new(DefaultStorageClass::new(reader())),
+        Arc::new(RuntimeClass::new(reader())),
+        Arc::new(CertificateApproval::new(authorizer())),
+        Arc::new(CertificateSigning::new(authorizer())),
+        Arc::new(CertificateSubjectRestriction),
+        Arc::new(RbacEscalation::new(parts.rbac.clone(), authorizer())),
+        parts.allocator.clone(),
+    ]
+}

@@ -1,0 +1,299 @@
+//! Addresses and node ports of services (upstream `pkg/registry/core/service/storage/alloc.go`).
+//!
+//! The allocator is an admission plugin, the last to change a service. What it gives out is held for its service for
+//! a while; by then the service is stored, or the write has failed and it is free again. So nothing is to be undone
+//! when a write fails, nor on deletion: what looks taken is looked up in the store, and if no service there has it, it is
+//! free.
+
+mod held;
+mod range;
+mod service;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use serde_json::Value;
+use xebec_clock::Random;
+use xebec_schema::field::Error as FieldError;
+use xebec_schema::status::Status;
+
+use self::held::Held;
+use self::range::{AddressRange, PortRange};
+use crate::admission::{Operation, Plugin, Review};
+use crate::json::{decode, text};
+use crate::reader::Reader;
+
+/// How long a service may take from admission to the store.
+const PENDING: Duration = Duration::from_secs(60);
+
+/// Gives addresses and ports to services.
+pub struct ServiceAllocator {
+    reader: Arc<dyn Reader>,
+    random: Random,
+    /// The first is of the family that services have if they do not say.
+    addresses: Vec<AddressRange>,
+    ports: PortRange,
+    state: Mutex<State>,
+}
+
+/// What is given out.
+#[derive(Default)]
+struct State {
+    /// What is stored has been read.
+    loaded: bool,
+    addresses: Held<IpAddr>,
+    ports: Held<u16>,
+}
+
+/// Namespace and name.
+type Owner = (String, String);
+
+impl ServiceAllocator {
+    /// `service_cidrs`: one of a family, or one of each, the preferred one first. `node_ports`: first and last.
+    pub fn new(reader: Arc<dyn Reader>, random: Random, service_cidrs: &[IpNet], node_ports: (u16, u16)) -> Self {
+        Self {
+            reader,
+            random,
+            addresses: service_cidrs.iter().map(|cidr| AddressRange::new(*cidr)).collect(),
+            ports: PortRange::new(node_ports),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Gives `service` what it needs and does not have, and checks what it asks for. With `dry_run` nothing is held.
+    fn allocate(&self, service: &mut Value, owner: &Owner, dry_run: bool) -> Result<(), Failure> {
+        let mut state = self.state.lock();
+        if !state.loaded {
+            state.load(&*self.reader);
+        }
+        let mut trial = Trial { allocator: self, state: &mut state, owner, taken: Vec::new(), ports: Vec::new() };
+        let result = trial.addresses(service).and_then(|()| trial.ports(service));
+        let (addresses, ports) = (trial.taken, trial.ports);
+        if dry_run || result.is_err() {
+            for address in addresses {
+                state.addresses.release(address);
+            }
+            for port in ports {
+                state.ports.release(port);
+            }
+        }
+        result
+    }
+}
+
+/// Why a service cannot have what it needs.
+enum Failure {
+    /// It asks for what it cannot have.
+    Field(FieldError),
+    /// There is nothing left.
+    Full(String),
+}
+
+impl State {
+    fn load(&mut self, reader: &dyn Reader) {
+        for entry in reader.list("", "services", "") {
+            let service = decode(&entry.bytes);
+            let owner = (entry.namespace.to_string(), entry.name.to_string());
+            for address in service::addresses(&service) {
+                self.addresses.keep(address, &owner);
+            }
+            for port in service::node_ports(&service) {
+                self.ports.keep(port, &owner);
+            }
+        }
+        self.loaded = true;
+    }
+}
+
+/// One service's allocation: what it has taken so far, in case it must be given back.
+struct Trial<'a> {
+    allocator: &'a ServiceAllocator,
+    state: &'a mut State,
+    owner: &'a Owner,
+    taken: Vec<IpAddr>,
+    ports: Vec<u16>,
+}
+
+impl Trial<'_> {
+    /// Whether a stored service of another owner has it.
+    fn is_stored(&self, holder: &Owner, has: impl Fn(&Value) -> bool) -> bool {
+        let reader = &self.allocator.reader;
+        let holds = |bytes: &[u8]| has(&decode(bytes));
+        if reader.get("", "services", &holder.0, &holder.1).is_some_and(|entry| holds(&entry.bytes)) {
+            return true;
+        }
+        // A generated name was not known when the service was admitted.
+        reader.list("", "services", "").iter().any(|entry| {
+            (&*entry.namespace, &*entry.name) != (self.owner.0.as_str(), self.owner.1.as_str()) && holds(&entry.bytes)
+        })
+    }
+
+    /// Takes the address, unless somebody else has it.
+    fn take_address(&mut self, address: IpAddr) -> bool {
+        if let Some(holder) = self.state.addresses.other(&address, self.owner) {
+            if holder.is_pending() || self.is_stored(&holder.owner, |s| service::addresses(s).contains(&address)) {
+                return false;
+            }
+        }
+        if self.state.addresses.take(address, self.owner) {
+            self.taken.push(address);
+        }
+        true
+    }
+
+    fn take_port(&mut self, port: u16) -> bool {
+        if let Some(holder) = self.state.ports.other(&port, self.owner) {
+            if holder.is_pending() || self.is_stored(&holder.owner, |s| service::node_ports(s).contains(&port)) {
+                return false;
+            }
+        }
+        if self.state.ports.take(port, self.owner) {
+            self.ports.push(port);
+        }
+        true
+    }
+
+    fn addresses(&mut self, service: &mut Value) -> Result<(), Failure> {
+        let families = match service::families(service, &self.allocator.addresses) {
+            Ok(families) => families,
+            Err(error) => return Err(Failure::Field(error)),
+        };
+        if !service::needs_addresses(service) {
+            return Ok(());
+        }
+        let asked = service::addresses(service);
+        let mut given = Vec::new();
+        for family in families {
+            let Some(range) = self.allocator.addresses.iter().find(|r| r.is_ipv4() == (family == "IPv4")) else {
+                continue;
+            };
+            let address = match asked.iter().find(|a| a.is_ipv4() == range.is_ipv4()) {
+                Some(address) => self.asked_address(range, *address)?,
+                None => self.any_address(range)?,
+            };
+            given.push(address);
+        }
+        service::set_addresses(service, &given);
+        Ok(())
+    }
+
+    fn asked_address(&mut self, range: &AddressRange, address: IpAddr) -> Result<IpAddr, Failure> {
+        let problem = if !range.contains(address) {
+            let cidr = range.cidr();
+            format!("the provided IP ({address}) is not in the valid range. The range of valid IPs is {cidr}")
+        } else if !self.take_address(address) {
+            "provided IP is already allocated".to_owned()
+        } else {
+            return Ok(address);
+        };
+        let why = format!("failed to allocate IP {address}: {problem}");
+        let path = xebec_schema::field::Path::new("spec.clusterIPs");
+        Err(Failure::Field(FieldError::invalid(path, vec![Value::from(address.to_string())], why)))
+    }
+
+    /// A free address; from the upper part of the range if there is one, so that the lower stays for those who choose
+    /// (KEP-3070).
+    fn any_address(&mut self, range: &AddressRange) -> Result<IpAddr, Failure> {
+        for candidate in range.candidates(&self.allocator.random) {
+            if self.state.addresses.is_free(&candidate) && self.take_address(candidate) {
+                return Ok(candidate);
+            }
+        }
+        // All are given out; some of them may be held for nobody.
+        for candidate in range.candidates(&self.allocator.random) {
+            if self.take_address(candidate) {
+                return Ok(candidate);
+            }
+        }
+        Err(Failure::Full("failed to allocate a serviceIP: range is full".into()))
+    }
+
+    fn any_port(&mut self) -> Result<u16, Failure> {
+        for candidate in self.allocator.ports.candidates(&self.allocator.random) {
+            if self.state.ports.is_free(&candidate) && self.take_port(candidate) {
+                return Ok(candidate);
+            }
+        }
+        for candidate in self.allocator.ports.candidates(&self.allocator.random) {
+            if self.take_port(candidate) {
+                return Ok(candidate);
+            }
+        }
+        Err(Failure::Full("failed to allocate a nodePort: range is full".into()))
+    }
+
+    fn asked_port(&mut self, path: String, port: i64) -> Result<u16, Failure> {
+        let error =
+            |detail: String| Failure::Field(FieldError::invalid(xebec_schema::field::Path::new(path), port, detail));
+        let range = &self.allocator.ports;
+        let Some(port) = u16::try_from(port).ok().filter(|p| range.contains(*p)) else {
+            return Err(error(format!("provided port is not in the valid range. The range of valid ports is {range}")));
+        };
+        if !self.take_port(port) {
+            return Err(error("provided port is already allocated".into()));
+        }
+        Ok(port)
+    }
+
+    fn ports(&mut self, service: &mut Value) -> Result<(), Failure> {
+        if service::needs_node_ports(service) {
+            for index in 0..service::ports(service) {
+                let asked = service::node_port(service, index);
+                let given = match asked {
+                    // The same port of another protocol gets the same node port: DNS by TCP and UDP.
+                    0 => match service::sibling_node_port(service, index) {
+                        Some(port) => port,
+                        None => self.any_port()?,
+                    },
+                    port => self.asked_port(format!("spec.ports[{index}].nodePort"), port)?,
+                };
+                service::set_node_port(service, index, given);
+            }
+        }
+        if service::needs_health_check_port(service) {
+            let given = match service["spec"]["healthCheckNodePort"].as_i64().unwrap_or(0) {
+                0 => self.any_port()?,
+                port => self.asked_port("spec.healthCheckNodePort".into(), port)?,
+            };
+            service["spec"]["healthCheckNodePort"] = given.into();
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Plugin for ServiceAllocator {
+    fn name(&self) -> &'static str {
+        "ServiceAllocation"
+    }
+
+    async fn mutate(&self, review: &mut Review<'_>) -> Result<(), Status> {
+        let service = review.resource.group.is_empty() && review.resource.plural == "services";
+        let asks = matches!(review.operation, Operation::Create | Operation::Update);
+        if !service || !asks || !review.subresource.is_empty() {
+            return Ok(());
+        }
+        let Some(service) = review.object.as_mut().filter(|s| s.get("spec").is_some_and(Value::is_object)) else {
+            return Ok(());
+        };
+        if let Some(old) = review.old {
+            service::carry_over(service, old);
+        }
+        service::drop_unneeded(service, review.old);
+        let owner = (review.namespace.to_owned(), review.name.to_owned());
+        self.allocate(service, &owner, review.dry_run).map_err(|failure| match failure {
+            Failure::Field(error) => {
+                let name = if review.name.is_empty() { text(service, "/metadata/generateName") } else { review.name };
+                Status::invalid("", "Service", name, &[error])
+            }
+            Failure::Full(why) => Status::internal(why),
+        })
+    }
+}

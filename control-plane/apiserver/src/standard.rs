@@ -1,0 +1,84 @@
+//! The usual extensions: how Xebec's own server authenticates, authorizes and admits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use xebec_clock::{Clock, Random};
+use xebec_pki::ServiceAccountKeys;
+
+use crate::admission::{Parts, default_plugins};
+use crate::allocate::ServiceAllocator;
+use crate::authn::Authenticator;
+use crate::authn::bootstrap_token::BootstrapTokens;
+use crate::authn::chain::Chain;
+use crate::authn::service_account::ServiceAccountTokens;
+use crate::authn::token::Tokens;
+use crate::authn::x509::X509;
+use crate::authz::node::NodeAuthorizer;
+use crate::authz::rbac::Rbac;
+use crate::authz::{Authorizer, Union};
+use crate::extension::{Answer, Extensions, NodeConnector};
+use crate::reader::Reader;
+use crate::reviews::Reviews;
+use crate::token_request;
+
+/// What the extensions are made of.
+#[derive(Clone)]
+pub struct Standard {
+    /// The time.
+    pub clock: Clock,
+    /// Chance.
+    pub random: Random,
+    /// Signs and checks the tokens of service accounts.
+    pub keys: Arc<ServiceAccountKeys>,
+    /// Addresses of services: one range of a family, or one of each, the preferred one first.
+    pub service_cidrs: Vec<IpNet>,
+    /// The first and the last node port.
+    pub node_ports: (u16, u16),
+    /// Whether requests without credentials are let in as `system:anonymous`, who may see little.
+    pub anonymous: bool,
+    /// How the nodes' agents are reached.
+    pub nodes: Option<Arc<dyn NodeConnector>>,
+}
+
+impl Standard {
+    /// Client certificates, service-account tokens, bootstrap tokens and impersonation; the node authorizer and RBAC; the
+    /// default admission plugins with the allocation of services' addresses; the reviews and `serviceaccounts/token`.
+    pub fn extensions(&self, reader: Arc<dyn Reader>) -> Extensions {
+        let audiences = vec![self.keys.issuer().to_owned()];
+        let rbac = Arc::new(Rbac::new(reader.clone()));
+        let node: Arc<dyn Authorizer> = Arc::new(NodeAuthorizer::new(reader.clone()));
+        let authorizers = vec![node, rbac.clone()];
+        let authorizer: Arc<dyn Authorizer> = Arc::new(Union::new(authorizers.clone()));
+
+        let accounts = ServiceAccountTokens::new(self.keys.clone(), reader.clone(), &self.clock, audiences.clone());
+        let joining = BootstrapTokens::new(reader.clone(), &self.clock);
+        let tokens = Tokens::new(vec![Arc::new(accounts), Arc::new(joining)]);
+        let methods: Vec<Arc<dyn Authenticator>> = vec![Arc::new(X509::new(&self.clock)), Arc::new(tokens.clone())];
+        let chain = Chain::new(methods, self.anonymous, authorizer.clone());
+
+        let allocator =
+            ServiceAllocator::new(reader.clone(), self.random.clone(), &self.service_cidrs, self.node_ports);
+        let parts = Parts {
+            reader: reader.clone(),
+            random: self.random.clone(),
+            authorizer: authorizer.clone(),
+            rbac: rbac.clone(),
+            allocator: Arc::new(allocator),
+        };
+        let reviews = Arc::new(Reviews::new(tokens, audiences.clone(), authorizer, rbac, &self.clock));
+        let token_request: Arc<dyn Answer> =
+            Arc::new(token_request::Tokens::new(self.keys.clone(), reader, &self.clock, &self.random, audiences));
+        let key = (String::new(), "serviceaccounts".to_owned(), "token".to_owned());
+        Extensions {
+            authenticators: vec![Arc::new(chain)],
+            authorizers,
+            plugins: default_plugins(&parts),
+            virtual_kinds: reviews.table(),
+            subresources: BTreeMap::from([(key, token_request)]),
+            nodes: self.nodes.clone(),
+            ..Extensions::default()
+        }
+    }
+}
