@@ -1,1 +1,3 @@
-//! The scheduler: snapshot, filters, scores, preemption and bind.
+//! The scheduler: which node a pod runs on.
+//!
+//! [`schedule::schedule`] decides, purely, from a snapshot and a pod; [`run`] feeds it.
