@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod agent;
 mod api;
+mod bench;
 mod cluster;
 mod down;
 mod exec;
@@ -15,6 +17,7 @@ mod progress;
 mod server;
 mod status;
 mod supervise;
+mod token;
 mod up;
 
 #[derive(Debug, Parser)]
@@ -31,6 +34,8 @@ enum Cmd {
     Status(status::Args),
     Kubeconfig(kubeconfig::Args),
     Exec(exec::Args),
+    Token(token::Args),
+    Bench(bench::Args),
     /// Keeps a cluster on this machine running (started by `up`)
     #[command(hide = true)]
     Supervise {
@@ -59,6 +64,8 @@ fn main() -> ExitCode {
         Cmd::Status(args) => done(status::main(&args)),
         Cmd::Kubeconfig(args) => done(kubeconfig::main(&args)),
         Cmd::Exec(args) => exec::main(&args),
+        Cmd::Token(args) => done(token::main(&args)),
+        Cmd::Bench(args) => done(bench::main(&args)),
         Cmd::Supervise { name } => supervise::main(&name),
         Cmd::NodeInit { .. } => node_init::main(),
     };

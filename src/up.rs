@@ -157,12 +157,11 @@ fn write_server_config(cluster: &Cluster, paths: &Paths) -> anyhow::Result<()> {
     let token = BootstrapToken::generate(&Random::system());
     cluster::write_atomically(&paths.join_token(), token.to_string().as_bytes(), 0o600)?;
     let addresses = cluster.addresses();
-    let (first, last) = addresses.load_balancers();
     let config = ServerConfig {
         data_dir: paths.server(),
         bind_address: addresses.server().into(),
         advertise_address: Some(addresses.server().into()),
-        load_balancer_pools: vec![format!("{first}-{last}")],
+        load_balancer_pools: vec![addresses.load_balancers().into()],
         cluster_name: cluster.name.context(),
         bootstrap_tokens: vec![BootstrapTokenConfig {
             id: token.id().to_owned(),

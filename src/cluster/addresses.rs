@@ -44,9 +44,9 @@ impl Addresses {
         self.at(u8::try_from(last).unwrap_or(127))
     }
 
-    /// The first and last address for services of type LoadBalancer.
-    pub fn load_balancers(self) -> (Ipv4Addr, Ipv4Addr) {
-        (self.at(128), self.at(254))
+    /// The addresses for services of type LoadBalancer.
+    pub fn load_balancers(self) -> Ipv4Net {
+        Ipv4Net::new_assert(self.at(128), 25)
     }
 
     /// A hardware address made from an IP address, so that a node that comes back is found where it was.
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!((a.host().to_string(), a.server().to_string()), ("172.30.3.1".into(), "172.30.3.2".into()));
         assert_eq!(a.node(1).to_string(), "172.30.3.11");
         let last = a.node(crate::cluster::MAX_NODES);
-        assert!(last < a.load_balancers().0);
+        assert!(last < a.load_balancers().network());
         assert_eq!(Addresses::mac(a.node(1)), [2, 0x78, 172, 30, 3, 11]);
     }
 

@@ -63,10 +63,15 @@ impl Name {
     }
 }
 
-impl FromStr for Name {
-    type Err = String;
+/// The text is no name for a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a cluster's name is 1 to 32 lower-case letters, digits and '-', not at the ends; got {0:?}")]
+pub struct NotAName(String);
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Name {
+    type Err = NotAName;
+
+    fn from_str(text: &str) -> Result<Self, NotAName> {
         let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if text.is_empty()
             || text.len() > 32
@@ -74,18 +79,16 @@ impl FromStr for Name {
             || text.starts_with('-')
             || text.ends_with('-')
         {
-            return Err(format!(
-                "a cluster's name is 1 to 32 lower-case letters, digits and '-', not at the ends; got {text:?}"
-            ));
+            return Err(NotAName(text.to_owned()));
         }
         Ok(Self(text.to_owned()))
     }
 }
 
 impl TryFrom<String> for Name {
-    type Error = String;
+    type Error = NotAName;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(text: String) -> Result<Self, NotAName> {
         text.parse()
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 /// What a server can be told. Every field has a default; unknown fields are refused.
@@ -38,8 +38,8 @@ pub struct ServerConfig {
     pub cluster_domain: String,
     /// `FIRST-LAST`.
     pub node_port_range: String,
-    /// Addresses for services of type LoadBalancer: `FIRST-LAST` or a CIDR.
-    pub load_balancer_pools: Vec<String>,
+    /// Addresses for services of type LoadBalancer: networks, of which the first and last address are left out.
+    pub load_balancer_pools: Vec<IpNet>,
     /// Tokens that nodes may join with from the start.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub bootstrap_tokens: Vec<BootstrapTokenConfig>,
@@ -115,9 +115,9 @@ pub struct Args {
     /// Ports for services of type NodePort [default: 30000-32767]
     #[arg(long)]
     node_port_range: Option<String>,
-    /// Addresses for services of type LoadBalancer, FIRST-LAST or a CIDR; may be given again
+    /// A network of addresses for services of type LoadBalancer; may be given again
     #[arg(long = "load-balancer-pool")]
-    load_balancer_pools: Vec<String>,
+    load_balancer_pools: Vec<IpNet>,
 }
 
 impl Args {
@@ -189,9 +189,6 @@ impl ServerConfig {
         );
         ensure!(services.contains(&self.cluster_dns), "cluster-dns {} is not in {services}", self.cluster_dns);
         self.node_ports()?;
-        for pool in &self.load_balancer_pools {
-            check_pool(pool)?;
-        }
         Ok(())
     }
 
@@ -209,17 +206,6 @@ impl ServerConfig {
     pub fn kubernetes_service(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.service_cidr.network()).saturating_add(1))
     }
-}
-
-fn check_pool(pool: &str) -> anyhow::Result<()> {
-    let range = pool
-        .split_once('-')
-        .and_then(|(a, b)| Some((a.trim().parse::<Ipv4Addr>().ok()?, b.trim().parse::<Ipv4Addr>().ok()?)));
-    ensure!(
-        range.is_some_and(|(a, b)| a <= b) || pool.parse::<Ipv4Net>().is_ok(),
-        "load-balancer-pool {pool:?} is neither FIRST-LAST nor a CIDR"
-    );
-    Ok(())
 }
 
 #[cfg(test)]
@@ -257,7 +243,7 @@ mod tests {
             ("serviceCidr: 10.244.128.0/20\nclusterDns: 10.244.128.10", "overlap"),
             ("clusterDns: 1.2.3.4", "is not in 10.96.0.0/16"),
             ("nodePortRange: '32767-30000'", "FIRST-LAST"),
-            ("loadBalancerPools: [x]", "neither"),
+            ("loadBalancerPools: [x]", "loadBalancerPools"),
             ("dataDir: here", "absolute"),
         ] {
             let error = format!("{:#}", load(yaml, Args::default()).unwrap_err());
@@ -268,7 +254,7 @@ mod tests {
     #[test]
     fn what_up_writes_is_read_back() {
         let config = ServerConfig {
-            load_balancer_pools: vec!["172.30.0.128-172.30.0.254".into()],
+            load_balancer_pools: vec!["172.30.0.128/25".parse().unwrap()],
             bootstrap_tokens: vec![BootstrapTokenConfig {
                 id: "abcdef".into(),
                 secret_hash: "0123".into(),

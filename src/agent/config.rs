@@ -1,0 +1,224 @@
+//! The configuration of `xebec agent`: a YAML file, and flags that go before it.
+
+use std::fs;
+use std::net::{IpAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use serde::{Deserialize, Serialize};
+use xebec_pki::BootstrapToken;
+
+use super::discovery::parse_pin;
+
+/// Runs a node: its pods, its service proxy, its DNS. Flags go before what the configuration file says.
+#[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Args {
+    /// A configuration file (YAML; its fields are called as the flags are, in camelCase)
+    #[arg(long)]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// The API server, https://HOST:PORT
+    #[arg(long)]
+    pub server: Option<String>,
+    /// The token to join with, as `xebec token create` prints it
+    #[arg(long, env = "XEBEC_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// A file that holds it
+    #[arg(long)]
+    pub token_file: Option<PathBuf>,
+    /// The cluster's CA certificate, PEM
+    #[arg(long)]
+    pub ca_file: Option<PathBuf>,
+    /// Its hash, as `xebec token create` prints it: the certificate itself is then asked of the server
+    #[arg(long)]
+    pub ca_hash: Option<String>,
+    /// The node's name [default: the host name]
+    #[arg(long)]
+    pub node_name: Option<String>,
+    /// The node's address [default: that of the way to the server]
+    #[arg(long)]
+    pub node_ip: Option<IpAddr>,
+    /// Where pods, certificates and leases are kept [default: /var/lib/xebec-agent]
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// containerd's socket [default: /run/containerd/containerd.sock]
+    #[arg(long)]
+    pub containerd_socket: Option<PathBuf>,
+    /// The resolver configuration for names outside the cluster [default: /etc/resolv.conf]
+    #[arg(long)]
+    pub resolv_conf: Option<PathBuf>,
+}
+
+/// A configuration that is complete.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// `https://HOST:PORT`.
+    pub server: http::Uri,
+    /// The token to join with; not needed once the node has its certificate.
+    pub token: Option<BootstrapToken>,
+    /// Which CA to trust.
+    pub trust: Trust,
+    /// The node's name.
+    pub node_name: String,
+    /// The node's address.
+    pub node_ip: IpAddr,
+    /// Where pods, certificates and leases are kept.
+    pub data_dir: PathBuf,
+    /// containerd's socket.
+    pub containerd_socket: PathBuf,
+    /// The resolver configuration for names outside the cluster.
+    pub resolv_conf: PathBuf,
+}
+
+/// Which CA to trust.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// The one in this file.
+    File(PathBuf),
+    /// The one with this hash.
+    Hash(String),
+    /// The one kept from before.
+    Kept,
+}
+
+impl Args {
+    /// The file and the flags together, checked.
+    pub fn load(self) -> anyhow::Result<AgentConfig> {
+        let file = match &self.config {
+            Some(path) => read(path)?,
+            None => Self::default(),
+        };
+        let Some(server) = self.server.or(file.server) else {
+            bail!("which API server? Give --server https://HOST:6443 (`xebec token create` there prints the command)")
+        };
+        let server: http::Uri = server.parse().with_context(|| format!("--server {server:?} is not an address"))?;
+        ensure!(
+            server.scheme_str() == Some("https") && server.host().is_some() && server.path() == "/",
+            "--server must be https://HOST:PORT, and is {server}"
+        );
+        let token = self.token.or(file.token);
+        let token_file = self.token_file.or(file.token_file);
+        let trust = match (self.ca_file.or(file.ca_file), self.ca_hash.or(file.ca_hash)) {
+            (Some(path), _) => Trust::File(path),
+            (None, Some(hash)) => Trust::Hash(parse_pin(&hash).map_err(anyhow::Error::msg)?),
+            (None, None) => Trust::Kept,
+        };
+        let node_name = match self.node_name.or(file.node_name) {
+            Some(name) => name,
+            None => host_name()?,
+        };
+        check_node_name(&node_name)?;
+        let node_ip = match self.node_ip.or(file.node_ip) {
+            Some(address) => address,
+            None => way_to(&server)?,
+        };
+        Ok(AgentConfig {
+            token: read_token(token, token_file.as_deref())?,
+            trust,
+            node_name,
+            node_ip,
+            data_dir: self.data_dir.or(file.data_dir).unwrap_or_else(|| "/var/lib/xebec-agent".into()),
+            containerd_socket: self
+                .containerd_socket
+                .or(file.containerd_socket)
+                .unwrap_or_else(|| "/run/containerd/containerd.sock".into()),
+            resolv_conf: self.resolv_conf.or(file.resolv_conf).unwrap_or_else(|| "/etc/resolv.conf".into()),
+            server,
+        })
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Args> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if text.trim().is_empty() {
+        return Ok(Args::default());
+    }
+    serde_saphyr::from_str(&text).with_context(|| format!("{} is not an agent's configuration", path.display()))
+}
+
+fn read_token(token: Option<String>, file: Option<&Path>) -> anyhow::Result<Option<BootstrapToken>> {
+    let text = match (token, file) {
+        (Some(token), _) => token,
+        (None, Some(file)) => {
+            fs::read_to_string(file).with_context(|| format!("cannot read the token in {}", file.display()))?
+        }
+        (None, None) => return Ok(None),
+    };
+    text.trim().parse().map(Some).context("the join token is wrong")
+}
+
+fn host_name() -> anyhow::Result<String> {
+    let name = nix::unistd::gethostname().context("cannot ask for the host name")?;
+    Ok(name.to_string_lossy().to_ascii_lowercase())
+}
+
+/// Node names are DNS subdomains (RFC 1123).
+fn check_node_name(name: &str) -> anyhow::Result<()> {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    let label =
+        |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(inner) && !l.starts_with('-') && !l.ends_with('-');
+    ensure!(
+        name.len() <= 253 && name.split('.').all(label),
+        "{name:?} can't be a node's name: lower-case letters, digits, '-' and '.' only; give another with --node-name"
+    );
+    Ok(())
+}
+
+/// The address that this machine has towards the server.
+fn way_to(server: &http::Uri) -> anyhow::Result<IpAddr> {
+    let host = server.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let find = || -> std::io::Result<IpAddr> {
+        let any = if host.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
+        let socket = UdpSocket::bind(any)?;
+        // Sends nothing; the kernel chooses the route.
+        socket.connect((host, server.port_u16().unwrap_or(443)))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    find().with_context(|| format!("there is no way to {server} from here; give --node-ip"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(yaml: &str, flags: Args) -> anyhow::Result<AgentConfig> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("agent.yaml");
+        fs::write(&path, yaml)?;
+        Args { config: Some(path), ..flags }.load()
+    }
+
+    #[test]
+    fn flags_go_before_the_file() {
+        let yaml = "server: https://127.0.0.1:6443\nnodeName: a\nnodeIp: 10.0.0.1\ntoken: abcdef.0123456789abcdef\n";
+        let config = load(yaml, Args { node_name: Some("b".into()), ..Args::default() }).unwrap();
+        assert_eq!((config.node_name.as_str(), config.node_ip.to_string().as_str()), ("b", "10.0.0.1"));
+        assert_eq!(config.token.unwrap().id(), "abcdef");
+        assert_eq!(config.trust, Trust::Kept);
+    }
+
+    #[test]
+    fn the_address_is_that_of_the_way_to_the_server() {
+        let flags =
+            Args { server: Some("https://127.0.0.1:6443".into()), node_name: Some("a".into()), ..Args::default() };
+        assert!(load("", flags).unwrap().node_ip.is_loopback());
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let server = "server: https://127.0.0.1:6443\nnodeName: a\n";
+        for (yaml, says) in [
+            (String::new(), "--server"),
+            ("server: http://x".into(), "https://HOST:PORT"),
+            (format!("{server}token: nonsense"), "not a bootstrap token"),
+            (format!("{server}tokenFile: /nonexistent"), "/nonexistent"),
+            (format!("{server}caHash: md5:1"), "sha256:"),
+            ("server: https://127.0.0.1:1\nnodeName: A_b".into(), "--node-name"),
+            (format!("{server}nodeIP: 1.2.3.4"), "nodeIP"),
+        ] {
+            let error = format!("{:#}", load(&yaml, Args::default()).unwrap_err());
+            assert!(error.contains(says), "{yaml}: {error}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! `xebec agent`: a node of a cluster.
+
+pub mod config;
+pub mod discovery;
+pub mod identity;
