@@ -12,6 +12,7 @@ pub mod defaults;
 pub mod discovery;
 pub mod field;
 pub mod kinds;
+pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod registry;
