@@ -2,9 +2,11 @@
 //!
 //! What is pinned, under the BPF file system that the caller names:
 //!
-//!     xebec/v<VERSION>/<MAP>      the maps of this layout version
-//!     xebec/links/<hook>          the socket hooks, the uplink's and the tunnel's programs
-//!     xebec/links/pod-<interface> a pod's program
+//! ```text
+//! xebec/v<VERSION>/<MAP>      the maps of this layout version
+//! xebec/links/<hook>          the socket hooks, the uplink's and the tunnel's programs
+//! xebec/links/pod-<interface> a pod's program
+//! ```
 //!
 //! Links are outside the version: a new agent loads its programs over the pinned maps and puts them behind the existing
 //! links (BPF_LINK_UPDATE), so there is no moment without a program, whether it restarts, crashed, or is of another
