@@ -11,10 +11,11 @@ use http::header::{CACHE_CONTROL, HeaderName, HeaderValue, WARNING};
 use http::request::Parts;
 use http::{Method, Request, Response};
 use xebec_schema::resource::Resource;
-use xebec_schema::status::{Details, Status};
+use xebec_schema::status::Status;
 
 use crate::authn::UserInfo;
-use crate::authz::{Attributes, Decision};
+use crate::authn::impersonation::impersonate;
+use crate::authz::{Attributes, Authorizer, Decision, forbidden};
 use crate::body::{Body, RequestBody};
 use crate::cache::resource::ResourceCache;
 use crate::query::Query;
@@ -133,60 +134,24 @@ async fn serve(
     response
 }
 
-/// Who asks. Whoever shows nothing is anonymous; whoever shows something that is not valid is refused.
+/// Who asks, and as whom they want to act.
 async fn authenticate(server: &Shared, parts: &Parts) -> Result<UserInfo, Status> {
-    if let Some(InProcessUser(user)) = parts.extensions.get::<InProcessUser>() {
-        return Ok(UserInfo::clone(user));
+    match parts.extensions.get::<InProcessUser>() {
+        Some(InProcessUser(user)) => impersonate(user, &parts.headers, &*server.authorization),
+        None => server.authentication.user(parts).await,
     }
-    for method in &server.extensions.authenticators {
-        if let Some(user) = method.authenticate(parts).await? {
-            return Ok(user);
-        }
-    }
-    if parts.headers.contains_key(http::header::AUTHORIZATION) {
-        // A credential that no method knows is no credential.
-        return Err(Status::unauthorized());
-    }
-    Ok(UserInfo::anonymous())
 }
 
-/// May they? The first authorizer that has an opinion decides; nobody has one: no.
+/// May they? Nobody permits it: no.
 ///
 /// # Errors
 ///
 /// 403 in upstream's words.
 pub fn authorize(server: &Shared, attributes: &Attributes) -> Result<(), Status> {
-    if attributes.user.in_group("system:masters") {
-        return Ok(());
+    match server.authorization.authorize(attributes) {
+        Decision::Allow(_) => Ok(()),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
     }
-    let mut reasons = Vec::new();
-    for authorizer in &server.extensions.authorizers {
-        match authorizer.authorize(attributes) {
-            Decision::Allow(_) => return Ok(()),
-            Decision::Deny(reason) => return Err(forbidden(attributes, &reason)),
-            Decision::NoOpinion(reason) if reason.is_empty() => {}
-            Decision::NoOpinion(reason) => reasons.push(reason),
-        }
-    }
-    Err(forbidden(attributes, &reasons.join(", ")))
-}
-
-fn forbidden(attributes: &Attributes, reason: &str) -> Status {
-    let Attributes { user, verb, group, resource, subresource, namespace, name, path, .. } = attributes;
-    let user = format!("{:?}", user.name);
-    let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-    if !attributes.is_resource {
-        let message = format!("forbidden: User {user} cannot {verb} path \"{path}\"{reason}");
-        return Status { details: Some(Box::new(Details::default())), ..Status::new(403, "Forbidden", message) };
-    }
-    let what = if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
-    let place = if namespace.is_empty() {
-        "at the cluster scope".to_owned()
-    } else {
-        format!("in the namespace \"{namespace}\"")
-    };
-    let why = format!("User {user} cannot {verb} resource \"{what}\" in API group \"{group}\" {place}{reason}");
-    Status::forbidden(group, resource, name, &why)
 }
 
 /// A kind without namespaces is not found in one, and an object of a kind with namespaces not outside.

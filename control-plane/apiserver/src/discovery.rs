@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HOST, HeaderValue, IF_NONE_MATCH, VARY};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use parking_lot::Mutex;
@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use xebec_schema::registry::Registry;
 use xebec_schema::status::Status;
+use xebec_schema::{discovery, openapi};
 
-use self::pending::{discovery, openapi};
 use crate::body::Body;
 use crate::chain;
 use crate::query::Query;
@@ -100,7 +100,7 @@ pub async fn serve(
             let (bytes, tag) = document(&name, &|registry| Some(discovery::aggregated_v2(registry, core)))?;
             Ok(tagged(parts, bytes, tag, AGGREGATED))
         }
-        ["api"] => discovered(parts, document(path, &|registry| Some(discovery::api_versions(registry)))?),
+        ["api"] => Ok(respond::json(200, &discovery::api_versions(host(parts)))),
         ["apis"] => discovered(parts, document(path, &|registry| Some(discovery::group_list(registry)))?),
         ["apis", group] => discovered(parts, document(path, &|registry| discovery::group(registry, group))?),
         ["api", version] => discovered(parts, document(path, &|r| discovery::resource_list(r, "", version))?),
@@ -123,6 +123,12 @@ pub async fn serve(
         ["metrics"] => Ok(respond::raw(200, "text/plain; version=0.0.4", metrics(server, &registry).into_bytes())),
         _ => Err(Status::no_such_path()),
     }
+}
+
+/// How the client reaches this server.
+fn host(parts: &Parts) -> &str {
+    let header = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    header.or_else(|| parts.uri.authority().map(|authority| authority.as_str())).unwrap_or_default()
 }
 
 fn wants(parts: &Parts, what: &str) -> bool {
@@ -243,39 +249,4 @@ fn metrics(server: &Shared, registry: &Registry) -> String {
         }
     }
     server.metrics.render(&objects)
-}
-
-mod pending {
-    pub mod discovery {
-        use serde_json::Value;
-        use xebec_schema::registry::Registry;
-        pub fn aggregated_v2(_: &Registry, _: bool) -> Value {
-            Value::Null
-        }
-        pub fn api_versions(_: &Registry) -> Value {
-            Value::Null
-        }
-        pub fn group_list(_: &Registry) -> Value {
-            Value::Null
-        }
-        pub fn group(_: &Registry, _: &str) -> Option<Value> {
-            None
-        }
-        pub fn resource_list(_: &Registry, _: &str, _: &str) -> Option<Value> {
-            None
-        }
-    }
-    pub mod openapi {
-        use serde_json::Value;
-        use xebec_schema::registry::Registry;
-        pub fn v3_index(_: &Registry) -> Value {
-            Value::Null
-        }
-        pub fn v3_document(_: &Registry, _: &str, _: &str) -> Option<Value> {
-            None
-        }
-        pub fn v2(_: &Registry) -> Value {
-            Value::Null
-        }
-    }
 }

@@ -36,7 +36,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 impl ApiServer {
     /// Serves HTTPS until `stop`, then lets what is under way end, for ten seconds at most. `tls` says which client
-    /// certificates are accepted: those that are have been verified, and are taken for proof.
+    /// certificates are accepted (those that are have been verified, and are taken for proof), and which protocols are
+    /// offered (`xebec_pki::tls::server_config`).
     ///
     /// # Errors
     ///
@@ -44,13 +45,10 @@ impl ApiServer {
     pub async fn serve(
         &self,
         listener: TcpListener,
-        mut tls: rustls::ServerConfig,
+        tls: Arc<rustls::ServerConfig>,
         stop: CancellationToken,
     ) -> std::io::Result<()> {
-        if tls.alpn_protocols.is_empty() {
-            tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        }
-        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        let acceptor = TlsAcceptor::from(tls);
         let connections = TaskTracker::new();
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {

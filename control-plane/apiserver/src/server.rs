@@ -14,6 +14,8 @@ use xebec_schema::registry::Registry;
 use xebec_store::{Store, StoreError};
 
 use crate::authn::UserInfo;
+use crate::authn::chain::Chain;
+use crate::authz::{Attributes, Authorizer, Decision, Union};
 use crate::body::{Body, BoxError, RequestBody};
 use crate::cache::WatchCache;
 use crate::extension::Extensions;
@@ -52,8 +54,12 @@ pub struct Shared {
     pub random: Random,
     /// Everything that is stored.
     pub cache: Arc<WatchCache>,
-    /// What is plugged in.
+    /// What else is plugged in.
     pub extensions: Extensions,
+    /// Who is it?
+    pub authentication: Chain,
+    /// May they?
+    pub authorization: Arc<dyn Authorizer>,
     /// Counters.
     pub metrics: Metrics,
     /// Discovery and OpenAPI documents.
@@ -74,7 +80,12 @@ impl ApiServer {
     /// The store cannot be read.
     pub async fn start(config: Config) -> Result<Self, StoreError> {
         let cache = WatchCache::load(config.store.clone(), &config.registry, config.stop.clone()).await?;
-        let extensions = (config.extend)(cache.clone());
+        let mut extensions = (config.extend)(cache.clone());
+        let mut authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Administrators)];
+        authorizers.append(&mut extensions.authorizers);
+        let authorization: Arc<dyn Authorizer> = Arc::new(Union::new(authorizers));
+        let methods = std::mem::take(&mut extensions.authenticators);
+        let authentication = Chain::new(methods, true, authorization.clone());
         tokio::spawn(compaction::run(config.store.clone(), config.stop.clone()));
         Ok(Self(Arc::new(Shared {
             store: config.store,
@@ -83,6 +94,8 @@ impl ApiServer {
             random: config.random,
             cache,
             extensions,
+            authentication,
+            authorization,
             metrics: Metrics::default(),
             documents: discovery::Documents::default(),
             stop: config.stop,
@@ -113,6 +126,18 @@ impl ApiServer {
     /// [`crate::authn::Peer`] extension.
     pub async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         chain::handle(self.0.clone(), request).await
+    }
+}
+
+/// The group `system:masters` may do everything, whatever else is plugged in (upstream's `PrivilegedGroups`).
+struct Administrators;
+
+impl Authorizer for Administrators {
+    fn authorize(&self, attributes: &Attributes) -> Decision {
+        if attributes.user.in_group("system:masters") {
+            return Decision::Allow(String::new());
+        }
+        Decision::NoOpinion(String::new())
     }
 }
 

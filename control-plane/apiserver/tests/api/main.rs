@@ -1,0 +1,12 @@
+//! The API as clients see it, in process, over a store in memory.
+
+mod create;
+mod delete;
+mod harness;
+mod list;
+mod patch;
+mod paths;
+mod read;
+mod subresources;
+mod update;
+mod watch;
