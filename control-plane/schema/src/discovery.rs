@@ -205,7 +205,8 @@ mod tests {
                 for resource in group["versions"][0]["resources"].as_array().unwrap() {
                     aggregated.push(format!("{name}/{}", resource["resource"].as_str().unwrap()));
                     for sub in resource["subresources"].as_array().into_iter().flatten() {
-                        let (resource, sub) = (resource["resource"].as_str().unwrap(), sub["subresource"].as_str().unwrap());
+                        let (resource, sub) =
+                            (resource["resource"].as_str().unwrap(), sub["subresource"].as_str().unwrap());
                         aggregated.push(format!("{name}/{resource}/{sub}"));
                     }
                 }
@@ -214,7 +215,13 @@ mod tests {
         let mut listed = Vec::new();
         for group in registry.groups() {
             let list = resource_list(&registry, group, "v1").unwrap();
-            listed.extend(list["resources"].as_array().unwrap().iter().map(|r| format!("{group}/{}", r["name"].as_str().unwrap())));
+            listed.extend(
+                list["resources"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|r| format!("{group}/{}", r["name"].as_str().unwrap())),
+            );
         }
         assert_eq!(aggregated, listed);
     }

@@ -114,10 +114,10 @@ fn merge_kinds(definitions: &mut Map<String, Value>, name: String, schema: Value
 fn to_v2(schema: &mut Value) {
     match schema {
         Value::Object(entries) => {
-            if let Some(Value::Array(mut parts)) = entries.remove("allOf") {
-                if let Some(Value::Object(part)) = parts.pop() {
-                    entries.extend(part);
-                }
+            if let Some(Value::Array(mut parts)) = entries.remove("allOf")
+                && let Some(Value::Object(part)) = parts.pop()
+            {
+                entries.extend(part);
             }
             if entries.remove("oneOf").is_some() {
                 entries.insert("type".into(), "string".into());
@@ -144,15 +144,15 @@ fn path_to_v2(mut item: Value) -> Value {
             parameters_to_v2(parameters);
         }
         let mut consumes = vec!["*/*".to_owned()];
-        if let Some(mut body) = entries.remove("requestBody") {
-            if let Value::Object(content) = body["content"].take() {
-                let schema = content.values().next().map(|c| c["schema"].clone()).unwrap_or_default();
-                consumes = content.into_iter().map(|(kind, _)| kind).collect();
-                let mut parameter = json!({ "name": "body", "in": "body", "required": body["required"], "schema": schema });
-                to_v2(&mut parameter);
-                if let Some(parameters) = entries.entry("parameters").or_insert_with(|| json!([])).as_array_mut() {
-                    parameters.push(parameter);
-                }
+        let content = entries.get_mut("requestBody").map(|body| (body["required"].clone(), body["content"].take()));
+        if let Some((required, Value::Object(content))) = content {
+            entries.remove("requestBody");
+            let schema = content.values().next().map(|c| c["schema"].clone()).unwrap_or_default();
+            consumes = content.into_iter().map(|(kind, _)| kind).collect();
+            let mut parameter = json!({ "name": "body", "in": "body", "required": required == true, "schema": schema });
+            to_v2(&mut parameter);
+            if let Some(parameters) = entries.entry("parameters").or_insert_with(|| json!([])).as_array_mut() {
+                parameters.push(parameter);
             }
         }
         for (_, response) in entries.get_mut("responses").and_then(Value::as_object_mut).into_iter().flatten() {

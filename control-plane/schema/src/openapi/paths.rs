@@ -154,7 +154,8 @@ impl Maker<'_> {
             Some(schema) => {
                 let mut item = self.read_and_write(&sub.verbs, &schema, &sub.name, &kind);
                 if sub.verbs.iter().any(|v| v == "create") {
-                    let operation = body(self.operation("post", &sub.name, &WRITE_QUERY, &kind), &schema, &["*/*"], true);
+                    let operation =
+                        body(self.operation("post", &sub.name, &WRITE_QUERY, &kind), &schema, &["*/*"], true);
                     item.insert("post".into(), respond(operation, &schema, &[200, 201, 202]));
                 }
                 item

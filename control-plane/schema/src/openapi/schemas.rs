@@ -121,7 +121,8 @@ fn kind(group: &str, version: &str, kind: &str) -> Value {
 }
 
 fn list(row: &Resource) -> Value {
-    let reference = |name: &str| json!({ "allOf": [{ "$ref": format!("#/components/schemas/{name}") }], "default": {} });
+    let reference =
+        |name: &str| json!({ "allOf": [{ "$ref": format!("#/components/schemas/{name}") }], "default": {} });
     let text = |description: &str| json!({ "type": "string", "description": description });
     json!({
         "description": format!("{} is a list of {} objects.", row.list_kind, row.kind),

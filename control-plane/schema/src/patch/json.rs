@@ -59,7 +59,10 @@ fn step(document: &mut Value, operation: &Map<String, Value>, copied: &mut usize
                     *target = value;
                     Ok(())
                 }
-                None => Err(inapplicable(format!("replace operation does not apply: doc is missing key: /{}", path.join("/")))),
+                None => Err(inapplicable(format!(
+                    "replace operation does not apply: doc is missing key: /{}",
+                    path.join("/")
+                ))),
             }
         }
         "move" => {
@@ -161,9 +164,9 @@ fn add(document: &mut Value, path: &[String], value: Value) -> Result<(), PatchE
         Value::Array(items) if last == "-" => items.push(value),
         Value::Array(items) => {
             // Behind the last item is a place, too: -1 names it.
-            let at = position(last, items.len() + 1).filter(|at| *at <= items.len()).ok_or_else(|| {
-                inapplicable(format!("Unable to access invalid index: {last}"))
-            })?;
+            let at = position(last, items.len() + 1)
+                .filter(|at| *at <= items.len())
+                .ok_or_else(|| inapplicable(format!("Unable to access invalid index: {last}")))?;
             items.insert(at, value);
         }
         _ => return Err(missing()),

@@ -107,7 +107,8 @@ fn without_directives(value: Value) -> Option<Value> {
             Some(Value::Object(kept.filter_map(|(key, value)| Some((key, without_directives(value)?))).collect()))
         }
         Value::Array(items) => {
-            let lone_directive = |item: &Value| item.get(DIRECTIVE).is_some() && item.as_object().is_some_and(|o| o.len() == 1);
+            let lone_directive =
+                |item: &Value| item.get(DIRECTIVE).is_some() && item.as_object().is_some_and(|o| o.len() == 1);
             let kept = items.into_iter().filter(|item| !lone_directive(item));
             Some(Value::Array(kept.filter_map(without_directives).collect()))
         }

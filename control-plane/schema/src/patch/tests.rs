@@ -86,7 +86,10 @@ fn lists_of_structs_merge_by_key() {
     );
     let delete = json!({"spec": {"containers": [{"name": "b", "$patch": "delete"}, {"name": "c"}]}});
     let merged = strategic(POD, current.clone(), delete).unwrap();
-    assert_eq!(merged["spec"]["containers"].as_array().unwrap().iter().map(|c| &c["name"]).collect::<Vec<_>>(), ["c", "a"]);
+    assert_eq!(
+        merged["spec"]["containers"].as_array().unwrap().iter().map(|c| &c["name"]).collect::<Vec<_>>(),
+        ["c", "a"]
+    );
     let replace = json!({"spec": {"containers": [{"$patch": "replace"}, {"name": "z"}]}});
     assert_eq!(strategic(POD, current.clone(), replace).unwrap(), json!({"spec": {"containers": [{"name": "z"}]}}));
     let no_key = json!({"spec": {"containers": [{"image": "2"}]}});
@@ -98,7 +101,8 @@ fn lists_of_structs_merge_by_key() {
 
 #[test]
 fn other_lists_are_replaced_and_sets_are_joined() {
-    let current = json!({"metadata": {"finalizers": ["a", "b"]}, "spec": {"containers": [{"name": "a", "args": ["x", "y"]}]}});
+    let current =
+        json!({"metadata": {"finalizers": ["a", "b"]}, "spec": {"containers": [{"name": "a", "args": ["x", "y"]}]}});
     let patch = json!({"metadata": {"finalizers": ["c", "a"]}, "spec": {"containers": [{"name": "a", "args": ["z"]}]}});
     let merged = strategic(POD, current.clone(), patch).unwrap();
     assert_eq!(merged["spec"]["containers"][0]["args"], json!(["z"]));
@@ -113,16 +117,27 @@ fn other_lists_are_replaced_and_sets_are_joined() {
 fn maps_replace_delete_and_retain() {
     let current = json!({"spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}, "metadata": {"labels": {"a": "1", "b": "2"}}});
     let retain = json!({"spec": {"strategy": {"$retainKeys": ["type"], "type": "Recreate"}}});
-    assert_eq!(strategic(DEPLOYMENT, current.clone(), retain).unwrap()["spec"], json!({"strategy": {"type": "Recreate"}}));
+    assert_eq!(
+        strategic(DEPLOYMENT, current.clone(), retain).unwrap()["spec"],
+        json!({"strategy": {"type": "Recreate"}})
+    );
     let wrong = json!({"spec": {"strategy": {"$retainKeys": ["rollingUpdate"], "type": "Recreate"}}});
-    assert_eq!(strategic(DEPLOYMENT, current.clone(), wrong).unwrap_err().to_string(), "invalid patch format of retainKeys");
+    assert_eq!(
+        strategic(DEPLOYMENT, current.clone(), wrong).unwrap_err().to_string(),
+        "invalid patch format of retainKeys"
+    );
     let replace = json!({"metadata": {"labels": {"$patch": "replace", "c": "3"}}});
     assert_eq!(strategic(DEPLOYMENT, current.clone(), replace).unwrap()["metadata"]["labels"], json!({"c": "3"}));
     let delete = json!({"spec": {"strategy": {"$patch": "delete"}}, "metadata": {"labels": {"a": null, "z": null}}});
     let merged = strategic(DEPLOYMENT, current.clone(), delete).unwrap();
     assert_eq!(merged, json!({"spec": {"strategy": {}}, "metadata": {"labels": {"b": "2"}}}));
     let unknown = json!({"spec": {"$patch": "explode"}});
-    assert!(strategic(DEPLOYMENT, current, unknown).unwrap_err().to_string().starts_with("unknown patch type: explode in map"));
+    assert!(
+        strategic(DEPLOYMENT, current, unknown)
+            .unwrap_err()
+            .to_string()
+            .starts_with("unknown patch type: explode in map")
+    );
 }
 
 #[test]
@@ -135,7 +150,8 @@ fn kubectls_order_directive_is_followed() {
     assert_eq!(names, ["sidecar", "b", "new", "a"]);
     let patch = json!({"spec": {"$setElementOrder/containers": [{"name": "a"}], "containers": [{"name": "x"}]}});
     assert!(strategic(POD, current, patch).unwrap_err().to_string().starts_with("The order in patch list:"));
-    let patch = json!({"spec": {"$setElementOrder/volumes": [{"name": "v"}], "volumes": [{"name": "v", "emptyDir": {}}]}});
+    let patch =
+        json!({"spec": {"$setElementOrder/volumes": [{"name": "v"}], "volumes": [{"name": "v", "emptyDir": {}}]}});
     let merged = strategic(POD, json!({"spec": {}}), patch).unwrap();
     assert_eq!(merged, json!({"spec": {"volumes": [{"name": "v", "emptyDir": {}}]}}));
 }
@@ -149,7 +165,12 @@ fn directives_do_not_reach_new_values() {
 }
 
 fn json_value() -> impl Strategy<Value = Value> {
-    let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), (0..4).prop_map(Value::from), "[a-c]".prop_map(Value::from)];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (0..4).prop_map(Value::from),
+        "[a-c]".prop_map(Value::from)
+    ];
     leaf.prop_recursive(4, 24, 4, |inner| {
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
@@ -167,7 +188,8 @@ fn pod() -> impl Strategy<Value = Value> {
     let env = proptest::collection::btree_map("[X-Z]", "[0-3]", 0..3)
         .prop_map(|m| m.into_iter().map(|(k, v)| json!({"name": k, "value": v})).collect::<Vec<_>>());
     proptest::collection::btree_map("[a-d]", ("[0-3]", env), 0..4).prop_map(|m| {
-        let containers: Vec<_> = m.into_iter().map(|(name, (image, env))| json!({"name": name, "image": image, "env": env})).collect();
+        let containers: Vec<_> =
+            m.into_iter().map(|(name, (image, env))| json!({"name": name, "image": image, "env": env})).collect();
         json!({"spec": {"containers": containers}})
     })
 }

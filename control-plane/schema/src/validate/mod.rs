@@ -206,9 +206,7 @@ pub fn metadata_update(new: &Value, old: &Value) -> ErrorList {
     if generation < old["generation"].as_i64().unwrap_or_default() {
         errors.push(Error::invalid(path.child("generation"), generation, "must not be decremented"));
     }
-    for name in
-        ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"]
-    {
+    for name in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         let (was, is) = (zero_as_null(&old[name]), zero_as_null(&new[name]));
         if was != is {
             errors.push(Error::invalid(path.child(name), new[name].clone(), "field is immutable"));

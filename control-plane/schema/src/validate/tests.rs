@@ -28,9 +28,11 @@ fn bad_metadata_is_told_in_upstreams_words() {
     let meta = json!({"name": "Web", "namespace": "default"});
     assert_eq!(
         told("", "configmaps", meta),
-        ["metadata.name: Invalid value: \"Web\": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric \
+        [
+            "metadata.name: Invalid value: \"Web\": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric \
           characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex \
-          used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"]
+          used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+        ]
     );
     let meta = json!({"name": "a"});
     assert_eq!(told("", "configmaps", meta), ["metadata.namespace: Required value"]);
@@ -46,7 +48,11 @@ fn bad_metadata_is_told_in_upstreams_words() {
         {"apiVersion": "v1", "kind": "B", "name": "", "uid": "2", "controller": true}]});
     let errors = told("", "configmaps", meta);
     assert_eq!(errors[0], "metadata.ownerReferences.name: Invalid value: \"\": must not be empty");
-    assert!(errors[1].contains("Only one reference can have Controller set to true. Found \"true\" in references for A/a and B/"));
+    assert!(
+        errors[1].contains(
+            "Only one reference can have Controller set to true. Found \"true\" in references for A/a and B/"
+        )
+    );
     let meta = json!({"name": "a", "namespace": "b", "finalizers": ["orphan", "foregroundDeletion", "a b"]});
     assert_eq!(told("", "configmaps", meta).len(), 2);
 }
@@ -65,7 +71,10 @@ fn what_is_immutable_stays() {
     let errors: Vec<_> = metadata_update(&new, &old).iter().map(ToString::to_string).collect();
     assert_eq!(
         errors,
-        ["metadata.name: Invalid value: \"b\": field is immutable", "metadata.uid: Invalid value: \"2\": field is immutable"]
+        [
+            "metadata.name: Invalid value: \"b\": field is immutable",
+            "metadata.uid: Invalid value: \"2\": field is immutable"
+        ]
     );
 }
 

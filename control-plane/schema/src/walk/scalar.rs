@@ -85,9 +85,9 @@ pub(super) fn canonicalise(scalar: Scalar, value: &mut Value) {
         }
         _ => None,
     };
-    if let Some(canonical) = canonical {
-        if value.as_str() != Some(&canonical) {
-            *value = canonical.into();
-        }
+    if let Some(canonical) = canonical
+        && value.as_str() != Some(&canonical)
+    {
+        *value = canonical.into();
     }
 }
