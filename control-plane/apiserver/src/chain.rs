@@ -15,7 +15,7 @@ use xebec_schema::status::Status;
 
 use crate::authn::UserInfo;
 use crate::authn::impersonation::impersonate;
-use crate::authz::{Attributes, Authorizer, Decision, forbidden};
+use crate::authz::{Attributes, Decision, forbidden};
 use crate::body::{Body, RequestBody};
 use crate::cache::resource::ResourceCache;
 use crate::query::Query;
@@ -170,8 +170,14 @@ async fn dispatch(call: &mut Call, body: RequestBody) -> Result<Response<Body>, 
     if !call.path.subresource.is_empty() {
         return subresource::serve(call, body).await;
     }
-    let collection_create = call.path.verb == "create" && call.path.name.is_empty();
-    if !call.resource.allows(call.path.verb) || (call.path.verb == "create" && !collection_create) {
+    let named = !call.path.name.is_empty();
+    let misdirected = match call.path.verb {
+        "create" => named,
+        "get" | "update" | "patch" | "delete" => !named,
+        // A field selector may have named the only object of the collection.
+        _ => false,
+    };
+    if !call.resource.allows(call.path.verb) || misdirected {
         return Err(Status::method_not_allowed());
     }
     match call.path.verb {

@@ -146,40 +146,54 @@ struct Watch {
     _counted: Counted,
 }
 
+/// Where a watch is when its answer begins.
+struct Begun {
+    /// Objects to show first.
+    state: Vec<Arc<Entry>>,
+    cursor: Result<u64, Gone>,
+    /// Events up to this revision are known to the client, or none of its business.
+    seen: u64,
+}
+
 impl Watch {
+    fn begin(&self, options: &Options) -> Begun {
+        let progress = self.view.server.cache.progress();
+        match options.start {
+            Start::After(revision) => {
+                Begun { state: Vec::new(), cursor: self.cache.after(revision), seen: revision }
+            }
+            Start::Now => {
+                let end = self.cache.list("", "", 0, |_| false).end;
+                Begun { state: Vec::new(), cursor: Ok(end), seen: progress }
+            }
+            Start::State => {
+                let listing = self.cache.list(&self.filter.prefix, "", usize::MAX, |e| self.filter.matches(e));
+                let seen = progress.max(listing.revision);
+                Begun { state: listing.items, cursor: Ok(listing.end), seen }
+            }
+        }
+    }
+
     fn run(mut self, options: Options) -> impl futures::Stream<Item = Result<Bytes, BoxError>> + Send {
+        let Begun { state, cursor: started, mut seen } = self.begin(&options);
+        let mut changed = self.cache.subscribe();
+        let deadline = Instant::now() + options.length;
         async_stream::stream! {
             let server = self.view.server.clone();
-            let deadline = Instant::now() + options.length;
             let mut bookmarks = interval();
-            let mut changed = self.cache.subscribe();
-            // Events up to here are known to the client, or none of its business.
-            let mut seen = match options.start { Start::After(revision) => revision, _ => 0 };
-
-            let started = match options.start {
-                Start::After(revision) => self.cache.after(revision),
-                Start::Now => Ok(self.cache.list("", "", 0, |_| false).end),
-                Start::State => {
-                    let progress = server.cache.progress();
-                    let listing = self.cache.list(&self.filter.prefix, "", usize::MAX, |e| self.filter.matches(e));
-                    seen = progress.max(listing.revision);
-                    let end = listing.end;
-                    let mut piece = BytesMut::new();
-                    for entry in listing.items {
-                        piece.put_slice(&self.view.initial(&entry));
-                        if piece.len() >= PIECE_BYTES {
-                            yield Ok(piece.split().freeze());
-                        }
-                    }
-                    if options.mark_initial {
-                        piece.put_slice(&self.view.bookmark(seen, true));
-                    }
-                    if !piece.is_empty() {
-                        yield Ok(piece.freeze());
-                    }
-                    Ok(end)
+            let mut piece = BytesMut::new();
+            for entry in state {
+                piece.put_slice(&self.view.initial(&entry));
+                if piece.len() >= PIECE_BYTES {
+                    yield Ok(piece.split().freeze());
                 }
-            };
+            }
+            if options.mark_initial {
+                piece.put_slice(&self.view.bookmark(seen, true));
+            }
+            if !piece.is_empty() {
+                yield Ok(piece.freeze());
+            }
             let mut cursor = match started {
                 Ok(cursor) => cursor,
                 Err(gone) => {
@@ -187,6 +201,8 @@ impl Watch {
                     return;
                 }
             };
+            // A client that begins after a revision that is yet to come does not want what happens before.
+            let ahead = matches!(options.start, Start::After(_));
             loop {
                 changed.mark_unchanged();
                 // Before the events are read: all up to here are then among them.
@@ -201,8 +217,7 @@ impl Watch {
                 let more = !events.is_empty();
                 for event in events {
                     cursor += 1;
-                    if event.revision <= seen && matches!(options.start, Start::After(_)) {
-                        // The client is ahead of us.
+                    if event.revision <= seen && ahead {
                         continue;
                     }
                     seen = seen.max(event.revision.saturating_sub(1));

@@ -106,7 +106,7 @@ async fn wrong_types_and_kinds_are_refused() {
 #[tokio::test]
 async fn bodies_come_in_yaml_and_not_in_protobuf() {
     let api = Api::start().await;
-    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y\ndata:\n  k: |\n    two\n    lines\n";
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: written\ndata:\n  k: |\n    two\n    lines\n";
     let made = api.send("POST", MAPS, &[("content-type", "application/yaml")], yaml).await.expect(201);
     assert_eq!(made["data"]["k"], "two\nlines\n");
     let protobuf = api.send("POST", MAPS, &[("content-type", "application/vnd.kubernetes.protobuf")], "k8s").await;
