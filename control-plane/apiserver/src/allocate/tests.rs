@@ -1,1 +1,241 @@
+//! Services as they come and go.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::json;
+use xebec_schema::registry::Registry;
+
+use super::*;
+use crate::authn::UserInfo;
+use crate::test_reader::FakeReader;
+
+struct World {
+    reader: Arc<FakeReader>,
+    allocator: ServiceAllocator,
+}
+
+fn world(cidrs: &[&str], ports: (u16, u16)) -> World {
+    let reader = FakeReader::new();
+    let cidrs: Vec<IpNet> = cidrs.iter().map(|c| c.parse().unwrap()).collect();
+    let allocator = ServiceAllocator::new(reader.clone(), Random::seeded(1), &cidrs, ports);
+    World { reader, allocator }
+}
+
+fn usual() -> World {
+    world(&["10.96.0.0/16"], (30000, 32767))
+}
+
+impl World {
+    /// What becomes of a service on its way to the store.
+    async fn admit(&self, name: &str, spec: Value, old: Option<&Value>, dry_run: bool) -> Result<Value, Status> {
+        let registry = Registry::builtin();
+        let user = UserInfo::system("x");
+        let mut review = Review {
+            user: &user,
+            resource: registry.get("", "v1", "services").unwrap(),
+            subresource: "",
+            operation: if old.is_some() { Operation::Update } else { Operation::Create },
+            namespace: "ns",
+            name,
+            object: Some(json!({"metadata": {"name": name, "namespace": "ns"}, "spec": spec})),
+            old,
+            dry_run,
+            warnings: Vec::new(),
+        };
+        self.allocator.mutate(&mut review).await?;
+        Ok(review.object.unwrap())
+    }
+
+    /// Admits and stores.
+    async fn put(&self, name: &str, spec: Value) -> Result<Value, String> {
+        let service = self.admit(name, spec, None, false).await.map_err(|e| e.message)?;
+        self.reader.put("", "services", service.clone());
+        Ok(service["spec"].clone())
+    }
+
+    async fn change(&self, name: &str, spec: Value) -> Result<Value, String> {
+        let old = self.reader.get("", "services", "ns", name).unwrap();
+        let old = decode(&old.bytes);
+        let service = self.admit(name, spec, Some(&old), false).await.map_err(|e| e.message)?;
+        self.reader.put("", "services", service.clone());
+        Ok(service["spec"].clone())
+    }
+
+    fn delete(&self, name: &str) {
+        self.reader.remove("", "services", "ns", name);
+    }
+}
+
+fn port(number: u16, protocol: &str) -> Value {
+    json!({"port": number, "protocol": protocol})
+}
+
+#[tokio::test]
+async fn services_get_addresses() {
+    let world = usual();
+    let a = world.put("a", json!({"ports": [port(80, "TCP")]})).await.unwrap();
+    let address: std::net::Ipv4Addr = text(&a, "/clusterIP").parse().unwrap();
+    assert_eq!(a["clusterIPs"], json!([address.to_string()]));
+    assert_eq!((&a["ipFamilies"], &a["ipFamilyPolicy"]), (&json!(["IPv4"]), &json!("SingleStack")));
+    assert_eq!(address.octets()[..2], [10, 96]);
+    assert!(u32::from(address) > u32::from(std::net::Ipv4Addr::new(10, 96, 1, 0)), "the lower part is left free");
+    assert!(a["ports"][0].get("nodePort").is_none());
+
+    let headless = world.put("h", json!({"clusterIP": "None", "selector": {"a": "b"}})).await.unwrap();
+    assert_eq!((&headless["clusterIPs"], &headless["ipFamilies"]), (&json!(["None"]), &json!(["IPv4"])));
+    let external = world.put("e", json!({"type": "ExternalName", "externalName": "x.org"})).await.unwrap();
+    assert_eq!(external, json!({"type": "ExternalName", "externalName": "x.org"}));
+}
+
+#[tokio::test]
+async fn an_address_is_given_once() {
+    let world = usual();
+    let asked = || json!({"clusterIP": "10.96.0.10"});
+    world.put("a", asked()).await.unwrap();
+    assert_eq!(
+        world.put("b", asked()).await.unwrap_err(),
+        "Service \"b\" is invalid: spec.clusterIPs: Invalid value: [\"10.96.0.10\"]: failed to allocate IP 10.96.0.10: \
+         provided IP is already allocated"
+    );
+    assert!(world.change("a", asked()).await.is_ok(), "its owner keeps it");
+    assert!(
+        world
+            .put("c", json!({"clusterIP": "10.97.0.1"}))
+            .await
+            .unwrap_err()
+            .ends_with("the provided IP (10.97.0.1) is not in the valid range. The range of valid IPs is 10.96.0.0/16")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_stored_is_free_again() {
+    let world = usual();
+    let asked = || json!({"clusterIP": "10.96.0.10", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]});
+    // Admitted, but its write fails.
+    world.admit("failed", asked(), None, false).await.unwrap();
+    assert!(world.put("a", asked()).await.is_err(), "it may still be on its way");
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    world.put("a", asked()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert!(world.put("b", asked()).await.is_err(), "a stored service keeps it for ever");
+    world.delete("a");
+    world.put("b", asked()).await.unwrap();
+    // A dry run holds nothing.
+    let dry = json!({"clusterIP": "10.96.0.11"});
+    world.admit("dry", dry.clone(), None, true).await.unwrap();
+    world.put("c", dry).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refused_service_holds_nothing() {
+    let world = usual();
+    world.put("a", json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30001}]})).await.unwrap();
+    let clash = json!({"clusterIP": "10.96.0.20", "type": "NodePort", "ports": [{"port": 1, "nodePort": 30001}]});
+    assert_eq!(
+        world.put("b", clash).await.unwrap_err(),
+        "Service \"b\" is invalid: spec.ports[0].nodePort: Invalid value: 30001: provided port is already allocated"
+    );
+    world.put("c", json!({"clusterIP": "10.96.0.20"})).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_stored_before_the_start_is_taken() {
+    let world = usual();
+    let spec = json!({"type": "NodePort", "clusterIP": "10.96.0.30", "clusterIPs": ["10.96.0.30"],
+        "ports": [{"port": 80, "nodePort": 30030}]});
+    world.reader.put("", "services", json!({"metadata": {"name": "old", "namespace": "ns"}, "spec": spec}));
+    assert!(world.put("b", json!({"clusterIP": "10.96.0.30"})).await.is_err());
+    let asks = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30030}]});
+    assert!(world.put("b", asks).await.is_err());
+}
+
+#[tokio::test]
+async fn node_ports_by_type() {
+    let world = usual();
+    let both = json!([port(53, "UDP"), port(53, "TCP"), port(80, "TCP")]);
+    let a = world.put("a", json!({"type": "NodePort", "ports": both})).await.unwrap();
+    let node_port = |spec: &Value, i: usize| spec["ports"][i]["nodePort"].as_u64().unwrap();
+    assert_eq!(node_port(&a, 0), node_port(&a, 1), "one port for both protocols");
+    assert_ne!(node_port(&a, 0), node_port(&a, 2));
+    assert!((30000..=32767).contains(&node_port(&a, 2)));
+
+    // An update that leaves out what was given keeps it; one to ClusterIP gives the ports back.
+    let same = world.change("a", json!({"type": "NodePort", "ports": both})).await.unwrap();
+    assert_eq!((&same["ports"], &same["clusterIP"]), (&a["ports"], &a["clusterIP"]));
+    let mut plain = a.clone();
+    plain["type"] = "ClusterIP".into();
+    let plain = world.change("a", plain).await.unwrap();
+    assert!(plain["ports"][0].get("nodePort").is_none());
+    let mut external = plain;
+    external["type"] = "ExternalName".into();
+    let external = world.change("a", external).await.unwrap();
+    assert!(external.get("clusterIP").is_none() && external.get("ipFamilies").is_none());
+
+    let local = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [port(80, "TCP")]});
+    let local = world.put("l", local).await.unwrap();
+    assert!(local["healthCheckNodePort"].as_u64().unwrap() >= 30000);
+    let none = json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": [port(80, "TCP")]});
+    assert!(world.put("n", none).await.unwrap()["ports"][0].get("nodePort").is_none());
+    let outside = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]});
+    let refused = world.put("o", outside).await.unwrap_err();
+    let words = "provided port is not in the valid range. The range of valid ports is 30000-32767";
+    assert!(refused.ends_with(words), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_range_says_so_until_something_is_free() {
+    let world = world(&["10.0.0.0/30"], (30000, 30000));
+    world.put("a", json!({})).await.unwrap();
+    world.put("b", json!({"type": "NodePort", "ports": [port(80, "TCP")]})).await.unwrap();
+    assert!(world.put("c", json!({})).await.unwrap_err().contains("range is full"));
+    world.delete("a");
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    world.put("c", json!({})).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_families() {
+    let world = world(&["10.96.0.0/16", "fd00:96::/108"], (30000, 32767));
+    let both = world.put("a", json!({"ipFamilyPolicy": "RequireDualStack"})).await.unwrap();
+    assert_eq!(both["ipFamilies"], json!(["IPv4", "IPv6"]));
+    assert!(text(&both, "/clusterIPs/1").starts_with("fd00:96::"), "{both}");
+    let six = world.put("b", json!({"ipFamilies": ["IPv6"]})).await.unwrap();
+    assert_eq!((&six["ipFamilyPolicy"], six["clusterIPs"].as_array().unwrap().len()), (&json!("SingleStack"), 1));
+    let refused = usual().put("c", json!({"ipFamilyPolicy": "RequireDualStack"})).await.unwrap_err();
+    assert!(refused.ends_with("this cluster is not configured for dual-stack services"), "{refused}");
+    let refused = usual().put("c", json!({"ipFamilies": ["IPv6"]})).await.unwrap_err();
+    let words = "spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster";
+    assert!(refused.ends_with(words), "{refused}");
+    let preferred = usual().put("c", json!({"ipFamilyPolicy": "PreferDualStack"})).await.unwrap();
+    assert_eq!(preferred["ipFamilies"], json!(["IPv4"]));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Whatever comes and goes, no two stored services have the same address or node port.
+    #[test]
+    fn nothing_is_given_twice(steps in proptest::collection::vec((0_u8..12, any::<bool>()), 1..80)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let world = world(&["10.0.0.0/28"], (30000, 30009));
+            for (name, remove) in steps {
+                let name = format!("s{name}");
+                if remove {
+                    world.delete(&name);
+                } else if world.reader.get("", "services", "ns", &name).is_none() {
+                    let _ = world.put(&name, json!({"type": "NodePort", "ports": [port(80, "TCP")]})).await;
+                }
+                tokio::time::sleep(Duration::from_secs(20)).await;
+                let stored: Vec<Value> =
+                    world.reader.list("", "services", "").iter().map(|e| decode(&e.bytes)).collect();
+                let addresses: BTreeSet<_> = stored.iter().flat_map(service::addresses).collect();
+                let ports: BTreeSet<_> = stored.iter().flat_map(service::node_ports).collect();
+                assert_eq!((addresses.len(), ports.len()), (stored.len(), stored.len()));
+            }
+        });
+    }
+}
