@@ -117,7 +117,7 @@ async fn serve(
 
     let path = match target {
         Target::Path => return discovery::serve(&server, &parts, &query, wanted).await,
-        Target::Resource(path) => path,
+        Target::Resource(path) => *path,
     };
     *verb = path.verb;
     let resource = path.resource.clone().ok_or_else(Status::no_such_path)?;

@@ -144,10 +144,11 @@ fn openapi_v3(parts: &Parts, (bytes, tag): (Bytes, HeaderValue)) -> Result<Respo
 }
 
 type Make<'a> = &'a dyn Fn(&Registry) -> Option<Value>;
+type Document<'a> = &'a dyn Fn(&str, Make<'_>) -> Result<(Bytes, HeaderValue), Status>;
 
 fn openapi_v2(
     parts: &Parts,
-    document: &dyn Fn(&str, Make<'_>) -> Result<(Bytes, HeaderValue), Status>,
+    document: Document<'_>,
 ) -> Result<Response<Body>, Status> {
     if wants(parts, OPENAPI_V2_PROTOBUF) && !wants(parts, "application/json") && !wants(parts, "*/*") {
         return Err(Status::new(406, "NotAcceptable", "only the following media types are accepted: application/json"));

@@ -15,12 +15,15 @@ use crate::admission::Plugin;
 use crate::authn::{Authenticator, UserInfo};
 use crate::authz::Authorizer;
 
-/// Everything that is plugged in. The empty one authenticates nobody (all are anonymous) and permits nothing but to
-/// the group `system:masters`.
+/// Everything that is plugged in. The empty one lets nobody in but the components of this process, and permits nothing
+/// but to the group `system:masters`.
 #[derive(Default)]
 pub struct Extensions {
-    /// Asked in order; the first that knows the request says who it is.
+    /// Asked in order; the first that knows the request says who it is. Whom the user wants to act as is the server's
+    /// business.
     pub authenticators: Vec<Arc<dyn Authenticator>>,
+    /// Whether requests without credentials are let in as `system:anonymous`.
+    pub anonymous: bool,
     /// Asked in order; the first that has an opinion decides.
     pub authorizers: Vec<Arc<dyn Authorizer>>,
     /// In upstream's order.

@@ -16,7 +16,7 @@ pub enum Target {
     /// `/healthz`, `/apis/apps/v1`...
     Path,
     /// An object, a collection or a subresource.
-    Resource(ResourcePath),
+    Resource(Box<ResourcePath>),
 }
 
 /// Which objects.
@@ -95,7 +95,7 @@ pub fn parse(registry: &Registry, method: &Method, path: &str, query: &Query) ->
         }
     }
     let resource = registry.get(&group, &version, &plural).cloned();
-    Target::Resource(ResourcePath {
+    Target::Resource(Box::new(ResourcePath {
         verb,
         group,
         version: version.into_owned(),
@@ -106,7 +106,7 @@ pub fn parse(registry: &Registry, method: &Method, path: &str, query: &Query) ->
         name,
         field_selector: query.get("fieldSelector").to_owned(),
         resource,
-    })
+    }))
 }
 
 /// The name that a field selector asks for, if it asks for exactly one.
@@ -152,7 +152,7 @@ mod tests {
     fn resource(method: Method, uri: &str) -> ResourcePath {
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
         match parse(&Registry::builtin(), &method, path, &Query::parse(Some(query))) {
-            Target::Resource(resource) => resource,
+            Target::Resource(resource) => *resource,
             Target::Path => panic!("{uri} is a resource"),
         }
     }

@@ -85,7 +85,7 @@ impl ApiServer {
         authorizers.append(&mut extensions.authorizers);
         let authorization: Arc<dyn Authorizer> = Arc::new(Union::new(authorizers));
         let methods = std::mem::take(&mut extensions.authenticators);
-        let authentication = Chain::new(methods, true, authorization.clone());
+        let authentication = Chain::new(methods, extensions.anonymous, authorization.clone());
         tokio::spawn(compaction::run(config.store.clone(), config.stop.clone()));
         Ok(Self(Arc::new(Shared {
             store: config.store,

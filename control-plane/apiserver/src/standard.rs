@@ -11,7 +11,6 @@ use crate::admission::{Parts, default_plugins};
 use crate::allocate::ServiceAllocator;
 use crate::authn::Authenticator;
 use crate::authn::bootstrap_token::BootstrapTokens;
-use crate::authn::chain::Chain;
 use crate::authn::service_account::ServiceAccountTokens;
 use crate::authn::token::Tokens;
 use crate::authn::x509::X509;
@@ -36,14 +35,12 @@ pub struct Standard {
     pub service_cidrs: Vec<IpNet>,
     /// The first and the last node port.
     pub node_ports: (u16, u16),
-    /// Whether requests without credentials are let in as `system:anonymous`, who may see little.
-    pub anonymous: bool,
     /// How the nodes' agents are reached.
     pub nodes: Option<Arc<dyn NodeConnector>>,
 }
 
 impl Standard {
-    /// Client certificates, service-account tokens, bootstrap tokens and impersonation; the node authorizer and RBAC; the
+    /// Client certificates, service-account tokens, bootstrap tokens; the node authorizer and RBAC; the
     /// default admission plugins with the allocation of services' addresses; the reviews and `serviceaccounts/token`.
     pub fn extensions(&self, reader: Arc<dyn Reader>) -> Extensions {
         let audiences = vec![self.keys.issuer().to_owned()];
@@ -56,7 +53,6 @@ impl Standard {
         let joining = BootstrapTokens::new(reader.clone(), &self.clock);
         let tokens = Tokens::new(vec![Arc::new(accounts), Arc::new(joining)]);
         let methods: Vec<Arc<dyn Authenticator>> = vec![Arc::new(X509::new(&self.clock)), Arc::new(tokens.clone())];
-        let chain = Chain::new(methods, self.anonymous, authorizer.clone());
 
         let allocator =
             ServiceAllocator::new(reader.clone(), self.random.clone(), &self.service_cidrs, self.node_ports);
@@ -72,7 +68,7 @@ impl Standard {
             Arc::new(token_request::Tokens::new(self.keys.clone(), reader, &self.clock, &self.random, audiences));
         let key = (String::new(), "serviceaccounts".to_owned(), "token".to_owned());
         Extensions {
-            authenticators: vec![Arc::new(chain)],
+            authenticators: methods,
             authorizers,
             plugins: default_plugins(&parts),
             virtual_kinds: reviews.table(),

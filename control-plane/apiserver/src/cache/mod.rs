@@ -44,6 +44,8 @@ pub fn key(namespace: &str, name: &str) -> String {
     if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
 }
 
+/// What will be stored, and its header.
+type Announced = (Bytes, Header);
 type ByGroup = HashMap<Box<str>, HashMap<Box<str>, Arc<ResourceCache>>>;
 
 /// All caches.
@@ -54,7 +56,7 @@ pub struct WatchCache {
     progress: AtomicU64,
     waiting: Mutex<BTreeMap<u64, Vec<oneshot::Sender<()>>>>,
     /// Headers of objects that writers of this server are about to store, so that they need not be parsed again.
-    prepared: Mutex<HashMap<Box<str>, Vec<(Bytes, Header)>>>,
+    prepared: Mutex<HashMap<Box<str>, Vec<Announced>>>,
 }
 
 impl WatchCache {

@@ -33,7 +33,7 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
 
 /// A PUT of what does not exist, for the kinds where that makes it. The client may have been authorized to update only.
 async fn create_instead(call: &mut Call, object: Value, dry_run: bool) -> Result<Response<Body>, Status> {
-    let mut attributes = crate::request::Target::Resource(call.path.clone()).attributes(
+    let mut attributes = crate::request::Target::Resource(Box::new(call.path.clone())).attributes(
         &call.user,
         &call.parts.method,
         call.parts.uri.path(),

@@ -159,9 +159,7 @@ impl Watch {
     fn begin(&self, options: &Options) -> Begun {
         let progress = self.view.server.cache.progress();
         match options.start {
-            Start::After(revision) => {
-                Begun { state: Vec::new(), cursor: self.cache.after(revision), seen: revision }
-            }
+            Start::After(revision) => Begun { state: Vec::new(), cursor: self.cache.after(revision), seen: revision },
             Start::Now => {
                 let end = self.cache.list("", "", 0, |_| false).end;
                 Begun { state: Vec::new(), cursor: Ok(end), seen: progress }
