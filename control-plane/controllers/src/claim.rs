@@ -105,8 +105,13 @@ mod tests {
         let set: ReplicaSet = serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "n", "uid": "u"},
             "spec": {"selector": {"matchLabels": {"app": "web"}}}}))
         .unwrap();
-        let pods =
-            [pod("own", "web", Some("u")), pod("other", "web", Some("z")), pod("orphan", "web", None), pod("left", "db", Some("u")), pod("no", "db", None)];
+        let pods = [
+            pod("own", "web", Some("u")),
+            pod("other", "web", Some("z")),
+            pod("orphan", "web", None),
+            pod("left", "db", Some("u")),
+            pod("no", "db", None),
+        ];
         let claims = claim(&set.metadata, &kind::REPLICA_SET, &set.spec.selector, &pods, |_| true);
         let owned: Vec<&str> = claims.owned.iter().map(|p| p.metadata.name.as_str()).collect();
         assert_eq!(owned, ["own", "orphan"]);

@@ -1,12 +1,143 @@
 //! The controllers: pure planners, and the executor that carries plans out.
+//!
+//! [`run_all`] is the whole: informers fill the caches of [`context::Caches`], every change puts keys into the queues of
+//! the controllers that it concerns, and each controller looks at the caches, calls its module's `plan`, and has the
+//! executor carry the plan out. The answers to writes go into the caches at once, so a plan is never made on a view that
+//! lacks the controller's own doings.
 
 mod claim;
+pub mod cluster_role;
 pub mod context;
+pub mod csr;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
+pub mod expiry;
+pub mod gc;
+pub mod job;
 pub mod load_balancer;
+pub mod namespace;
 pub mod namespace_contents;
+pub mod node_lifecycle;
 pub mod nodeipam;
+pub mod podgc;
 pub mod replicaset;
 pub mod runtime;
+pub mod taint_eviction;
 pub mod views;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use jiff::SignedDuration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use xebec_clock::{Clock, Random};
+use xebec_pki::ClusterCa;
+
+use context::{Caches, Context};
+use runtime::api::Api;
+use runtime::executor::Executor;
+use runtime::{recorder, start};
+
+/// What the controllers are to go by.
+#[derive(Clone)]
+pub struct Config {
+    /// Where pods' addresses come from.
+    pub cluster_cidr: Ipv4Net,
+    /// The length of a node's prefix in it, 24.
+    pub node_prefix_bits: u8,
+    /// How long a node may be silent until it counts as unreachable.
+    pub node_monitor_grace_period: Duration,
+    /// Where addresses of load balancers come from; none if empty.
+    pub load_balancer_pools: Vec<load_balancer::Pool>,
+    /// Signs certificates, and is published to all namespaces; without it, neither is done.
+    pub ca: Option<Arc<ClusterCa>>,
+    /// How long events are kept after they last happened.
+    pub event_ttl: Duration,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("cluster_cidr", &self.cluster_cidr)
+            .field("node_prefix_bits", &self.node_prefix_bits)
+            .field("node_monitor_grace_period", &self.node_monitor_grace_period)
+            .field("load_balancer_pools", &self.load_balancer_pools)
+            .field("event_ttl", &self.event_ttl)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cluster_cidr: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 244, 0, 0), 16),
+            node_prefix_bits: 24,
+            node_monitor_grace_period: Duration::from_secs(40),
+            load_balancer_pools: Vec::new(),
+            ca: None,
+            event_ttl: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// Runs all controllers until `cancel`. `client` is a user who may do everything.
+pub async fn run_all(client: kube::Client, clock: Clock, random: Random, config: Config, cancel: CancellationToken) {
+    let api = Api::new(client);
+    let mut set = JoinSet::new();
+    let caches = Arc::new(Caches::default());
+    let (recorder, write_events) = recorder::recorder("controller-manager", api.clone(), clock.clone(), cancel.clone());
+    set.spawn(write_events);
+    let executor = Executor::new(api.clone(), recorder, caches.sinks());
+    let cx = Context::new(clock, random.clone(), caches.clone(), executor);
+
+    let event_ttl = SignedDuration::try_from(config.event_ttl).unwrap_or(SignedDuration::from_hours(1));
+    let certificate = config.ca.as_ref().map(|ca| ca.certificate_pem().to_owned());
+    // All are connected to the caches before the informers start, and start to work when the caches are filled.
+    let mut workers: Vec<Box<dyn FnOnce(&mut JoinSet<()>, &CancellationToken) + Send>> = Vec::new();
+    macro_rules! run {
+        ($controller:expr) => {{
+            let controller = $controller;
+            workers.push(Box::new(move |set, cancel| start(set, &controller, cancel)));
+        }};
+    }
+    run!(namespace_contents::NamespaceContents::new(&cx, certificate));
+    run!(nodeipam::NodeIpam::new(&cx, config.cluster_cidr, config.node_prefix_bits));
+    run!(node_lifecycle::NodeLifecycle::new(&cx, config.node_monitor_grace_period));
+    run!(taint_eviction::TaintEviction::new(&cx));
+    run!(deployment::Deployments::new(&cx));
+    run!(replicaset::ReplicaSets::new(&cx));
+    run!(job::Jobs::new(&cx));
+    run!(endpoints::EndpointsController::new(&cx));
+    run!(disruption::Disruption::new(&cx));
+    run!(namespace::Namespaces::new(&cx));
+    run!(podgc::PodGc::new(&cx));
+    run!(cluster_role::ClusterRoles::new(&cx));
+    run!(expiry::FinishedJobs::new(&cx));
+    run!(expiry::Tokens::new(&cx));
+    run!(expiry::Events::new(&cx, event_ttl));
+    if !config.load_balancer_pools.is_empty() {
+        run!(load_balancer::LoadBalancers::new(&cx, config.load_balancer_pools.clone()));
+    }
+    if let Some(ca) = &config.ca {
+        run!(csr::SigningRequests::new(&cx, ca.clone()));
+    }
+    let collector = gc::GarbageCollector::new(&cx);
+    set.spawn(collector.clone().follow(cancel.clone()));
+    run!(collector);
+    caches.start(&mut set, &api, &random, &cancel);
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => {}
+        () = caches.synced() => workers.into_iter().for_each(|start| start(&mut set, &cancel)),
+    }
+    while let Some(ended) = set.join_next().await {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            tracing::error!(%error, "a controller's task panicked");
+        }
+    }
+}

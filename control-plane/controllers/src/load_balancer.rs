@@ -108,18 +108,17 @@ pub fn plan(services: &[Arc<Service>], pools: &[Pool]) -> Plan {
     }
     for service in unserved {
         let wants_ipv6 = service.spec.ip_families.first().is_some_and(|f| f == "IPv6");
-        let found = match asked_for(service) {
-            Some(asked) => {
-                asked.parse().ok().filter(|ip| in_pools(*ip) && !taken.contains(ip)).ok_or_else(|| {
+        let found =
+            match asked_for(service) {
+                Some(asked) => asked.parse().ok().filter(|ip| in_pools(*ip) && !taken.contains(ip)).ok_or_else(|| {
                     format!("The address {asked} is in no pool of the cluster, or another service has it")
-                })
-            }
-            None => pools
-                .iter()
-                .flat_map(|p| p.addresses().take(SEARCH_LIMIT))
-                .find(|ip| ip.is_ipv6() == wants_ipv6 && !taken.contains(ip))
-                .ok_or_else(|| "No address is left in the cluster's load balancer pools".to_owned()),
-        };
+                }),
+                None => pools
+                    .iter()
+                    .flat_map(|p| p.addresses().take(SEARCH_LIMIT))
+                    .find(|ip| ip.is_ipv6() == wants_ipv6 && !taken.contains(ip))
+                    .ok_or_else(|| "No address is left in the cluster's load balancer pools".to_owned()),
+            };
         match found {
             Ok(ip) => {
                 taken.insert(ip);
@@ -251,7 +250,10 @@ mod tests {
 
     #[test]
     fn an_address_is_given_back() {
-        assert_eq!(given(&[service("a", "ClusterIP", Some("10.0.0.5"), "")], "10.0.0.0/29"), [("a".into(), Value::Null)]);
+        assert_eq!(
+            given(&[service("a", "ClusterIP", Some("10.0.0.5"), "")], "10.0.0.0/29"),
+            [("a".into(), Value::Null)]
+        );
     }
 
     #[test]

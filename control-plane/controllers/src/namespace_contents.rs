@@ -83,7 +83,9 @@ impl NamespaceContents {
         let keys = queue.clone();
         cx.caches.service_accounts.on_change(move |change| keys.add(Key::new("", &change.latest().metadata.namespace)));
         let keys = queue.clone();
-        cx.caches.root_certificates.on_change(move |change| keys.add(Key::new("", &change.latest().metadata.namespace)));
+        cx.caches
+            .root_certificates
+            .on_change(move |change| keys.add(Key::new("", &change.latest().metadata.namespace)));
         Arc::new(Self { cx: cx.of("serviceaccount-controller"), queue, root_certificate })
     }
 }
@@ -122,8 +124,10 @@ mod tests {
         let namespace: Namespace =
             serde_json::from_value(json!({"metadata": {"name": "n"}, "status": {"phase": phase}})).unwrap();
         let account = account.then(ServiceAccount::default);
-        let certificate = published
-            .map(|p| serde_json::from_value::<ConfigMap>(json!({"metadata": {"name": CERTIFICATE}, "data": {"ca.crt": p}})).unwrap());
+        let certificate = published.map(|p| {
+            serde_json::from_value::<ConfigMap>(json!({"metadata": {"name": CERTIFICATE}, "data": {"ca.crt": p}}))
+                .unwrap()
+        });
         let view = View {
             namespace: &namespace,
             account: account.as_ref(),

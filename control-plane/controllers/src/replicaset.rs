@@ -40,8 +40,7 @@ pub struct View<'a> {
 /// Brings the number of pods to what is wanted, and the status to what is.
 pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
     let set = view.set;
-    let claims =
-        claim(&set.metadata, &kind::REPLICA_SET, &set.spec.selector, view.pods, |pod: &Pod| pod.is_active());
+    let claims = claim(&set.metadata, &kind::REPLICA_SET, &set.spec.selector, view.pods, |pod: &Pod| pod.is_active());
     let active: Vec<&Pod> = claims.owned.iter().map(Arc::as_ref).filter(|p| p.is_active()).collect();
     let terminating = claims.owned.iter().filter(|p| p.metadata.is_terminating() && !p.is_finished()).count();
 
@@ -131,8 +130,7 @@ fn by_age(a_since: Timestamp, b_since: Timestamp, a: &Pod, b: &Pod, now: Timesta
 fn status(view: &View<'_>, active: &[&Pod], terminating: usize, now: Timestamp) -> ReplicaSetStatus {
     let set = view.set;
     let template_labels = set.spec.template.labels();
-    let labelled =
-        |p: &&&Pod| template_labels.iter().all(|(k, v)| p.metadata.labels.get(k) == Some(v));
+    let labelled = |p: &&&Pod| template_labels.iter().all(|(k, v)| p.metadata.labels.get(k) == Some(v));
     let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     let mut conditions = set.status.conditions.clone();
     match view.failure {
@@ -155,9 +153,7 @@ fn status(view: &View<'_>, active: &[&Pod], terminating: usize, now: Timestamp) 
         replicas: count(active.len()),
         fully_labeled_replicas: count(active.iter().filter(labelled).count()),
         ready_replicas: count(active.iter().filter(|p| p.is_ready()).count()),
-        available_replicas: count(
-            active.iter().filter(|p| p.is_available(set.spec.min_ready_seconds, now)).count(),
-        ),
+        available_replicas: count(active.iter().filter(|p| p.is_available(set.spec.min_ready_seconds, now)).count()),
         terminating_replicas: Some(count(terminating)),
         observed_generation: set.metadata.generation,
         conditions,
@@ -211,9 +207,14 @@ impl ReplicaSets {
     /// The set's pods, and orphans that it may take up.
     fn pods(&self, set: &ReplicaSet) -> Vec<Arc<Pod>> {
         let mut pods = self.cx.caches.pods.by_index(BY_CONTROLLER, &set.metadata.uid);
-        pods.extend(self.cx.caches.pods.in_namespace(&set.metadata.namespace).into_iter().filter(|p| {
-            p.metadata.controller().is_none() && set.spec.selector.matches(&p.metadata.labels)
-        }));
+        pods.extend(
+            self.cx
+                .caches
+                .pods
+                .in_namespace(&set.metadata.namespace)
+                .into_iter()
+                .filter(|p| p.metadata.controller().is_none() && set.spec.selector.matches(&p.metadata.labels)),
+        );
         pods
     }
 

@@ -121,11 +121,8 @@ pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
         return plan;
     }
     let rollout = Rollout::new(deployment, &claims.owned, now);
-    let moves = if deployment.metadata.is_terminating() {
-        Moves::status_only()
-    } else {
-        next_moves(&rollout, view.pods)
-    };
+    let moves =
+        if deployment.metadata.is_terminating() { Moves::status_only() } else { next_moves(&rollout, view.pods) };
     for step in moves.steps {
         plan.step(step);
     }
@@ -195,9 +192,9 @@ fn recreate(rollout: &Rollout<'_>, pods: &[Arc<Pod>]) -> Moves {
         return found_new(rollout).with(down);
     }
     let new_uid = rollout.new.map(|s| s.metadata.uid.as_str());
-    let old_pod_lives = pods.iter().any(|p| {
-        !p.is_finished() && p.metadata.controller().is_some_and(|owner| Some(owner.uid.as_str()) != new_uid)
-    });
+    let old_pod_lives = pods
+        .iter()
+        .any(|p| !p.is_finished() && p.metadata.controller().is_some_and(|owner| Some(owner.uid.as_str()) != new_uid));
     if old_pod_lives {
         return found_new(rollout);
     }
@@ -241,9 +238,8 @@ fn create_new(rollout: &Rollout<'_>) -> Moves {
             .then(|| ("ScalingReplicaSet", format!("Scaled up replica set {name} from 0 to {replicas}"))),
         failure: Some(("ReplicaSetCreateError", format!("Failed to create new replica set \"{name}\": "))),
     };
-    let create = Write::create(&kind::REPLICA_SET, &deployment.metadata.namespace, body)
-        .reported(report)
-        .or_if_exists(taken);
+    let create =
+        Write::create(&kind::REPLICA_SET, &deployment.metadata.namespace, body).reported(report).or_if_exists(taken);
     let revision = revision::next(rollout).to_string();
     let annotate: Value = json!({"metadata": {"annotations": {REVISION: revision}}});
     let mut moves = Moves::rollout().with(vec![create.into()]);
@@ -317,9 +313,13 @@ impl Controller for Deployments {
         let caches = &self.cx.caches;
         let Some(deployment) = caches.deployments.get(key) else { return Ok(None) };
         let mut sets = caches.replica_sets.by_index(BY_CONTROLLER, &deployment.metadata.uid);
-        sets.extend(caches.replica_sets.in_namespace(&key.namespace).into_iter().filter(|s| {
-            s.metadata.controller().is_none() && deployment.spec.selector.matches(&s.metadata.labels)
-        }));
+        sets.extend(
+            caches
+                .replica_sets
+                .in_namespace(&key.namespace)
+                .into_iter()
+                .filter(|s| s.metadata.controller().is_none() && deployment.spec.selector.matches(&s.metadata.labels)),
+        );
         let pods: Vec<Arc<Pod>> = if deployment.spec.strategy.kind == "Recreate" {
             sets.iter().flat_map(|s| caches.pods.by_index(BY_CONTROLLER, &s.metadata.uid)).collect()
         } else {

@@ -41,8 +41,7 @@ fn strip(value: &Value) -> Option<Value> {
     match value {
         Value::Null => None,
         Value::Object(fields) => {
-            let kept: serde_json::Map<_, _> =
-                fields.iter().filter_map(|(k, v)| Some((k.clone(), strip(v)?))).collect();
+            let kept: serde_json::Map<_, _> = fields.iter().filter_map(|(k, v)| Some((k.clone(), strip(v)?))).collect();
             (!kept.is_empty()).then_some(Value::Object(kept))
         }
         Value::Array(items) if items.is_empty() => None,
@@ -209,8 +208,7 @@ pub(super) fn bring_up_to_date(rollout: &Rollout<'_>) -> Option<Vec<Action>> {
 /// Deletes old sets beyond the history limit.
 pub(super) fn clean_up(rollout: &Rollout<'_>) -> Vec<Action> {
     let Some(limit) = rollout.deployment.spec.revision_history_limit else { return Vec::new() };
-    let mut alive: Vec<&ReplicaSet> =
-        rollout.old.iter().copied().filter(|s| !s.metadata.is_terminating()).collect();
+    let mut alive: Vec<&ReplicaSet> = rollout.old.iter().copied().filter(|s| !s.metadata.is_terminating()).collect();
     let Some(excess) = alive.len().checked_sub(usize::try_from(limit).unwrap_or_default()) else {
         return Vec::new();
     };
@@ -218,9 +216,7 @@ pub(super) fn clean_up(rollout: &Rollout<'_>) -> Vec<Action> {
     alive[..excess]
         .iter()
         .filter(|s| {
-            s.status.replicas == 0
-                && s.replicas() == 0
-                && s.metadata.generation <= s.status.observed_generation
+            s.status.replicas == 0 && s.replicas() == 0 && s.metadata.generation <= s.status.observed_generation
         })
         .map(|s| Write::delete(&kind::REPLICA_SET, &s.metadata).into())
         .collect()

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::revision::{DESIRED_REPLICAS, MAX_REPLICAS, size_annotations};
 use super::Rollout;
+use super::revision::{DESIRED_REPLICAS, MAX_REPLICAS, size_annotations};
 use crate::runtime::kind;
 use crate::runtime::plan::{Action, Report, Write};
 use crate::views::ReplicaSet;
@@ -106,9 +106,7 @@ pub(super) fn to_deployment(rollout: &Rollout<'_>) -> Vec<Action> {
 }
 
 fn is_saturated(set: &ReplicaSet, wanted: i32) -> bool {
-    set.replicas() == wanted
-        && number(set, DESIRED_REPLICAS) == Some(wanted)
-        && set.status.available_replicas == wanted
+    set.replicas() == wanted && number(set, DESIRED_REPLICAS) == Some(wanted) && set.status.available_replicas == wanted
 }
 
 fn proportionally(rollout: &Rollout<'_>, mut active: Vec<&ReplicaSet>) -> Vec<Action> {

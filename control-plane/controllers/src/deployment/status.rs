@@ -51,7 +51,6 @@ pub(super) fn finish(
     }
 }
 
-
 fn counted(rollout: &Rollout<'_>) -> DeploymentStatus {
     let deployment = rollout.deployment;
     let available = rollout.all().map(|s| s.status.available_replicas).sum();
@@ -103,8 +102,8 @@ fn track_progress(rollout: &Rollout<'_>, status: &mut DeploymentStatus) {
         status.conditions.retain(|c| c.kind != "Progressing");
     }
     let current = condition(&deployment.status.conditions, "Progressing");
-    let was_complete = status.replicas == status.updated_replicas
-        && current.is_some_and(|c| c.reason.as_deref() == Some(AVAILABLE));
+    let was_complete =
+        status.replicas == status.updated_replicas && current.is_some_and(|c| c.reason.as_deref() == Some(AVAILABLE));
     if has_deadline && !was_complete {
         let before = &deployment.status;
         let progressed = status.updated_replicas > before.updated_replicas

@@ -108,8 +108,11 @@ fn deletes_the_least_useful_first() {
         pod("unready", json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}})),
         pod("unplaced", json!({"spec": {"nodeName": ""}, "status": {"phase": "Pending", "conditions": []}})),
         pod("cheap", json!({"metadata": {"annotations": {DELETION_COST: "-5"}}})),
-        pod("young", json!({"metadata": {"creationTimestamp": "2026-01-01T00:09:59Z"}, "status": {"conditions": [
-            {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:09:59Z"}]}})),
+        pod(
+            "young",
+            json!({"metadata": {"creationTimestamp": "2026-01-01T00:09:59Z"}, "status": {"conditions": [
+            {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:09:59Z"}]}}),
+        ),
     ];
     let order = |keep: i32| run(&set(keep), &pods);
     assert_eq!(deletes(&order(4)), ["unplaced"]);

@@ -408,8 +408,7 @@ fn lines(response: http::Response<Body>) -> BoxStream<'static, Result<Bytes, Api
         buffer: BytesMut,
         searched: usize,
     }
-    let state =
-        State { body: Some(response.into_body().into_data_stream()), buffer: BytesMut::new(), searched: 0 };
+    let state = State { body: Some(response.into_body().into_data_stream()), buffer: BytesMut::new(), searched: 0 };
     futures::stream::unfold(state, |mut state| async move {
         loop {
             if let Some(at) = state.buffer[state.searched..].iter().position(|b| *b == b'\n') {

@@ -151,9 +151,7 @@ impl Executor {
         match &write.verb {
             Verb::Create(body) => self.api.create(kind, namespace, body).await,
             Verb::Replace(subresource, body) => self.api.replace(kind, namespace, name, subresource, body).await,
-            Verb::Patch(subresource, how, body) => {
-                self.api.patch(kind, namespace, name, subresource, *how, body).await
-            }
+            Verb::Patch(subresource, how, body) => self.api.patch(kind, namespace, name, subresource, *how, body).await,
             Verb::Delete(options) => self.api.delete(kind, namespace, name, options).await,
             Verb::Post(subresource, body) => {
                 self.api.create_at(kind.object_path(namespace, name, subresource), body).await

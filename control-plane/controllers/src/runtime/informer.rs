@@ -61,14 +61,7 @@ impl<V: View> Feed for Cache<V> {
 }
 
 /// Follows a kind until `cancel`.
-pub async fn run<F: Feed>(
-    api: Api,
-    kind: Kind,
-    feed: Arc<F>,
-    scope: Scope,
-    random: Random,
-    cancel: CancellationToken,
-) {
+pub async fn run<F: Feed>(api: Api, kind: Kind, feed: Arc<F>, scope: Scope, random: Random, cancel: CancellationToken) {
     let mut backoff_ms = BACKOFF_MS.0;
     let mut position = None;
     loop {
@@ -122,11 +115,7 @@ struct ListMeta {
 }
 
 /// Reads a whole list, page by page; what cannot be decoded is left out and logged. The items, and the list's revision.
-pub async fn read_list<T: DeserializeOwned>(
-    api: &Api,
-    kind: &Kind,
-    scope: &Scope,
-) -> Result<(Vec<T>, u64), ApiError> {
+pub async fn read_list<T: DeserializeOwned>(api: &Api, kind: &Kind, scope: &Scope) -> Result<(Vec<T>, u64), ApiError> {
     let mut views = Vec::new();
     let mut resume: Option<String> = None;
     loop {
@@ -140,7 +129,10 @@ pub async fn read_list<T: DeserializeOwned>(
         }
         if page.metadata.resume.is_empty() {
             let revision = page.metadata.resource_version.parse().map_err(|_| {
-                ApiError::Decode(format!("the list's resourceVersion {:?} is no number", page.metadata.resource_version))
+                ApiError::Decode(format!(
+                    "the list's resourceVersion {:?} is no number",
+                    page.metadata.resource_version
+                ))
             })?;
             return Ok((views, revision));
         }
@@ -218,7 +210,11 @@ fn take_in<F: Feed>(kind: &Kind, feed: &F, event: &Event<'_>) -> Result<Option<u
         change => match serde_json::from_str::<F::Item>(event.object.get()) {
             Ok(item) => {
                 let revision = F::revision(&item);
-                if change == "DELETED" { feed.delete(item) } else { feed.put(item) }
+                if change == "DELETED" {
+                    feed.delete(item)
+                } else {
+                    feed.put(item)
+                }
                 Ok(Some(revision))
             }
             Err(error) => {

@@ -251,10 +251,6 @@ pub struct JobSpec {
     pub active_deadline_seconds: Option<i64>,
     /// How many failures the job survives.
     pub backoff_limit: Option<i32>,
-    /// How many failures an index survives (Indexed).
-    pub backoff_limit_per_index: Option<i32>,
-    /// How many indexes may fail (Indexed).
-    pub max_failed_indexes: Option<i32>,
     /// Which pods.
     pub selector: LabelSelector,
     /// What pods are made of.
@@ -293,10 +289,8 @@ pub struct JobStatus {
     /// Pods that are ready.
     pub ready: Option<i32>,
     /// Indexes that succeeded, `1,3-5`.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub completed_indexes: String,
-    /// Indexes that failed for good.
-    pub failed_indexes: Option<String>,
     /// Pods that have ended, and are not counted yet.
     #[serde(deserialize_with = "null_default")]
     pub uncounted_terminated_pods: Uncounted,
