@@ -3,6 +3,7 @@
 //! Arithmetic is exact, in billionths. A value has the canonical form that upstream stores and prints: the suffix it was
 //! written with is kept in kind (decimal, binary, exponent) and made as large as it can be without a fraction.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 
@@ -130,6 +131,36 @@ impl Quantity {
         let signed = if self.nano < 0 { -up } else { up };
         i64::try_from(signed).unwrap_or(if signed < 0 { i64::MIN } else { i64::MAX })
     }
+}
+
+/// The form in which upstream keeps a quantity that a client wrote: the canonical one, except that what has the right
+/// exponent already stays as it is, and so `1.500`, `+1` and `1E3` do.
+///
+/// # Errors
+/// As [`Quantity::parse`].
+pub fn canonical(text: &str) -> Result<Cow<'_, str>, QuantityError> {
+    let quantity = Quantity::parse(text)?;
+    if stays(text).unwrap_or(false) { Ok(text.into()) } else { Ok(quantity.to_string().into()) }
+}
+
+/// How many digits an int64 surely holds.
+const SURE_DIGITS: usize = 18;
+
+/// Whether upstream takes a well-formed quantity to be canonical by its looks.
+fn stays(text: &str) -> Option<bool> {
+    let (whole, rest) = split_digits(text.trim_start_matches(['+', '-']));
+    let (fraction, rest) = rest.strip_prefix('.').map_or(("", rest), split_digits);
+    let whole = whole.trim_start_matches('0');
+    let whole = if whole.is_empty() { "0" } else { whole };
+    let (_, exponent, format) = suffix(rest).ok()?;
+    let digits = format!("{whole}{fraction}");
+    if format == Format::BinarySi {
+        let room = 15_i32.checked_sub(i32::try_from(whole.len()).ok()?)?.checked_sub(exponent * 3 / 10 + 1)?;
+        return Some(fraction.is_empty() && room >= 0 && digits.parse::<i64>().ok()? % 8 != 0);
+    }
+    let scale = exponent.checked_sub(i32::try_from(fraction.len()).ok()?)?;
+    let sure = digits.len() <= SURE_DIGITS && scale >= -9;
+    Some(sure && scale % 3 == 0 && !digits.ends_with("000") && !digits.starts_with('0'))
 }
 
 fn div_up(value: i128, by: i128) -> i128 {
@@ -320,6 +351,27 @@ mod tests {
     }
 
     #[test]
+    fn what_looks_canonical_stays() {
+        for (text, expected) in [
+            ("1000m", "1"),
+            ("0.5", "500m"),
+            ("1.500", "1.500"),
+            ("1.50", "1500m"),
+            ("+1", "+1"),
+            ("1E3", "1E3"),
+            ("1e2", "100"),
+            ("1500m", "1500m"),
+            ("1024Mi", "1Gi"),
+            ("1025Mi", "1025Mi"),
+            ("0.100", "100m"),
+            ("0Gi", "0"),
+            ("1000000", "1M"),
+        ] {
+            assert_eq!(super::canonical(text).unwrap(), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn errors_are_upstreams() {
         for text in ["", "1.2.3", "abc", "1 Gi", "1Gib", "1e3m"] {
             assert_eq!(Quantity::parse(text), Err(QuantityError::Format), "{text}");
@@ -361,6 +413,9 @@ mod tests {
         #[test]
         fn no_text_panics(text in "[-+0-9.eEinumkKMGTP x]{0,12}") {
             if let Ok(quantity) = Quantity::parse(&text) {
+                let kept = super::canonical(&text).unwrap();
+                prop_assert_eq!(Quantity::parse(&kept).unwrap(), quantity);
+                prop_assert_eq!(&super::canonical(&kept).unwrap(), &kept);
                 prop_assert_eq!(Quantity::parse(&quantity.to_string()).unwrap(), quantity);
             }
         }

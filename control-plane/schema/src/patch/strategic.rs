@@ -1,7 +1,7 @@
 //! Strategic merge (apimachinery `util/strategicpatch`), to the letter where the letter can be seen from outside: the
 //! order of merged lists, and which malformed directives are refused.
 
-use std::cmp::Ordering;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Map, Value};
 
@@ -93,25 +93,18 @@ fn merge_map(mut original: Entries, mut patch: Entries, schema: Schema<'_>) -> R
     Ok(original)
 }
 
-/// A value that is new to the object: its nulls and directives have nothing to act on.
+/// A value that is new to the object: its nulls and directives have nothing to act on, and what a directive is about
+/// is not added.
 fn without_directives(value: Value) -> Option<Value> {
     match value {
+        Value::Object(entries) if entries.contains_key(DIRECTIVE) => None,
         Value::Object(entries) => {
-            if entries.get(DIRECTIVE).is_some_and(|d| d == "delete") {
-                return None;
-            }
-            let directive = |key: &str| {
-                matches!(key, DIRECTIVE | RETAIN_KEYS) || key.starts_with(DELETE_FROM) || key.starts_with(SET_ORDER)
-            };
+            let directive =
+                |key: &str| key == RETAIN_KEYS || key.starts_with(DELETE_FROM) || key.starts_with(SET_ORDER);
             let kept = entries.into_iter().filter(|(key, value)| !directive(key) && !value.is_null());
             Some(Value::Object(kept.filter_map(|(key, value)| Some((key, without_directives(value)?))).collect()))
         }
-        Value::Array(items) => {
-            let lone_directive =
-                |item: &Value| item.get(DIRECTIVE).is_some() && item.as_object().is_some_and(|o| o.len() == 1);
-            let kept = items.into_iter().filter(|item| !lone_directive(item));
-            Some(Value::Array(kept.filter_map(without_directives).collect()))
-        }
+        Value::Array(items) => Some(Value::Array(items.into_iter().filter_map(without_directives).collect())),
         other => Some(other),
     }
 }
@@ -121,7 +114,8 @@ fn retain_keys(original: &mut Entries, patch: &mut Entries) -> Result<(), PatchE
     let Some(keys) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let wrong = || malformed("invalid patch format of retainKeys");
     let Value::Array(keys) = keys else { return Err(wrong()) };
-    let listed = |key: &str| keys.iter().any(|k| k == key);
+    let keys: BTreeSet<&str> = keys.iter().filter_map(Value::as_str).collect();
+    let listed = |key: &str| keys.contains(key);
     let unlisted = |(key, value): (&String, &Value)| {
         !value.is_null() && !key.starts_with(DELETE_FROM) && !key.starts_with(SET_ORDER) && !listed(key)
     };
@@ -159,7 +153,10 @@ fn merge_ordered_lists(original: &mut Entries, patch: &mut Entries, schema: Sche
         let node = schema.node(key);
         let merge_key = node.and_then(|n| n.patch.merge_key.as_deref());
         check_order(new.as_deref().unwrap_or_default(), &order, merge_key)?;
-        let was = old.clone().unwrap_or_default();
+        let was = match (&old, &new) {
+            (Some(old), Some(new)) if merge_key.is_some() => seen_order(old, new, merge_key),
+            _ => old.clone().unwrap_or_default(),
+        };
         let merged = match (old, new) {
             (None, None) => continue,
             (Some(old), None) => old,
@@ -172,6 +169,17 @@ fn merge_ordered_lists(original: &mut Entries, patch: &mut Entries, schema: Sche
         original.insert(key.to_owned(), Value::Array(in_order(merged, &order, &was, merge_key)));
     }
     Ok(())
+}
+
+/// The order that upstream sees the server's list in after the merge: in Go the merge works in place, so that new items
+/// stand where deleted ones left room. It decides where the server's own items go.
+fn seen_order(old: &[Value], new: &[Value], merge_key: Option<&str>) -> Vec<Value> {
+    let is_deleted = |item: &&Value| item.get(DIRECTIVE).is_some_and(|d| d == "delete");
+    let deleted = Index::new(new.iter().filter(is_deleted), merge_key);
+    let known = Index::new(old, merge_key);
+    let remaining = old.iter().filter(|item| deleted.find(item).is_none());
+    let added = new.iter().filter(|item| item.get(DIRECTIVE).is_none() && known.find(item).is_none());
+    remaining.chain(added).take(old.len()).cloned().collect()
 }
 
 /// The items that a patch sets must stand in the order that it asks for.
@@ -198,13 +206,37 @@ fn identity<'a>(item: &'a Value, merge_key: Option<&str>) -> &'a Value {
     }
 }
 
-fn find(list: &[Value], item: &Value, merge_key: Option<&str>) -> Option<usize> {
-    let wanted = identity(item, merge_key);
-    list.iter().position(|other| identity(other, merge_key) == wanted)
+/// Where in a list an item is. Lists may be long, and patches, too.
+struct Index<'a> {
+    merge_key: Option<&'a str>,
+    /// By the JSON of the identity; of several, the first.
+    positions: HashMap<String, usize>,
+}
+
+impl<'a> Index<'a> {
+    fn new<'i>(list: impl IntoIterator<Item = &'i Value>, merge_key: Option<&'a str>) -> Self {
+        let mut index = Self { merge_key, positions: HashMap::new() };
+        for (at, item) in list.into_iter().enumerate() {
+            index.add(item, at);
+        }
+        index
+    }
+
+    /// Whether it is new.
+    fn add(&mut self, item: &Value, at: usize) -> bool {
+        let len = self.positions.len();
+        self.positions.entry(identity(item, self.merge_key).to_string()).or_insert(at);
+        self.positions.len() > len
+    }
+
+    fn find(&self, item: &Value) -> Option<usize> {
+        self.positions.get(&identity(item, self.merge_key).to_string()).copied()
+    }
 }
 
 fn delete_from(mut list: Vec<Value>, deleted: &[Value]) -> Vec<Value> {
-    list.retain(|item| !deleted.contains(item));
+    let deleted = Index::new(deleted, None);
+    list.retain(|item| deleted.find(item).is_none());
     list
 }
 
@@ -221,12 +253,9 @@ fn merge_list(original: Vec<Value>, patch: Vec<Value>, node: Option<&Node>) -> R
     });
     let merge_key = node.and_then(|n| n.patch.merge_key.as_deref());
     if !original.iter().chain(&patch).any(Value::is_object) {
-        let mut merged: Vec<Value> = Vec::with_capacity(original.len() + patch.len());
-        for value in original.iter().chain(&patch) {
-            if !merged.contains(value) {
-                merged.push(value.clone());
-            }
-        }
+        let mut seen = Index::new([], None);
+        let new = |value: &&Value| seen.add(value, 0);
+        let merged = original.iter().chain(&patch).filter(new).cloned().collect();
         return Ok(in_order(merged, &patch, &original, None));
     }
     let Some(key) = merge_key else {
@@ -235,17 +264,21 @@ fn merge_list(original: Vec<Value>, patch: Vec<Value>, node: Option<&Node>) -> R
     let (original, patch) = list_directives(original, patch, key)?;
     let Some(patch) = patch else { return Ok(original) };
     let mut merged = original.clone();
+    let mut index = Index::new(&merged, Some(key));
     for change in &patch {
         let Value::Object(entries) = change else { return Err(malformed("invalid JSON document")) };
         if !entries.contains_key(key) {
             return Err(malformed(format!("map: {change} does not contain declared merge key: {key}")));
         }
-        match find(&merged, change, Some(key)) {
+        match index.find(change) {
             Some(at) => {
                 let Value::Object(old) = merged[at].take() else { return Err(malformed("invalid JSON document")) };
                 merged[at] = Value::Object(merge_map(old, entries.clone(), Schema::of(item))?);
             }
-            None => merged.extend(without_directives(change.clone())),
+            None => {
+                index.add(change, merged.len());
+                merged.extend(without_directives(change.clone()));
+            }
         }
     }
     Ok(in_order(merged, &patch, &original, Some(key)))
@@ -258,6 +291,7 @@ fn list_directives(
     key: &str,
 ) -> Result<(Vec<Value>, Option<Vec<Value>>), PatchError> {
     let mut rest = Vec::with_capacity(patch.len());
+    let mut deleted = Index::new([], Some(key));
     let mut replace = false;
     for item in patch {
         match item.get(DIRECTIVE).map(|d| d.as_str().unwrap_or_default()) {
@@ -266,36 +300,31 @@ fn list_directives(
                 if item.get(key).is_none() {
                     return Err(malformed(format!("map: {item} does not contain declared merge key: {key}")));
                 }
-                original.retain(|other| other[key] != item[key]);
+                deleted.add(&item, 0);
             }
             Some("replace") => replace = true,
             Some("merge") => return Err(malformed("merging lists cannot yet be specified in the patch")),
             Some(other) => return Err(malformed(format!("unknown patch type: {other} in map: {item}"))),
         }
     }
+    original.retain(|item| deleted.find(item).is_none());
     if replace { Ok((rest, None)) } else { Ok((original, Some(rest))) }
 }
 
 /// Puts a merged list in order: what `order` names as it says; the rest as it was, each before the first that it stood
 /// in front of.
 fn in_order(merged: Vec<Value>, order: &[Value], was: &[Value], merge_key: Option<&str>) -> Vec<Value> {
-    let (mut named, mut rest): (Vec<_>, Vec<_>) =
-        merged.into_iter().partition(|item| find(order, item, merge_key).is_some());
-    named.sort_by_cached_key(|item| find(order, item, merge_key));
-    rest.sort_by_cached_key(|item| find(was, item, merge_key).unwrap_or(usize::MAX));
+    let (order, was) = (Index::new(order, merge_key), Index::new(was, merge_key));
+    let (mut named, mut rest): (Vec<_>, Vec<_>) = merged.into_iter().partition(|item| order.find(item).is_some());
+    named.sort_by_cached_key(|item| order.find(item));
+    rest.sort_by_cached_key(|item| was.find(item).unwrap_or(usize::MAX));
+    let mut out = Vec::with_capacity(named.len() + rest.len());
     let mut named = named.into_iter().peekable();
-    let mut out = Vec::new();
     for item in rest {
-        let place = find(was, &item, merge_key);
-        while let Some(next) = named.peek() {
-            let before = match (place, find(was, next, merge_key)) {
-                (Some(place), Some(next)) => place.cmp(&next),
-                _ => Ordering::Greater,
-            };
-            if before == Ordering::Less {
-                break;
-            }
-            out.extend(named.next());
+        let place = was.find(&item);
+        let stands_behind = |next: &Value| !place.zip(was.find(next)).is_some_and(|(place, next)| place < next);
+        while let Some(next) = named.next_if(&stands_behind) {
+            out.push(next);
         }
         out.push(item);
     }

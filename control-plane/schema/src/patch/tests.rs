@@ -156,6 +156,25 @@ fn kubectls_order_directive_is_followed() {
     assert_eq!(merged, json!({"spec": {"volumes": [{"name": "v", "emptyDir": {}}]}}));
 }
 
+/// As upstream's own suite has it: the new item takes the place of the deleted one, and the server's stays before it.
+#[test]
+fn new_items_take_the_place_of_deleted_ones() {
+    let current = json!({"spec": {"containers": [{"name": "1"}, {"name": "2"}, {"name": "4"}]}});
+    let patch = json!({"spec": {"$setElementOrder/containers": [{"name": "2"}, {"name": "3"}],
+        "containers": [{"name": "3"}, {"$patch": "delete", "name": "1"}]}});
+    let merged = strategic(POD, current, patch).unwrap();
+    assert_eq!(merged, json!({"spec": {"containers": [{"name": "2"}, {"name": "4"}, {"name": "3"}]}}));
+}
+
+#[test]
+fn long_lists_merge_quickly() {
+    let containers = |from: usize| (from..from + 20_000).map(|i| json!({"name": format!("c{i}")})).collect::<Vec<_>>();
+    let current = json!({"spec": {"containers": containers(0)}});
+    let patch = json!({"spec": {"$setElementOrder/containers": containers(10_000), "containers": containers(10_000)}});
+    let merged = strategic(POD, current, patch).unwrap();
+    assert_eq!(merged["spec"]["containers"].as_array().unwrap().len(), 30_000);
+}
+
 #[test]
 fn directives_do_not_reach_new_values() {
     let patch = json!({"spec": {"template": {"spec": {"$setElementOrder/containers": [{"name": "a"}],

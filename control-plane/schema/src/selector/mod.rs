@@ -192,7 +192,7 @@ impl LabelRequirement {
         let mut errors = Vec::new();
         let key_problems = qualified_name_problems(key);
         if !key_problems.is_empty() {
-            errors.push(Error::invalid(Path::default(), key, key_problems.join("; ")));
+            errors.push(Error::invalid(Path::new("key"), key, key_problems.join("; ")));
         }
         values.sort();
         values.dedup();

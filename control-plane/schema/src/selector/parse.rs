@@ -166,7 +166,7 @@ impl<'a> Parser<'a> {
             }
             (Token::Close, _) => {
                 self.take();
-                Ok(Vec::new())
+                Ok(vec![String::new()])
             }
             (_, literal) => Err(format!("found '{literal}', expected: ',', ')' or identifier")),
         }

@@ -48,6 +48,7 @@ fn selectors_match_as_upstreams() {
         assert!(!selected, "{text}");
     }
     assert_eq!(LabelSelector::parse("b in (z,a),a=1,!c").unwrap().to_string(), "a=1,b in (a,z),!c");
+    assert_eq!(LabelSelector::parse("x in ()").unwrap().requirements()[0].values, [""]);
     assert_eq!(LabelSelector::parse("x in (,a,)").unwrap().to_string(), "x in (,a)");
 }
 

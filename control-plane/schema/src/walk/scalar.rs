@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::{Error, go_kind, time, wrong_type};
-use crate::quantity::Quantity;
+use crate::quantity;
 use crate::types::Scalar;
 
 pub(super) fn check(scalar: Scalar, go_type: Option<&str>, value: &Value) -> Result<(), Error> {
@@ -45,12 +45,12 @@ fn integer(value: &Value, expected: &str, range: std::ops::RangeInclusive<i64>) 
     }
 }
 
-fn quantity(value: &Value) -> Result<Quantity, Error> {
+fn quantity(value: &Value) -> Result<String, Error> {
     let text = match value {
         Value::String(text) => text.trim().to_owned(),
         other => other.to_string(),
     };
-    Quantity::parse(&text).map_err(|e| Error::Value(e.to_string()))
+    quantity::canonical(&text).map(Into::into).map_err(|e| Error::Value(e.to_string()))
 }
 
 fn base64(text: &str) -> Result<(), Error> {
@@ -78,7 +78,7 @@ pub(super) fn zero(scalar: Scalar) -> Value {
 
 pub(super) fn canonicalise(scalar: Scalar, value: &mut Value) {
     let canonical = match scalar {
-        Scalar::Quantity if value.is_string() || value.is_number() => quantity(value).ok().map(|q| q.to_string()),
+        Scalar::Quantity if value.is_string() || value.is_number() => quantity(value).ok(),
         Scalar::Time => value.as_str().and_then(|text| time::parse_time(text).ok()).map(time::format_time),
         Scalar::MicroTime => {
             value.as_str().and_then(|text| time::parse_micro_time(text).ok()).map(time::format_micro_time)
