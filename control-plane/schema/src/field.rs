@@ -134,9 +134,8 @@ impl Error {
 
     /// A value that is not one of `supported`, which are named in order.
     pub fn not_supported(path: Path, value: impl Into<Value>, supported: &[&str]) -> Self {
-        let mut sorted: Vec<_> = supported.iter().map(|s| format!("\"{s}\"")).collect();
-        sorted.sort();
-        let detail = if sorted.is_empty() { String::new() } else { format!("supported values: {}", sorted.join(", ")) };
+        let quoted: Vec<_> = supported.iter().map(|s| format!("\"{s}\"")).collect();
+        let detail = if quoted.is_empty() { String::new() } else { format!("supported values: {}", quoted.join(", ")) };
         Self { kind: ErrorKind::NotSupported, path, value: Some(value.into()), detail }
     }
 
@@ -207,7 +206,7 @@ mod tests {
         );
         assert_eq!(
             Error::not_supported(path, "x", &["b", "a"]).to_string(),
-            "spec.containers[0].name: Unsupported value: \"x\": supported values: \"a\", \"b\""
+            "spec.containers[0].name: Unsupported value: \"x\": supported values: \"b\", \"a\""
         );
         assert_eq!(Error::forbidden(Path::new("spec").key("k"), "no").to_string(), "spec[k]: Forbidden: no");
     }

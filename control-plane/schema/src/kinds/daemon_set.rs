@@ -53,7 +53,7 @@ fn validate(object: &Value) -> ErrorList {
     not_negative(&mut errors, spec, &path, "minReadySeconds");
     not_negative(&mut errors, spec, &path, "revisionHistoryLimit");
     let (strategy, path) = (at(spec, "updateStrategy"), path.child("updateStrategy"));
-    required_one_of(&mut errors, strategy, &path, "type", &["OnDelete", "RollingUpdate"]);
+    required_one_of(&mut errors, strategy, &path, "type", &["RollingUpdate", "OnDelete"]);
     if text(strategy, "type") == "RollingUpdate" {
         check_rolling(&mut errors, at(strategy, "rollingUpdate"), &path.child("rollingUpdate"));
     }

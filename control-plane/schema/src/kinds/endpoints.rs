@@ -1,8 +1,10 @@
 //! Endpoints, the old form of endpoint slices.
 
+use std::net::IpAddr;
+
 use serde_json::Value;
 
-use super::checks::{dns_label_problems, ip_problems, port_number, report, required_one_of};
+use super::checks::{dns_label_problems, dns_subdomain_problems, ip_problems, port_number, report, required_one_of};
 use super::json::{default_text, int, list, list_mut, text};
 use super::pod_spec::PROTOCOLS;
 use crate::field::{Error, ErrorList, Path};
@@ -28,12 +30,24 @@ fn validate(endpoints: &Value) -> ErrorList {
         }
         for key in ["addresses", "notReadyAddresses"] {
             for (n, address) in list(subset, key).iter().enumerate() {
-                check_ip(&mut errors, text(address, "ip"), &path.child(key).index(n).child("ip"));
+                check_address(&mut errors, address, &path.child(key).index(n));
             }
         }
         check_ports(&mut errors, list(subset, "ports"), &path.child("ports"));
     }
     errors
+}
+
+fn check_address(errors: &mut ErrorList, address: &Value, path: &Path) {
+    let mut check = |key: &str, problems: fn(&str) -> Vec<String>| {
+        let name = text(address, key);
+        if !name.is_empty() {
+            report(errors, &path.child(key), name, problems(name));
+        }
+    };
+    check("hostname", dns_label_problems);
+    check("nodeName", dns_subdomain_problems);
+    check_ip(errors, text(address, "ip"), &path.child("ip"));
 }
 
 fn check_ports(errors: &mut ErrorList, ports: &[Value], path: &Path) {
@@ -49,15 +63,23 @@ fn check_ports(errors: &mut ErrorList, ports: &[Value], path: &Path) {
     }
 }
 
+/// Go's `IP.IsLinkLocalMulticast`: 224.0.0.0/24 and ff02::/16.
+fn is_link_local_multicast(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.octets().starts_with(&[224, 0, 0]),
+        IpAddr::V6(v6) => v6.segments()[0] & 0xff0f == 0xff02,
+    }
+}
+
 /// An address that something else can be reached at: not this machine's own, and not everybody's.
 pub(super) fn check_ip(errors: &mut ErrorList, address: &str, path: &Path) {
     let problems = ip_problems(address);
-    let Ok(ip) = address.parse::<std::net::IpAddr>() else {
+    let Ok(ip) = address.parse::<IpAddr>() else {
         return report(errors, path, address, problems);
     };
     let link_local = match ip {
-        std::net::IpAddr::V4(v4) => v4.is_link_local(),
-        std::net::IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
     let problem = if ip.is_unspecified() {
         format!("may not be unspecified ({address})")
@@ -65,7 +87,7 @@ pub(super) fn check_ip(errors: &mut ErrorList, address: &str, path: &Path) {
         "may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned()
     } else if link_local {
         "may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned()
-    } else if ip.is_multicast() {
+    } else if is_link_local_multicast(ip) {
         "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned()
     } else {
         return;

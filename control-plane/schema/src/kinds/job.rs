@@ -96,7 +96,7 @@ fn validate(job: &Value) -> ErrorList {
         "" | "Always" => {
             errors.push(Error::required(at_policy, "valid values: \"OnFailure\", \"Never\""));
         }
-        other => errors.push(Error::not_supported(at_policy, other, &["Never", "OnFailure"])),
+        other => errors.push(Error::not_supported(at_policy, other, &["OnFailure", "Never"])),
     }
     if has(spec, "podFailurePolicy") && text(spec, "template.spec.restartPolicy") != "Never" {
         let detail = "only \"Never\" is supported when podFailurePolicy is specified";
@@ -130,7 +130,7 @@ fn check_generated_selector(errors: &mut ErrorList, job: &Value, path: &Path) {
 }
 
 fn check_completion_mode(errors: &mut ErrorList, spec: &Value, path: &Path) {
-    required_one_of(errors, spec, path, "completionMode", &["Indexed", "NonIndexed"]);
+    required_one_of(errors, spec, path, "completionMode", &["NonIndexed", "Indexed"]);
     if text(spec, "completionMode") != "Indexed" {
         if has(spec, "backoffLimitPerIndex") {
             let value = at(spec, "backoffLimitPerIndex").clone();

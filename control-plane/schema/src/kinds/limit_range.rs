@@ -4,12 +4,16 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use super::checks::{qualified_name_problems, report};
 use super::json::{at, default_to, entries, list, list_mut, text, within};
 use super::pod_spec::{canonical_quantities, quantity};
 use crate::field::{Error, ErrorList, Path};
 use crate::resource::{PLAIN, Strategy};
 
 pub(super) const STRATEGY: Strategy = Strategy { default, validate, validate_update: |new, _| validate(new), ..PLAIN };
+
+/// What can be limited.
+const STANDARD: [&str; 3] = ["Pod", "Container", "PersistentVolumeClaim"];
 
 /// A container's default limit is the maximum; its default request is the default limit, else the minimum.
 fn default(range: &mut Value) {
@@ -41,6 +45,12 @@ fn validate(range: &Value) -> ErrorList {
     for (index, item) in list(range, "spec.limits").iter().enumerate() {
         let path = Path::new("spec.limits").index(index);
         let kind = text(item, "type");
+        let problems = qualified_name_problems(kind);
+        if problems.is_empty() && !kind.contains('/') && !STANDARD.contains(&kind) {
+            let detail = "must be a standard limit type or fully qualified";
+            errors.push(Error::invalid(path.child("type"), kind, detail));
+        }
+        report(&mut errors, &path.child("type"), kind, problems);
         if !kinds.insert(kind) {
             errors.push(Error::duplicate(path.child("type"), kind));
         }
@@ -57,24 +67,25 @@ fn validate(range: &Value) -> ErrorList {
     errors
 }
 
-/// Each resource: min <= defaultRequest <= default <= max.
+/// Each resource: min <= defaultRequest <= default <= max. With each pair: who is blamed, whose value is shown, and
+/// upstream's word for the greater one.
 fn check_order(errors: &mut ErrorList, item: &Value, path: &Path) {
     let pairs = [
-        ("min", "max", "min"),
-        ("min", "defaultRequest", "defaultRequest"),
-        ("min", "default", "default"),
-        ("defaultRequest", "default", "defaultRequest"),
-        ("defaultRequest", "max", "defaultRequest"),
-        ("default", "max", "default"),
+        ("min", "max", "min", "min", "max"),
+        ("min", "defaultRequest", "defaultRequest", "defaultRequest", "default request"),
+        ("defaultRequest", "max", "defaultRequest", "defaultRequest", "max"),
+        ("defaultRequest", "default", "defaultRequest", "defaultRequest", "default limit"),
+        ("min", "default", "default", "min", "default"),
+        ("default", "max", "default", "max", "max"),
     ];
-    for (low, high, blamed) in pairs {
+    for (low, high, blamed, shown, word) in pairs {
         for (name, value) in entries(item, low) {
             let (Some(a), Some(b)) = (quantity(value), at(item, high).get(name).and_then(quantity)) else { continue };
             if a > b {
-                let shown = at(item, blamed).get(name).and_then(quantity).map_or(String::new(), |q| q.to_string());
-                let words = |key| if key == "defaultRequest" { "default request" } else { key };
-                let detail = format!("{} value {a} is greater than {} value {b}", words(low), words(high));
-                errors.push(Error::invalid(path.child(blamed).key(name), shown, detail));
+                let first = if low == "defaultRequest" { "default request" } else { low };
+                let detail = format!("{first} value {a} is greater than {word} value {b}");
+                let shown = if shown == low { a } else { b };
+                errors.push(Error::invalid(path.child(blamed).key(name), shown.to_string(), detail));
             }
         }
     }

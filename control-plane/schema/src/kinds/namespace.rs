@@ -2,13 +2,15 @@
 
 use serde_json::{Value, json};
 
-use super::json::{at, carry_over, default_to, list, set, text, within};
+use super::json::{at, carry_over, default_to, has, list, set, text, within};
+use crate::field::{Error, ErrorList, Path};
 use crate::resource::{NameRule, PLAIN, Strategy};
 
 pub(super) const STRATEGY: Strategy = Strategy {
     default: set_name_label,
     prepare_create,
     prepare_update,
+    validate_status,
     fields: |namespace| vec![("status.phase", text(namespace, "status.phase").to_owned())],
     name: NameRule::Label,
     ..PLAIN
@@ -36,6 +38,20 @@ fn prepare_create(namespace: &mut Value) {
         finalizers.push("kubernetes".into());
     }
     within(namespace, "spec", |v| set(v, "finalizers", finalizers));
+}
+
+/// A namespace that is to be deleted is `Terminating`, and no other is.
+fn validate_status(new: &Value, _: &Value) -> ErrorList {
+    let phase = text(new, "status.phase");
+    let (only, when) = if has(new, "metadata.deletionTimestamp") {
+        ("Terminating", "`deletionTimestamp` is not empty")
+    } else {
+        ("Active", "`deletionTimestamp` is empty")
+    };
+    if phase == only {
+        return Vec::new();
+    }
+    vec![Error::invalid(Path::new("status.Phase"), phase, format!("may only be '{only}' if {when}"))]
 }
 
 /// Finalizers change by the `finalize` subresource, the status by its own.

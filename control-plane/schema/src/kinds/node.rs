@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::checks::{label_value_problems, qualified_name_problems, report, required};
+use super::checks::{label_value_problems, qualified_name_problems, report};
 use super::json::{at, default_to, entries, list, same, text, truth};
 use super::keep_status;
 use super::pod_spec::{canonical_quantities, check_quantity, check_taint_effect};
@@ -37,15 +37,18 @@ fn default(node: &mut Value) {
 
 fn validate(node: &Value) -> ErrorList {
     let mut errors = check_quantities(node);
-    let path = Path::new("spec.taints");
+    check_ranges(&mut errors, node);
+    // Upstream's path.
+    let path = Path::new("metadata.taints");
     let mut seen = BTreeSet::new();
     for (index, taint) in list(node, "spec.taints").iter().enumerate() {
         let path = path.index(index);
-        if let Some(key) = required(&mut errors, taint, &path, "key") {
-            report(&mut errors, &path.child("key"), key, qualified_name_problems(key));
+        let (key, value) = (text(taint, "key"), text(taint, "value"));
+        report(&mut errors, &path.child("key"), key, qualified_name_problems(key));
+        let problems = label_value_problems(value);
+        if !problems.is_empty() {
+            errors.push(Error::invalid(path.child("value"), value, problems.join(";")));
         }
-        let value = text(taint, "value");
-        report(&mut errors, &path.child("value"), value, label_value_problems(value));
         check_taint_effect(&mut errors, taint, false, &path);
         if !seen.insert((text(taint, "effect"), text(taint, "key"))) {
             let mut error = Error::duplicate(path, taint.clone());
@@ -56,12 +59,32 @@ fn validate(node: &Value) -> ErrorList {
     errors
 }
 
+/// The ranges of a node: one of each family, and none twice.
+fn check_ranges(errors: &mut ErrorList, node: &Value) {
+    let (ranges, path) = (list(node, "spec.podCIDRs"), Path::new("spec.podCIDRs"));
+    for (index, range) in ranges.iter().enumerate() {
+        let text = range.as_str().unwrap_or_default();
+        if text.parse::<ipnet::IpNet>().is_err() {
+            let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+            errors.push(Error::invalid(path.index(index), text, detail));
+        }
+        if ranges[..index].contains(range) {
+            errors.push(Error::duplicate(path.index(index), text));
+        }
+    }
+    let of_family = |v6: bool| ranges.iter().filter(|r| r.as_str().is_some_and(|r| r.contains(':') == v6)).count();
+    if of_family(false) > 1 || of_family(true) > 1 {
+        let detail = "may specify no more than one CIDR for each IP family";
+        errors.push(Error::invalid(path, ranges.to_vec(), detail));
+    }
+}
+
 fn check_quantities(node: &Value) -> ErrorList {
     let mut errors = Vec::new();
     for key in ["capacity", "allocatable"] {
         let path = Path::new("status").child(key);
         for (name, value) in entries(at(node, "status"), key) {
-            check_quantity(&mut errors, name, value, &path.key(name));
+            check_quantity(&mut errors, name, value, &path.child(name));
         }
     }
     errors
@@ -70,6 +93,12 @@ fn check_quantities(node: &Value) -> ErrorList {
 fn validate_update(new: &Value, old: &Value) -> ErrorList {
     let mut errors = validate(new);
     let path = Path::new("spec");
+    let addresses = list(new, "status.addresses");
+    for (index, address) in addresses.iter().enumerate() {
+        if addresses[..index].contains(address) {
+            errors.push(Error::duplicate(Path::new("status.addresses").index(index), address.clone()));
+        }
+    }
     if !list(old, "spec.podCIDRs").is_empty() && !same(at(new, "spec.podCIDRs"), at(old, "spec.podCIDRs")) {
         let detail = "node updates may not change podCIDR except from \"\" to valid";
         errors.push(Error::forbidden(path.child("podCIDRs"), detail));

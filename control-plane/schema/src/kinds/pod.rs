@@ -48,7 +48,20 @@ fn validate(pod: &Value) -> ErrorList {
 
 fn check(pod: &Value) -> ErrorList {
     let mut errors = Vec::new();
-    pod_spec::check_spec(&mut errors, at(pod, "spec"), &Path::new("spec"));
+    let (spec, path) = (at(pod, "spec"), Path::new("spec"));
+    pod_spec::check_spec(&mut errors, spec, &path);
+    if text(spec, "serviceAccountName").is_empty() {
+        for (v, volume) in list(spec, "volumes").iter().enumerate() {
+            for (s, source) in list(volume, "projected.sources").iter().enumerate() {
+                if has(source, "serviceAccountToken") {
+                    let path = path.child("volumes").index(v).child("projected").child("sources").index(s);
+                    let detail = "must not be specified when serviceAccountName is not set";
+                    errors.push(Error::forbidden(path.child("serviceAccountToken"), detail));
+                }
+            }
+        }
+    }
+    pod_spec::check_images_of_pod(&mut errors, spec, &path);
     errors
 }
 
@@ -63,6 +76,12 @@ fn validate_status(new: &Value, old: &Value) -> ErrorList {
     let path = Path::new("status");
     for (index, ip) in list(new, "status.podIPs").iter().enumerate() {
         report(&mut errors, &path.child("podIPs").index(index), text(ip, "ip"), ip_problems(text(ip, "ip")));
+    }
+    let of_family =
+        |v6: bool| list(new, "status.podIPs").iter().filter(|ip| text(ip, "ip").contains(':') == v6).count();
+    if of_family(false) > 1 || of_family(true) > 1 {
+        let detail = "may specify no more than one IP for each IP family";
+        errors.push(Error::invalid(path.child("podIPs"), at(new, "status.podIPs").clone(), detail));
     }
     // A container that has ended for good stays so.
     if text(new, "spec.restartPolicy") != "Always" {

@@ -39,7 +39,7 @@ fn validate(class: &Value) -> ErrorList {
         let detail = format!("maximum allowed value of a user defined priority is {MAX_USER_VALUE}");
         errors.push(Error::forbidden(Path::new("value"), detail));
     }
-    one_of(&mut errors, class, &Path::default(), "preemptionPolicy", &["Never", "PreemptLowerPriority"]);
+    one_of(&mut errors, class, &Path::default(), "preemptionPolicy", &["PreemptLowerPriority", "Never"]);
     errors
 }
 

@@ -151,7 +151,7 @@ fn check_subject(errors: &mut ErrorList, subject: &Value, path: &Path) {
                 errors.push(Error::not_supported(path.child("apiGroup"), group, &[GROUP]));
             }
         }
-        other => errors.push(Error::not_supported(path.child("kind"), other, &["Group", "ServiceAccount", "User"])),
+        other => errors.push(Error::not_supported(path.child("kind"), other, &["ServiceAccount", "User", "Group"])),
     }
 }
 

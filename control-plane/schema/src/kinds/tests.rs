@@ -211,11 +211,14 @@ fn nodes() {
     assert_eq!(
         problems("", "Node", wrong),
         [
-            "spec.taints[0].effect: Unsupported value: \"Sometimes\": supported values: \"NoExecute\", \"NoSchedule\", \
-         \"PreferNoSchedule\"",
-            "spec.taints[2]: Duplicate value: {\"effect\":\"NoSchedule\",\"key\":\"b\"}: taints must be unique by key and \
-         effect pair",
-            "spec.taints[3].key: Required value",
+            "metadata.taints[0].effect: Unsupported value: \"Sometimes\": supported values: \"NoSchedule\", \
+             \"PreferNoSchedule\", \"NoExecute\"",
+            "metadata.taints[2]: Duplicate value: {\"effect\":\"NoSchedule\",\"key\":\"b\"}: taints must be unique by key \
+             and effect pair",
+            "metadata.taints[3].key: Invalid value: \"\": name part must be non-empty",
+            "metadata.taints[3].key: Invalid value: \"\": name part must consist of alphanumeric characters, '-', '_' or \
+             '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', \
+             regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
         ]
     );
     let node = |cidr: &str| format!("{{spec: {{podCIDRs: [{cidr}]}}}}");

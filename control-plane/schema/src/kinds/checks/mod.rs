@@ -9,7 +9,7 @@ use serde_json::Value;
 pub(crate) use self::labels::{check_labels, check_selector, selector_is_empty, selector_matches};
 pub(crate) use self::names::{
     config_key_problems, dns_label_problems, dns_subdomain_problems, dns1035_label_problems, env_name_problems,
-    ip_problems, label_value_problems, port_name_problems, qualified_name_problems,
+    http_header_problems, ip_problems, label_value_problems, port_name_problems, qualified_name_problems,
 };
 use crate::field::{Error, ErrorList, Path};
 use crate::kinds::json::{int, same, text};

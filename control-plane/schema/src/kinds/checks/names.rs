@@ -57,8 +57,16 @@ const CONFIG_KEY: Form = Form {
     regex: "[-._a-zA-Z0-9]+",
 };
 
-fn too_long(max: usize) -> String {
-    format!("must be no more than {max} bytes")
+const HTTP_HEADER: Form = Form {
+    words: "a valid HTTP header must consist of alphanumeric characters or '-'",
+    examples: &["X-Header-Name"],
+    regex: "[-A-Za-z0-9]+",
+};
+
+/// DNS names and the like count characters, in upstream's words; labels count bytes. They are ASCII, so that both are
+/// one.
+fn too_long(max: usize, unit: &str) -> String {
+    format!("must be no more than {max} {unit}")
 }
 
 fn is_lower_label(label: &str) -> bool {
@@ -79,7 +87,7 @@ fn is_name_part(name: &str) -> bool {
 pub(crate) fn dns_label_problems(name: &str) -> Vec<String> {
     let mut problems = Vec::new();
     if name.len() > 63 {
-        problems.push(too_long(63));
+        problems.push(too_long(63, "characters"));
     }
     if !is_lower_label(name) {
         let wrong_dots = name.contains('.') && name.split('.').all(is_lower_label);
@@ -92,7 +100,7 @@ pub(crate) fn dns_label_problems(name: &str) -> Vec<String> {
 pub(crate) fn dns_subdomain_problems(name: &str) -> Vec<String> {
     let mut problems = Vec::new();
     if name.len() > 253 {
-        problems.push(too_long(253));
+        problems.push(too_long(253, "characters"));
     }
     if !name.split('.').all(is_lower_label) {
         problems.push(DNS_SUBDOMAIN.problem());
@@ -104,7 +112,7 @@ pub(crate) fn dns_subdomain_problems(name: &str) -> Vec<String> {
 pub(crate) fn dns1035_label_problems(name: &str) -> Vec<String> {
     let mut problems = Vec::new();
     if name.len() > 63 {
-        problems.push(too_long(63));
+        problems.push(too_long(63, "characters"));
     }
     if !is_lower_label(name) || name.starts_with(|c: char| c.is_ascii_digit()) {
         problems.push(DNS1035_LABEL.problem());
@@ -122,20 +130,21 @@ pub(crate) fn qualified_name_problems(key: &str) -> Vec<String> {
             if prefix.is_empty() {
                 problems.push("prefix part must be non-empty".to_owned());
             } else {
-                problems.extend(dns_subdomain_problems(prefix).into_iter().map(|p| format!("prefix part {p}")));
+                let of_prefix = dns_subdomain_problems(prefix).into_iter();
+                problems.extend(of_prefix.map(|p| format!("prefix part {}", p.replace("253 characters", "253 bytes"))));
             }
             *name
         }
         _ => {
             let form = QUALIFIED.problem();
             let tail = "with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
-            return vec![format!("a qualified name {form} {tail}")];
+            return vec![format!("a valid label key {form} {tail}")];
         }
     };
     if name.is_empty() {
         problems.push("name part must be non-empty".to_owned());
     } else if name.len() > 63 {
-        problems.push(format!("name part {}", too_long(63)));
+        problems.push(format!("name part {}", too_long(63, "bytes")));
     }
     if !is_name_part(name) {
         problems.push(format!("name part {}", QUALIFIED.problem()));
@@ -147,7 +156,7 @@ pub(crate) fn qualified_name_problems(key: &str) -> Vec<String> {
 pub(crate) fn label_value_problems(value: &str) -> Vec<String> {
     let mut problems = Vec::new();
     if value.len() > 63 {
-        problems.push(too_long(63));
+        problems.push(too_long(63, "bytes"));
     }
     if !value.is_empty() && !is_name_part(value) {
         problems.push(LABEL_VALUE.problem());
@@ -159,7 +168,7 @@ pub(crate) fn label_value_problems(value: &str) -> Vec<String> {
 pub(crate) fn config_key_problems(key: &str) -> Vec<String> {
     let mut problems = Vec::new();
     if key.len() > 253 {
-        problems.push(too_long(253));
+        problems.push(too_long(253, "characters"));
     }
     if key.is_empty() || !key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
         problems.push(CONFIG_KEY.problem());
@@ -171,6 +180,14 @@ pub(crate) fn config_key_problems(key: &str) -> Vec<String> {
         _ => {}
     }
     problems
+}
+
+/// The name of an HTTP header.
+pub(crate) fn http_header_problems(name: &str) -> Vec<String> {
+    if !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return Vec::new();
+    }
+    vec![HTTP_HEADER.problem()]
 }
 
 /// An environment variable: printable ASCII without `=`.
@@ -188,7 +205,7 @@ pub(crate) fn env_name_problems(name: &str) -> Vec<String> {
 pub(crate) fn port_name_problems(name: &str) -> Vec<String> {
     let mut problems = Vec::new();
     if name.len() > 15 {
-        problems.push(too_long(15));
+        problems.push(too_long(15, "characters"));
     }
     if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
         problems.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
@@ -229,7 +246,7 @@ mod tests {
             ]
         );
         assert_eq!(dns_label_problems("a.b"), ["must not contain dots"]);
-        assert_eq!(dns_label_problems(&"a".repeat(64)), ["must be no more than 63 bytes"]);
+        assert_eq!(dns_label_problems(&"a".repeat(64)), ["must be no more than 63 characters"]);
         assert!(dns_subdomain_problems("a.b-c.d").is_empty());
         assert!(!dns_subdomain_problems("a..d").is_empty());
         assert!(!dns1035_label_problems("1a").is_empty());

@@ -12,7 +12,7 @@ use super::security::check_container_security;
 use super::volumes::{check_devices, check_mounts};
 use crate::field::{Error, ErrorList, Path};
 use crate::kinds::checks::{dns_label_problems, one_of, report, required, required_one_of};
-use crate::kinds::json::{at, has, list, list_mut, text};
+use crate::kinds::json::{at, has, int, list, list_mut, text};
 
 /// The volumes of a pod, by name, with their source.
 pub(super) type Volumes<'a> = BTreeMap<&'a str, &'a Value>;
@@ -35,34 +35,51 @@ pub(super) fn check_containers(errors: &mut ErrorList, spec: &Value, volumes: &V
     for key in ["containers", "initContainers", "ephemeralContainers"] {
         for (index, container) in list(spec, key).iter().enumerate() {
             let path = path.child(key).index(index);
-            check_common(errors, container, spec, volumes, &path);
+            check_common(errors, container, volumes, &path);
             let name = text(container, "name");
             if !name.is_empty() && !names.insert(name) {
                 errors.push(Error::duplicate(path.child("name"), name));
             }
             match key {
-                "containers" => check_main(errors, container, &path),
-                "initContainers" => check_init(errors, container, &path),
+                "containers" => check_main(errors, container, grace(spec), &path),
+                "initContainers" => check_init(errors, container, grace(spec), &path),
                 _ => check_ephemeral(errors, container, spec, &path),
             }
         }
-        check_host_port_conflicts(errors, list(spec, key), &path.child(key));
+    }
+    check_host_port_conflicts(errors, list(spec, "containers"), &path.child("containers"));
+    // Init containers run one by one, and may use the same port one after the other.
+    for container in list(spec, "initContainers") {
+        check_host_port_conflicts(errors, std::slice::from_ref(container), &path.child("initContainers"));
+    }
+}
+
+/// How long the pod has to end, in seconds.
+fn grace(spec: &Value) -> i64 {
+    int(spec, "terminationGracePeriodSeconds").unwrap_or_default()
+}
+
+/// What pods are held to and templates are not: they were not, once.
+pub(crate) fn check_images_of_pod(errors: &mut ErrorList, spec: &Value, path: &Path) {
+    for key in ["containers", "initContainers", "ephemeralContainers"] {
+        for (index, container) in list(spec, key).iter().enumerate() {
+            let image = text(container, "image");
+            if image.trim() != image {
+                let detail = "must not have leading or trailing whitespace";
+                errors.push(Error::invalid(path.child(key).index(index).child("image"), image, detail));
+            }
+        }
     }
 }
 
 /// What all sorts of containers have in common.
-fn check_common(errors: &mut ErrorList, container: &Value, spec: &Value, volumes: &Volumes<'_>, path: &Path) {
+fn check_common(errors: &mut ErrorList, container: &Value, volumes: &Volumes<'_>, path: &Path) {
     if let Some(name) = required(errors, container, path, "name") {
         report(errors, &path.child("name"), name, dns_label_problems(name));
     }
-    if let Some(image) = required(errors, container, path, "image")
-        && image.trim() != image
-    {
-        let detail = "must not have leading or trailing whitespace";
-        errors.push(Error::invalid(path.child("image"), image, detail));
-    }
+    required(errors, container, path, "image");
     required_one_of(errors, container, path, "terminationMessagePolicy", &["File", "FallbackToLogsOnError"]);
-    check_ports(errors, list(container, "ports"), super::host_network(spec), &path.child("ports"));
+    check_ports(errors, list(container, "ports"), &path.child("ports"));
     check_env(errors, container, &path.child("env"));
     check_env_from(errors, container, &path.child("envFrom"));
     check_mounts(errors, container, volumes, &path.child("volumeMounts"));
@@ -72,8 +89,8 @@ fn check_common(errors: &mut ErrorList, container: &Value, spec: &Value, volumes
     check_container_security(errors, at(container, "securityContext"), &path.child("securityContext"));
 }
 
-fn check_main(errors: &mut ErrorList, container: &Value, path: &Path) {
-    check_lifecycle(errors, at(container, "lifecycle"), &path.child("lifecycle"));
+fn check_main(errors: &mut ErrorList, container: &Value, grace_s: i64, path: &Path) {
+    check_lifecycle(errors, at(container, "lifecycle"), grace_s, &path.child("lifecycle"));
     check_all_probes(errors, container, path);
     one_of(errors, container, path, "restartPolicy", &["Always", "OnFailure", "Never"]);
 }
@@ -96,9 +113,9 @@ fn check_all_probes(errors: &mut ErrorList, container: &Value, path: &Path) {
 }
 
 /// Init containers that do not stay (sidecars do, with `restartPolicy: Always`) are not probed.
-fn check_init(errors: &mut ErrorList, container: &Value, path: &Path) {
+fn check_init(errors: &mut ErrorList, container: &Value, grace_s: i64, path: &Path) {
     match text(container, "restartPolicy") {
-        "Always" => return check_main(errors, container, path),
+        "Always" => return check_main(errors, container, grace_s, path),
         "" => {}
         _ => one_of(errors, container, path, "restartPolicy", &["Always", "OnFailure", "Never"]),
     }

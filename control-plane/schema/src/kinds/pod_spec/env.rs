@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::field::{Error, ErrorList, Path};
-use crate::kinds::checks::{config_key_problems, env_name_problems, report, required};
+use crate::kinds::checks::{config_key_problems, dns_subdomain_problems, env_name_problems, report, required};
 use crate::kinds::json::{at, has, list, text};
 
 /// What a variable can take from its pod.
@@ -91,7 +91,8 @@ fn check_key_ref(errors: &mut ErrorList, reference: &Value, path: &Path) {
     if reference.is_null() {
         return;
     }
-    required(errors, reference, path, "name");
+    let name = text(reference, "name");
+    report(errors, &path.child("name"), name, dns_subdomain_problems(name));
     if let Some(key) = required(errors, reference, path, "key") {
         report(errors, &path.child("key"), key, config_key_problems(key));
     }
@@ -99,7 +100,8 @@ fn check_key_ref(errors: &mut ErrorList, reference: &Value, path: &Path) {
 
 pub(super) fn check_env_from(errors: &mut ErrorList, container: &Value, path: &Path) {
     for (index, source) in list(container, "envFrom").iter().enumerate() {
-        let path = path.index(index);
+        // Upstream blames the list for a wrong number of sources, and the item for the rest.
+        let (whole, path) = (path, path.index(index));
         let prefix = text(source, "prefix");
         if !prefix.is_empty() {
             report(errors, &path.child("prefix"), prefix, env_name_problems(prefix));
@@ -107,16 +109,19 @@ pub(super) fn check_env_from(errors: &mut ErrorList, container: &Value, path: &P
         let sources = ["configMapRef", "secretRef"].map(|key| has(source, key));
         match sources {
             [false, false] => {
-                errors.push(Error::invalid(path.clone(), "", "must specify one of: `configMapRef` or `secretRef`"));
+                errors.push(Error::invalid(whole.clone(), "", "must specify one of: `configMapRef` or `secretRef`"));
             }
             [true, true] => {
-                errors.push(Error::invalid(path.clone(), "", "may not have more than one field specified at a time"));
+                errors.push(Error::invalid(whole.clone(), "", "may not have more than one field specified at a time"));
             }
             _ => {}
         }
         for (key, present) in ["configMapRef", "secretRef"].into_iter().zip(sources) {
             if present {
-                required(errors, at(source, key), &path.child(key), "name");
+                let path = path.child(key);
+                if let Some(name) = required(errors, at(source, key), &path, "name") {
+                    report(errors, &path.child("name"), name, dns_subdomain_problems(name));
+                }
             }
         }
     }

@@ -20,6 +20,7 @@ mod warnings;
 use serde_json::Value;
 
 use self::containers::all_containers_mut;
+pub(crate) use self::containers::check_images_of_pod;
 pub(crate) use self::defaults::{default_pod, default_spec};
 pub(crate) use self::ports::PROTOCOLS;
 pub(crate) use self::qos::qos_class;
@@ -32,21 +33,19 @@ use super::checks::{
     check_labels, dns_label_problems, dns_subdomain_problems, in_range, ip_problems, one_of, report, required_one_of,
 };
 use crate::field::{Error, ErrorList, Path};
-use crate::kinds::json::{at, has, list, text};
+use crate::kinds::json::{at, list, text};
 
 /// Everything wrong with a pod's spec.
 pub(crate) fn check_spec(errors: &mut ErrorList, spec: &Value, path: &Path) {
     let volumes = volumes::check_volumes(errors, list(spec, "volumes"), &path.child("volumes"));
     containers::check_containers(errors, spec, &volumes, path);
+    if at(spec, "hostNetwork") == true {
+        ports::check_host_network(errors, list(spec, "containers"), &path.child("containers"));
+    }
     required_one_of(errors, spec, path, "restartPolicy", &["Always", "OnFailure", "Never"]);
     required_one_of(errors, spec, path, "dnsPolicy", &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
     check_labels(errors, spec, "nodeSelector", &path.child("nodeSelector"));
     security::check_pod_security(errors, at(spec, "securityContext"), &path.child("securityContext"));
-    for (index, secret) in list(spec, "imagePullSecrets").iter().enumerate() {
-        if text(secret, "name").is_empty() {
-            errors.push(Error::required(path.child("imagePullSecrets").index(index).child("name"), ""));
-        }
-    }
     scheduling::check_affinity(errors, at(spec, "affinity"), &path.child("affinity"));
     check_dns_config(errors, spec, &path.child("dnsConfig"));
     scheduling::check_gates(errors, spec, path);
@@ -55,7 +54,7 @@ pub(crate) fn check_spec(errors: &mut ErrorList, spec: &Value, path: &Path) {
     in_range(errors, spec, path, "activeDeadlineSeconds", 1, i64::from(i32::MAX));
     scheduling::check_tolerations(errors, list(spec, "tolerations"), &path.child("tolerations"));
     check_host_aliases(errors, list(spec, "hostAliases"), &path.child("hostAliases"));
-    one_of(errors, spec, path, "preemptionPolicy", &["Never", "PreemptLowerPriority"]);
+    one_of(errors, spec, path, "preemptionPolicy", &["PreemptLowerPriority", "Never"]);
     resources::check_resource_list(errors, spec, "overhead", &path.child("overhead"));
     one_of(errors, at(spec, "os"), &path.child("os"), "name", &["linux", "windows"]);
 }
@@ -142,9 +141,4 @@ fn check_host_aliases(errors: &mut ErrorList, aliases: &[Value], path: &Path) {
             report(errors, &path, name, dns_subdomain_problems(name));
         }
     }
-}
-
-/// Whether the pod shares its node's network.
-pub(crate) fn host_network(spec: &Value) -> bool {
-    has(spec, "hostNetwork") && at(spec, "hostNetwork") == true
 }

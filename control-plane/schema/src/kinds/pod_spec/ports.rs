@@ -11,7 +11,7 @@ use crate::kinds::json::{int, list, text};
 /// The protocols of a port.
 pub(crate) const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 
-pub(super) fn check_ports(errors: &mut ErrorList, ports: &[Value], host_network: bool, path: &Path) {
+pub(super) fn check_ports(errors: &mut ErrorList, ports: &[Value], path: &Path) {
     let mut names = BTreeSet::new();
     for (index, port) in ports.iter().enumerate() {
         let path = path.index(index);
@@ -33,11 +33,6 @@ pub(super) fn check_ports(errors: &mut ErrorList, ports: &[Value], host_network:
         if host_port != 0 {
             port_number(errors, &path.child("hostPort"), host_port);
         }
-        // In a template the node's port may be left out: the pod that is made of it gets it by default.
-        if host_network && host_port != 0 && host_port != number {
-            let detail = "must match `hostPort` when `hostNetwork` is true";
-            errors.push(Error::invalid(path.child("containerPort"), number, detail));
-        }
         required_one_of(errors, port, &path, "protocol", &PROTOCOLS);
     }
 }
@@ -54,6 +49,21 @@ pub(super) fn check_host_port_conflicts(errors: &mut ErrorList, containers: &[Va
             let key = format!("{}/{}/{host_port}", text(port, "protocol"), text(port, "hostIP"));
             if !taken.insert(key.clone()) {
                 errors.push(Error::duplicate(path.index(c).child("ports").index(p).child("hostPort"), key));
+            }
+        }
+    }
+}
+
+/// On the node's network, a port is the node's port. In a template it may be left out: the pod that is made of it gets
+/// it by default.
+pub(super) fn check_host_network(errors: &mut ErrorList, containers: &[Value], path: &Path) {
+    for (c, container) in containers.iter().enumerate() {
+        for (p, port) in list(container, "ports").iter().enumerate() {
+            let host_port = int(port, "hostPort").unwrap_or_default();
+            if host_port != 0 && host_port != int(port, "containerPort").unwrap_or_default() {
+                let path = path.index(c).child("ports").index(p).child("hostPort");
+                let detail = "must match `containerPort` when `hostNetwork` is true";
+                errors.push(Error::invalid(path, host_port, detail));
             }
         }
     }

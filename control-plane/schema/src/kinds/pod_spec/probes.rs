@@ -3,14 +3,16 @@
 use serde_json::Value;
 
 use crate::field::{Error, ErrorList, Path};
-use crate::kinds::checks::{not_negative, port_number, port_number_or_name, required, required_one_of};
-use crate::kinds::json::{at, has, int, list};
+use crate::kinds::checks::{
+    http_header_problems, not_negative, port_number, port_number_or_name, report, required, required_one_of,
+};
+use crate::kinds::json::{at, has, int, list, text};
 
 pub(super) fn check_probe(errors: &mut ErrorList, probe: &Value, path: &Path) {
     if probe.is_null() {
         return;
     }
-    check_handler(errors, probe, &["exec", "httpGet", "tcpSocket", "grpc"], path);
+    check_handler(errors, probe, &["exec", "httpGet", "tcpSocket", "grpc"], 0, path);
     for key in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
         not_negative(errors, probe, path, key);
     }
@@ -20,14 +22,14 @@ pub(super) fn check_probe(errors: &mut ErrorList, probe: &Value, path: &Path) {
     }
 }
 
-pub(super) fn check_lifecycle(errors: &mut ErrorList, lifecycle: &Value, path: &Path) {
+pub(super) fn check_lifecycle(errors: &mut ErrorList, lifecycle: &Value, grace_s: i64, path: &Path) {
     for hook in ["postStart", "preStop"].into_iter().filter(|hook| has(lifecycle, hook)) {
         let path = path.child(hook);
-        check_handler(errors, at(lifecycle, hook), &["exec", "httpGet", "tcpSocket", "sleep"], &path);
+        check_handler(errors, at(lifecycle, hook), &["exec", "httpGet", "tcpSocket", "sleep"], grace_s, &path);
     }
 }
 
-fn check_handler(errors: &mut ErrorList, handler: &Value, kinds: &[&str], path: &Path) {
+fn check_handler(errors: &mut ErrorList, handler: &Value, kinds: &[&str], grace_s: i64, path: &Path) {
     let given: Vec<_> = kinds.iter().copied().filter(|kind| has(handler, kind)).collect();
     if given.is_empty() {
         errors.push(Error::required(path.clone(), "must specify a handler type"));
@@ -45,8 +47,8 @@ fn check_handler(errors: &mut ErrorList, handler: &Value, kinds: &[&str], path: 
             "httpGet" => check_http_get(errors, action, &path),
             "tcpSocket" => port_number_or_name(errors, &path.child("port"), at(action, "port")),
             "grpc" => port_number(errors, &path.child("port"), int(action, "port").unwrap_or_default()),
-            "sleep" if int(action, "seconds").is_none_or(|s| s < 0) => {
-                let detail = "must be non-negative and less than terminationGracePeriodSeconds";
+            "sleep" if int(action, "seconds").is_none_or(|s| !(0..=grace_s).contains(&s)) => {
+                let detail = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace_s})");
                 errors.push(Error::invalid(path, at(action, "seconds").clone(), detail));
             }
             _ => {}
@@ -58,7 +60,8 @@ fn check_http_get(errors: &mut ErrorList, get: &Value, path: &Path) {
     required(errors, get, path, "path");
     port_number_or_name(errors, &path.child("port"), at(get, "port"));
     required_one_of(errors, get, path, "scheme", &["HTTP", "HTTPS"]);
-    for (index, header) in list(get, "httpHeaders").iter().enumerate() {
-        required(errors, header, &path.child("httpHeaders").index(index), "name");
+    for header in list(get, "httpHeaders") {
+        let name = text(header, "name");
+        report(errors, &path.child("httpHeaders"), name, http_header_problems(name));
     }
 }

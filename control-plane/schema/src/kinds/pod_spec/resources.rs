@@ -85,6 +85,12 @@ pub(super) fn check_requirements(errors: &mut ErrorList, resources: &Value, path
             _ => {}
         }
     }
+    let any = |test: fn(&str) -> bool| {
+        ["limits", "requests"].into_iter().any(|key| entries(resources, key).iter().any(|(name, _)| test(name)))
+    };
+    if any(|name| name.starts_with("hugepages-")) && !any(|name| matches!(name, "cpu" | "memory")) {
+        errors.push(Error::forbidden(path.clone(), "HugePages require cpu or memory"));
+    }
     for (index, claim) in list(resources, "claims").iter().enumerate() {
         if text(claim, "name").is_empty() {
             errors.push(Error::required(path.child("claims").index(index), ""));
@@ -107,10 +113,37 @@ fn is_whole(name: &str) -> bool {
     !is_native(name) || name == "pods"
 }
 
+/// Resources that have no prefix, beside those of containers: what quotas count.
+const STANDARD: [&str; 16] = [
+    "requests.cpu",
+    "requests.memory",
+    "requests.ephemeral-storage",
+    "requests.storage",
+    "limits.cpu",
+    "limits.memory",
+    "limits.ephemeral-storage",
+    "pods",
+    "resourcequotas",
+    "services",
+    "services.nodeports",
+    "services.loadbalancers",
+    "replicationcontrollers",
+    "secrets",
+    "configmaps",
+    "storage",
+];
+
 fn check_name(errors: &mut ErrorList, name: &str, path: &Path) {
     report(errors, path, name, qualified_name_problems(name));
-    let standard = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
-    if !name.contains('/') && !standard {
+    if name.contains('/') {
+        return;
+    }
+    let of_containers = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
+    if !of_containers && !STANDARD.contains(&name) {
+        let detail = "must be a standard resource type or fully qualified";
+        errors.push(Error::invalid(path.clone(), name, detail));
+    }
+    if !of_containers {
         errors.push(Error::invalid(path.clone(), name, "must be a standard resource for containers"));
     }
 }

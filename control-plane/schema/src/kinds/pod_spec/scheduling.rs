@@ -6,11 +6,11 @@ use serde_json::Value;
 
 use crate::field::{Error, ErrorList, Path};
 use crate::kinds::checks::{
-    check_selector, in_range, label_value_problems, one_of, qualified_name_problems, report, required, required_one_of,
+    check_selector, in_range, label_value_problems, one_of, qualified_name_problems, report, required_one_of,
 };
 use crate::kinds::json::{at, has, list, text};
 
-const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
+const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
 /// The effect of a taint or of a toleration.
 pub(crate) fn check_taint_effect(errors: &mut ErrorList, object: &Value, may_be_empty: bool, path: &Path) {
@@ -38,7 +38,12 @@ pub(super) fn check_tolerations(errors: &mut ErrorList, tolerations: &[Value], p
             errors.push(Error::invalid(path.child("effect"), text(toleration, "effect"), detail));
         }
         match operator {
-            "Equal" | "" => report(errors, &path.child("operator"), value, label_value_problems(value)),
+            "Equal" | "" => {
+                let problems = label_value_problems(value);
+                if !problems.is_empty() {
+                    errors.push(Error::invalid(path.child("operator"), value, problems.join(";")));
+                }
+            }
             "Exists" if !value.is_empty() => {
                 let detail = "value must be empty when `operator` is 'Exists'";
                 errors.push(Error::invalid(path.child("operator"), toleration.clone(), detail));
@@ -103,8 +108,10 @@ fn check_node_term(errors: &mut ErrorList, term: &Value, path: &Path) {
     }
     for (index, requirement) in list(term, "matchFields").iter().enumerate() {
         let path = path.child("matchFields").index(index);
-        one_of(errors, requirement, &path, "operator", &["In", "NotIn"]);
-        if list(requirement, "values").len() != 1 {
+        if !matches!(text(requirement, "operator"), "In" | "NotIn") {
+            let detail = "not a valid selector operator";
+            errors.push(Error::invalid(path.child("operator"), text(requirement, "operator"), detail));
+        } else if list(requirement, "values").len() != 1 {
             let detail = "must be only one value when `operator` is 'In' or 'NotIn' for node field selector";
             errors.push(Error::required(path.child("values"), detail));
         }
@@ -181,7 +188,7 @@ pub(super) fn check_gates(errors: &mut ErrorList, spec: &Value, path: &Path) {
     let mut seen = BTreeSet::new();
     for (index, gate) in list(spec, "schedulingGates").iter().enumerate() {
         let path = path.child("schedulingGates").index(index);
-        let Some(name) = required(errors, gate, &path, "name") else { continue };
+        let name = text(gate, "name");
         report(errors, &path, name, qualified_name_problems(name));
         if !seen.insert(name) {
             errors.push(Error::duplicate(path, name));

@@ -72,14 +72,13 @@ pub(super) fn check_container_security(errors: &mut ErrorList, context: &Value, 
     check_common(errors, context, path);
     one_of(errors, context, path, "procMount", &["Default", "Unmasked"]);
     if has(context, "allowPrivilegeEscalation") && !truth(context, "allowPrivilegeEscalation") {
-        let path = path.child("allowPrivilegeEscalation");
         if truth(context, "privileged") {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-            errors.push(Error::invalid(path.clone(), false, detail));
+            errors.push(Error::invalid(path.clone(), context.clone(), detail));
         }
-        if list(context, "capabilities.add").iter().any(|c| c == "CAP_SYS_ADMIN" || c == "SYS_ADMIN") {
+        if list(context, "capabilities.add").iter().any(|c| c == "CAP_SYS_ADMIN") {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            errors.push(Error::invalid(path, false, detail));
+            errors.push(Error::invalid(path.clone(), context.clone(), detail));
         }
     }
 }

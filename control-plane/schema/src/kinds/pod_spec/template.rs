@@ -20,10 +20,10 @@ pub(crate) fn default_template(template: &mut Value) {
 
 /// Everything wrong with a template.
 pub(crate) fn check_template(errors: &mut ErrorList, template: &Value, path: &Path) {
-    let metadata = path.child("metadata");
-    check_labels(errors, template, "metadata.labels", &metadata.child("labels"));
+    // Upstream's paths, which leave `metadata` out.
+    check_labels(errors, template, "metadata.labels", &path.child("labels"));
     for (key, _) in entries(template, "metadata.annotations") {
-        report(errors, &metadata.child("annotations"), key, qualified_name_problems(&key.to_lowercase()));
+        report(errors, &path.child("annotations"), key, qualified_name_problems(&key.to_lowercase()));
     }
     check_spec(errors, at(template, "spec"), &path.child("spec"));
     if !list(template, "spec.ephemeralContainers").is_empty() {

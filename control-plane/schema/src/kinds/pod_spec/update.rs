@@ -47,7 +47,7 @@ fn check_gates(errors: &mut ErrorList, new: &Value, old: &Value, path: &Path) {
     for (index, gate) in list(new, "schedulingGates").iter().enumerate() {
         if !list(old, "schedulingGates").contains(gate) {
             let detail = format!("only deletion is allowed, but found new scheduling gate '{}'", text(gate, "name"));
-            errors.push(Error::forbidden(path.child("schedulingGates").index(index), detail));
+            errors.push(Error::forbidden(path.child("schedulingGates").index(index).child("name"), detail));
         }
     }
 }

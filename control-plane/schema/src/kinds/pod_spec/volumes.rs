@@ -234,11 +234,15 @@ fn check_no_backsteps(errors: &mut ErrorList, local: &str, path: &Path) {
 pub(super) fn check_mounts(errors: &mut ErrorList, container: &Value, volumes: &Volumes<'_>, path: &Path) {
     let mut paths = BTreeSet::new();
     for (index, mount) in list(container, "volumeMounts").iter().enumerate() {
-        let path = path.index(index);
-        if let Some(name) = required(errors, mount, &path, "name")
-            && !volumes.contains_key(name)
-        {
+        // Upstream blames the list for paths within a volume, and the item for the rest.
+        let (whole, path) = (path, path.index(index));
+        required(errors, mount, &path, "name");
+        let name = text(mount, "name");
+        if !volumes.contains_key(name) {
             errors.push(Error::not_found(path.child("name"), name));
+        }
+        if list(container, "volumeDevices").iter().any(|device| text(device, "name") == name && !name.is_empty()) {
+            errors.push(Error::invalid(path.child("name"), name, "must not already exist in volumeDevices"));
         }
         if let Some(mount_path) = required(errors, mount, &path, "mountPath")
             && !paths.insert(mount_path)
@@ -246,7 +250,7 @@ pub(super) fn check_mounts(errors: &mut ErrorList, container: &Value, volumes: &
             errors.push(Error::invalid(path.child("mountPath"), mount_path, "must be unique"));
         }
         for key in ["subPath", "subPathExpr"] {
-            check_local(errors, text(mount, key), &path.child(key));
+            check_local(errors, text(mount, key), &whole.child(key));
         }
         if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
             let detail = "subPathExpr and subPath are mutually exclusive";

@@ -35,6 +35,8 @@ pub(super) const STRATEGY: Strategy = Strategy {
 /// How long a client stays with its backend, unless the service says.
 const AFFINITY_SECONDS: i64 = 10_800;
 const MAX_AFFINITY_SECONDS: i64 = 86_400;
+/// Where nodes serve their API.
+const KUBELET_PORT: i64 = 10_250;
 
 fn default(service: &mut Value) {
     let Some(spec) = service.get_mut("spec").filter(|s| s.is_object()) else { return };
@@ -99,6 +101,15 @@ fn validate(service: &Value) -> ErrorList {
 
 /// What goes with each type.
 fn check_type(errors: &mut ErrorList, spec: &Value, headless: bool, path: &Path) {
+    if text(spec, "type") == "LoadBalancer" {
+        for (index, port) in list(spec, "ports").iter().enumerate() {
+            // Some clouds open their firewalls too far for this.
+            if int(port, "port") == Some(KUBELET_PORT) {
+                let detail = format!("may not expose port {KUBELET_PORT} externally since it is used by kubelet");
+                errors.push(Error::invalid(path.child("ports").index(index), KUBELET_PORT, detail));
+            }
+        }
+    }
     match text(spec, "type") {
         kind @ ("NodePort" | "LoadBalancer") if headless => {
             let detail = format!("may not be set to 'None' for {kind} services");
@@ -185,7 +196,9 @@ fn check_load_balancer(errors: &mut ErrorList, spec: &Value, path: &Path) {
         let value = at(spec, key);
         let given = !value.is_null() && value.as_array().is_none_or(|ranges| !ranges.is_empty());
         if given && !load_balancer {
-            errors.push(Error::forbidden(path.child(key), "may only be used when `type` is 'LoadBalancer'"));
+            // Upstream's path of the ranges begins with a capital.
+            let name = if key == "loadBalancerSourceRanges" { "LoadBalancerSourceRanges" } else { key };
+            errors.push(Error::forbidden(path.child(name), "may only be used when `type` is 'LoadBalancer'"));
         }
     }
     let class = text(spec, "loadBalancerClass");
@@ -196,7 +209,7 @@ fn check_load_balancer(errors: &mut ErrorList, spec: &Value, path: &Path) {
         let range = range.as_str().unwrap_or_default();
         if range.trim().parse::<ipnet::IpNet>().is_err() {
             let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            errors.push(Error::invalid(path.child("loadBalancerSourceRanges").index(index), range, detail));
+            errors.push(Error::invalid(path.child("LoadBalancerSourceRanges").index(index), range, detail));
         }
     }
 }
@@ -211,8 +224,9 @@ fn check_traffic_policies(errors: &mut ErrorList, spec: &Value, path: &Path) {
         one_of(errors, spec, path, "externalTrafficPolicy", &["Cluster", "Local"]);
     }
     if health_port != 0 {
-        in_range(errors, spec, path, "healthCheckNodePort", 1, 65535);
-        if text(spec, "type") != "LoadBalancer" || policy != "Local" {
+        if text(spec, "type") == "LoadBalancer" && policy == "Local" {
+            in_range(errors, spec, path, "healthCheckNodePort", 1, 65535);
+        } else {
             let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
             errors.push(Error::invalid(path.child("healthCheckNodePort"), health_port, detail));
         }
@@ -220,7 +234,7 @@ fn check_traffic_policies(errors: &mut ErrorList, spec: &Value, path: &Path) {
     if text(spec, "type") != "ExternalName" {
         required_one_of(errors, spec, path, "internalTrafficPolicy", &["Cluster", "Local"]);
     }
-    one_of(errors, spec, path, "trafficDistribution", &["PreferClose", "PreferSameNode", "PreferSameZone"]);
+    one_of(errors, spec, path, "trafficDistribution", &["PreferClose", "PreferSameZone", "PreferSameNode"]);
 }
 
 fn check_status(service: &Value) -> ErrorList {

@@ -105,6 +105,12 @@ pub(super) fn validate(new: &Value, old: &Value) -> ErrorList {
     if needs_cluster_ip(spec) && needs_cluster_ip(before) {
         check_primary(&mut errors, spec, before, &path);
     }
+    if needs_health_port(spec)
+        && needs_health_port(before)
+        && int(spec, "healthCheckNodePort") != int(before, "healthCheckNodePort")
+    {
+        errors.push(Error::forbidden(path.child("healthCheckNodePort"), "field is immutable"));
+    }
     let class = |spec| text(spec, "loadBalancerClass");
     let balanced = text(spec, "type") == "LoadBalancer" && text(before, "type") == "LoadBalancer";
     if balanced && class(spec) != class(before) {
