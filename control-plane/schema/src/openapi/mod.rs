@@ -52,7 +52,7 @@ pub fn v3_hash(registry: &Registry, group: &str, version: &str) -> String {
 }
 
 /// `GET /openapi/v3/apis/{group}/{version}`; `None` if there is no such group version. The document of the core group
-/// is 1.5 MB of JSON.
+/// is 0.5 MB of JSON.
 pub fn v3_document(registry: &Registry, group: &str, version: &str) -> Option<Value> {
     let rows: Vec<_> = registry.resources(group, version).cloned().collect();
     if rows.is_empty() {

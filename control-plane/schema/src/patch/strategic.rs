@@ -322,8 +322,8 @@ fn in_order(merged: Vec<Value>, order: &[Value], was: &[Value], merge_key: Optio
     let mut named = named.into_iter().peekable();
     for item in rest {
         let place = was.find(&item);
-        let stands_behind = |next: &Value| !place.zip(was.find(next)).is_some_and(|(place, next)| place < next);
-        while let Some(next) = named.next_if(&stands_behind) {
+        let is_before = |next: &Value| place.zip(was.find(next)).is_none_or(|(place, next)| next <= place);
+        while let Some(next) = named.next_if(is_before) {
             out.push(next);
         }
         out.push(item);
