@@ -121,7 +121,10 @@ pub async fn serve(
         ["version"] => Ok(respond::json(200, &version())),
         ["healthz" | "livez" | "readyz", ..] => Ok(health(server, &segments, query).await),
         ["metrics"] => Ok(respond::raw(200, "text/plain; version=0.0.4", metrics(server, &registry).into_bytes())),
-        _ => Err(Status::no_such_path()),
+        _ => match server.extensions.documents.get(path) {
+            Some((media_type, document)) => Ok(respond::raw(200, media_type, document.to_string().into_bytes())),
+            None => Err(Status::no_such_path()),
+        },
     }
 }
 
@@ -146,10 +149,7 @@ fn openapi_v3(parts: &Parts, (bytes, tag): (Bytes, HeaderValue)) -> Result<Respo
 type Make<'a> = &'a dyn Fn(&Registry) -> Option<Value>;
 type Document<'a> = &'a dyn Fn(&str, Make<'_>) -> Result<(Bytes, HeaderValue), Status>;
 
-fn openapi_v2(
-    parts: &Parts,
-    document: Document<'_>,
-) -> Result<Response<Body>, Status> {
+fn openapi_v2(parts: &Parts, document: Document<'_>) -> Result<Response<Body>, Status> {
     if wants(parts, OPENAPI_V2_PROTOBUF) && !wants(parts, "application/json") && !wants(parts, "*/*") {
         return Err(Status::new(406, "NotAcceptable", "only the following media types are accepted: application/json"));
     }

@@ -33,6 +33,8 @@ pub struct Extensions {
     /// Subresources that are POSTed to and answered without being stored, by group, plural and subresource:
     /// `("", "serviceaccounts", "token")`.
     pub subresources: BTreeMap<(String, String, String), Arc<dyn Answer>>,
+    /// Documents that are served as they are, with their media types, by path: `/openid/v1/jwks`.
+    pub documents: BTreeMap<String, (&'static str, Value)>,
     /// How the nodes' agents are reached, for logs, exec and the like; `None` where there are none.
     pub nodes: Option<Arc<dyn NodeConnector>>,
     /// Parts of readiness beyond the server's own, by name.

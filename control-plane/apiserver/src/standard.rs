@@ -35,6 +35,10 @@ pub struct Standard {
     pub service_cidrs: Vec<IpNet>,
     /// The first and the last node port.
     pub node_ports: (u16, u16),
+    /// Whether requests without credentials are let in as `system:anonymous`, who may see little.
+    pub anonymous: bool,
+    /// Where the keys that check service-account tokens are served: `https://<address>:6443/openid/v1/jwks`.
+    pub jwks_uri: String,
     /// How the nodes' agents are reached.
     pub nodes: Option<Arc<dyn NodeConnector>>,
 }
@@ -69,10 +73,18 @@ impl Standard {
         let key = (String::new(), "serviceaccounts".to_owned(), "token".to_owned());
         Extensions {
             authenticators: methods,
+            anonymous: self.anonymous,
             authorizers,
             plugins: default_plugins(&parts),
             virtual_kinds: reviews.table(),
             subresources: BTreeMap::from([(key, token_request)]),
+            documents: BTreeMap::from([
+                ("/openid/v1/jwks".to_owned(), ("application/jwk-set+json", self.keys.jwks())),
+                (
+                    "/.well-known/openid-configuration".to_owned(),
+                    ("application/json", self.keys.openid_configuration(&self.jwks_uri)),
+                ),
+            ]),
             nodes: self.nodes.clone(),
             ..Extensions::default()
         }

@@ -37,6 +37,13 @@ impl<T: Eq + Hash + Copy> Held<T> {
         self.0.insert(thing, Holder { owner: owner.clone(), since: None });
     }
 
+    /// Notes that its service is stored with it: from now on what is stored says who has it.
+    pub(super) fn settle(&mut self, thing: &T, owner: &Owner) {
+        if let Some(holder) = self.0.get_mut(thing) {
+            *holder = Holder { owner: owner.clone(), since: None };
+        }
+    }
+
     /// Gives it to `owner`, whoever had it. Answers whether it is new to them.
     pub(super) fn take(&mut self, thing: T, owner: &Owner) -> bool {
         if self.0.get(&thing).is_some_and(|holder| holder.owner == *owner && !owner.1.is_empty()) {

@@ -1,7 +1,7 @@
 //! Addresses and node ports of services (upstream `pkg/registry/core/service/storage/alloc.go`).
 //!
-//! The allocator is an admission plugin, the last to change a service. What it gives out is held for its service for
-//! a while; by then the service is stored, or the write has failed and it is free again. So nothing is to be undone
+//! The allocator is an admission plugin, the last to change a service. What it gives out is held for its service until
+//! that is seen stored, or for a while; by then the write has failed and it is free again. So nothing is to be undone
 //! when a write fails, nor on deletion: what looks taken is looked up in the store, and if no service there has it, it is
 //! free.
 
@@ -31,7 +31,7 @@ use crate::json::{decode, text};
 use crate::reader::Reader;
 
 /// How long a service may take from admission to the store.
-const PENDING: Duration = Duration::from_secs(60);
+const PENDING: Duration = Duration::from_secs(15);
 
 /// Gives addresses and ports to services.
 pub struct ServiceAllocator {
@@ -97,6 +97,16 @@ enum Failure {
 }
 
 impl State {
+    /// `service` is stored, with what it has.
+    fn settle(&mut self, service: &Value, owner: &Owner) {
+        for address in service::addresses(service) {
+            self.addresses.settle(&address, owner);
+        }
+        for port in service::node_ports(service) {
+            self.ports.settle(&port, owner);
+        }
+    }
+
     fn load(&mut self, reader: &dyn Reader) {
         for entry in reader.list("", "services", "") {
             let service = decode(&entry.bytes);
@@ -137,10 +147,10 @@ impl Trial<'_> {
 
     /// Takes the address, unless somebody else has it.
     fn take_address(&mut self, address: IpAddr) -> bool {
-        if let Some(holder) = self.state.addresses.other(&address, self.owner) {
-            if holder.is_pending() || self.is_stored(&holder.owner, |s| service::addresses(s).contains(&address)) {
-                return false;
-            }
+        if let Some(holder) = self.state.addresses.other(&address, self.owner)
+            && (holder.is_pending() || self.is_stored(&holder.owner, |s| service::addresses(s).contains(&address)))
+        {
+            return false;
         }
         if self.state.addresses.take(address, self.owner) {
             self.taken.push(address);
@@ -149,10 +159,10 @@ impl Trial<'_> {
     }
 
     fn take_port(&mut self, port: u16) -> bool {
-        if let Some(holder) = self.state.ports.other(&port, self.owner) {
-            if holder.is_pending() || self.is_stored(&holder.owner, |s| service::node_ports(s).contains(&port)) {
-                return false;
-            }
+        if let Some(holder) = self.state.ports.other(&port, self.owner)
+            && (holder.is_pending() || self.is_stored(&holder.owner, |s| service::node_ports(s).contains(&port)))
+        {
+            return false;
         }
         if self.state.ports.take(port, self.owner) {
             self.ports.push(port);
@@ -275,9 +285,15 @@ impl Plugin for ServiceAllocator {
     }
 
     async fn mutate(&self, review: &mut Review<'_>) -> Result<(), Status> {
-        let service = review.resource.group.is_empty() && review.resource.plural == "services";
+        if !review.resource.group.is_empty() || review.resource.plural != "services" {
+            return Ok(());
+        }
+        let owner = (review.namespace.to_owned(), review.name.to_owned());
+        if let Some(old) = review.old {
+            self.state.lock().settle(old, &owner);
+        }
         let asks = matches!(review.operation, Operation::Create | Operation::Update);
-        if !service || !asks || !review.subresource.is_empty() {
+        if !asks || !review.subresource.is_empty() {
             return Ok(());
         }
         let Some(service) = review.object.as_mut().filter(|s| s.get("spec").is_some_and(Value::is_object)) else {
@@ -287,7 +303,6 @@ impl Plugin for ServiceAllocator {
             service::carry_over(service, old);
         }
         service::drop_unneeded(service, review.old);
-        let owner = (review.namespace.to_owned(), review.name.to_owned());
         self.allocate(service, &owner, review.dry_run).map_err(|failure| match failure {
             Failure::Field(error) => {
                 let name = if review.name.is_empty() { text(service, "/metadata/generateName") } else { review.name };

@@ -117,9 +117,9 @@ async fn what_is_not_stored_is_free_again() {
     // Admitted, but its write fails.
     world.admit("failed", asked(), None, false).await.unwrap();
     assert!(world.put("a", asked()).await.is_err(), "it may still be on its way");
-    tokio::time::sleep(Duration::from_secs(61)).await;
+    tokio::time::sleep(Duration::from_secs(16)).await;
     world.put("a", asked()).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(61)).await;
+    tokio::time::sleep(Duration::from_secs(16)).await;
     assert!(world.put("b", asked()).await.is_err(), "a stored service keeps it for ever");
     world.delete("a");
     world.put("b", asked()).await.unwrap();
@@ -192,7 +192,7 @@ async fn a_full_range_says_so_until_something_is_free() {
     world.put("b", json!({"type": "NodePort", "ports": [port(80, "TCP")]})).await.unwrap();
     assert!(world.put("c", json!({})).await.unwrap_err().contains("range is full"));
     world.delete("a");
-    tokio::time::sleep(Duration::from_secs(61)).await;
+    tokio::time::sleep(Duration::from_secs(16)).await;
     world.put("c", json!({})).await.unwrap();
 }
 

@@ -98,10 +98,10 @@ fn requests(wanted: &Wanted) -> Vec<Attributes> {
 
 fn assume(wanted: Wanted) -> UserInfo {
     let mut groups = wanted.groups;
-    if groups.is_empty() {
-        if let Some((namespace, name)) = service_account(&wanted.user) {
-            groups = service_account_user(namespace, name).groups;
-        }
+    if groups.is_empty()
+        && let Some((namespace, name)) = service_account(&wanted.user)
+    {
+        groups = service_account_user(namespace, name).groups;
     }
     let anonymous = wanted.user == "system:anonymous";
     let implied = if anonymous { "system:unauthenticated" } else { "system:authenticated" };

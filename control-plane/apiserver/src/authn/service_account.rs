@@ -19,15 +19,18 @@ const REMEMBERED: usize = 4096;
 /// For how long a token outlives the deletion of what it is bound to, so that a pod can finish its work (upstream).
 const DELETION_LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 
+/// A token's SHA-256, and the audiences it was checked for.
+type Checked = ([u8; 32], Vec<String>);
+
 /// Checks service-account tokens.
 pub struct ServiceAccountTokens {
     keys: Arc<ServiceAccountKeys>,
     reader: Arc<dyn Reader>,
     clock: Clock,
     audiences: Vec<String>,
-    /// By the token's SHA-256 and the audiences it was checked for: checking a signature takes longer than all the
+    /// The tokens whose signature was good: checking a signature takes longer than all the
     /// rest of a request.
-    verified: Mutex<HashMap<([u8; 32], Vec<String>), Arc<Claims>>>,
+    verified: Mutex<HashMap<Checked, Arc<Claims>>>,
 }
 
 impl ServiceAccountTokens {

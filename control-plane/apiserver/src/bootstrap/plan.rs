@@ -42,12 +42,12 @@ fn change(desired: &Value, current: Value) -> Option<Value> {
                 add_rules(desired, &mut after);
             }
         }
-        "ClusterRoleBinding" | "RoleBinding" if auto_update(&after) => {
-            // A binding to another role is somebody's decision; a role reference cannot be changed anyway.
-            if after.get("roleRef") == desired.get("roleRef") {
-                add_metadata(desired, &mut after);
-                add_subjects(desired, &mut after);
-            }
+        // A binding to another role is somebody's decision; a role reference cannot be changed anyway.
+        "ClusterRoleBinding" | "RoleBinding"
+            if auto_update(&after) && after.get("roleRef") == desired.get("roleRef") =>
+        {
+            add_metadata(desired, &mut after);
+            add_subjects(desired, &mut after);
         }
         "Endpoints" => after["subsets"] = desired["subsets"].clone(),
         "EndpointSlice" if after["addressType"] == desired["addressType"] => {

@@ -28,10 +28,13 @@ pub(super) enum What {
 /// What a pod names, in its own namespace.
 type References = BTreeSet<(What, String)>;
 
+/// A pod's revision, and what it names.
+type Known = (u64, Arc<References>);
+
 pub(super) struct Graph {
     reader: Arc<dyn Reader>,
-    /// By pod UID: the pod's revision, and what it names.
-    known: Mutex<HashMap<Arc<str>, (u64, Arc<References>)>>,
+    /// By pod UID.
+    known: Mutex<HashMap<Arc<str>, Known>>,
 }
 
 impl Graph {
@@ -65,10 +68,10 @@ impl Graph {
     }
 
     fn references(&self, pod: &Entry) -> Arc<References> {
-        if let Some((revision, known)) = self.known.lock().get(&pod.uid) {
-            if *revision == pod.revision {
-                return known.clone();
-            }
+        if let Some((revision, known)) = self.known.lock().get(&pod.uid)
+            && *revision == pod.revision
+        {
+            return known.clone();
         }
         let found = Arc::new(references(&decode(&pod.bytes)));
         let mut known = self.known.lock();
