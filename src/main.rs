@@ -29,6 +29,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Cmd {
+    Server(server::config::Args),
     Up(up::Args),
     Down(down::Args),
     Status(status::Args),
@@ -54,11 +55,12 @@ enum Cmd {
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     logging::init(match command {
-        Cmd::Supervise { .. } | Cmd::NodeInit { .. } => "info",
+        Cmd::Server(_) | Cmd::Supervise { .. } | Cmd::NodeInit { .. } => "info",
         _ => "warn",
     });
     let done = |result: anyhow::Result<()>| result.map(|()| ExitCode::SUCCESS);
     let result = match command {
+        Cmd::Server(args) => done(server::main(args)),
         Cmd::Up(args) => done(up::main(&args)),
         Cmd::Down(args) => done(down::main(&args)),
         Cmd::Status(args) => done(status::main(&args)),
@@ -70,7 +72,31 @@ fn main() -> ExitCode {
         Cmd::NodeInit { .. } => node_init::main(),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("xebec: {error:#}");
+        eprintln!("xebec: {}", describe(&error));
         ExitCode::FAILURE
     })
+}
+
+/// An error and its causes, each said once: some errors repeat their causes in their own words.
+fn describe(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut text, cause| {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    #[test]
+    fn causes_are_said_once() {
+        let error = anyhow!("no room").context("cannot write: no room").context("cannot start");
+        assert_eq!(super::describe(&error), "cannot start: cannot write: no room");
+    }
 }

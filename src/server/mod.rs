@@ -1,3 +1,281 @@
 //! `xebec server`: the API server, the controllers and the scheduler in one process.
 
+mod admin;
 pub mod config;
+mod nodes;
+mod tls;
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, bail};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use xebec_apiserver::authn::UserInfo;
+use xebec_apiserver::bootstrap;
+use xebec_apiserver::standard::Standard;
+use xebec_apiserver::{ApiServer, Config};
+use xebec_clock::{Clock, Random};
+use xebec_pki::{ClusterCa, ServiceAccountKeys};
+use xebec_schema::registry::Registry;
+use xebec_store::sqlite::SqliteStore;
+
+use crate::token::JOIN_GROUP;
+use config::ServerConfig;
+
+/// `xebec server`: runs until SIGTERM or SIGINT.
+pub fn main(args: config::Args) -> anyhow::Result<()> {
+    let config = args.load()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(run(config));
+    // What hangs now would hang for ever.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
+}
+
+/// What the parts of the server share.
+struct Server {
+    config: ServerConfig,
+    advertise: IpAddr,
+    clock: Clock,
+    random: Random,
+    ca: Arc<ClusterCa>,
+    keys: Arc<ServiceAccountKeys>,
+    stop: CancellationToken,
+}
+
+async fn run(config: ServerConfig) -> anyhow::Result<()> {
+    let server = Server::prepare(config)?;
+    let listener = server.listen().await?;
+    let store = open_store(&server.config.data_dir)?;
+    let bootstrapped = Arc::new(AtomicBool::new(false));
+    let api = server.start_api(store, &bootstrapped).await?;
+    let tls = tls::config(&server.ca, &server.certificate_names(), &server.clock, &server.stop)?;
+    admin::write_kubeconfig(&server.config, &server.url(), &server.ca, &server.clock)?;
+    let serving = {
+        let (api, stop) = (api.clone(), server.stop.clone());
+        tokio::spawn(async move { api.serve(listener, Arc::new(tls), stop).await })
+    };
+    tracing::info!("serving at {}", server.url());
+    let stop = server.stop.clone();
+    let ended = async {
+        server.bootstrap(&api).await?;
+        bootstrapped.store(true, Ordering::Release);
+        server.run_components(&api).await
+    };
+    tokio::select! {
+        biased;
+        result = asked_to_stop() => result?,
+        result = ended => result?,
+    }
+    stop.cancel();
+    serving.await.context("serving ended badly")?.context("cannot serve any more")
+}
+
+async fn asked_to_stop() -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("asked to stop");
+    Ok(())
+}
+
+impl Server {
+    fn prepare(config: ServerConfig) -> anyhow::Result<Self> {
+        let dir = &config.data_dir;
+        let what = || format!("cannot use the data directory {} (--data-dir)", dir.display());
+        fs::create_dir_all(dir).with_context(what)?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).with_context(what)?;
+        let (clock, random) = (Clock::system(), Random::system());
+        let ca = Arc::new(ClusterCa::load_or_create(dir, &clock, &random).with_context(what)?);
+        let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
+        let keys = Arc::new(ServiceAccountKeys::load_or_create(dir, &issuer).with_context(what)?);
+        let advertise = match config.advertise_address {
+            Some(address) => address,
+            None if !config.bind_address.is_unspecified() => config.bind_address,
+            None => default_address()?,
+        };
+        Ok(Self { advertise, clock, random, ca, keys, stop: CancellationToken::new(), config })
+    }
+
+    fn url(&self) -> String {
+        format!("https://{}", SocketAddr::new(self.advertise, self.config.port))
+    }
+
+    async fn listen(&self) -> anyhow::Result<TcpListener> {
+        let at = SocketAddr::new(self.config.bind_address, self.config.port);
+        TcpListener::bind(at).await.map_err(|e| match e.kind() {
+            ErrorKind::AddrInUse => anyhow::anyhow!(
+                "{at} is in use by another program (ss -ltnp shows which); stop it or choose another --port"
+            ),
+            ErrorKind::AddrNotAvailable => {
+                anyhow::anyhow!("this machine has no address {} (--bind-address)", at.ip())
+            }
+            _ => anyhow::anyhow!("cannot listen on {at}: {e}"),
+        })
+    }
+
+    /// The names and addresses that clients reach the server by.
+    fn certificate_names(&self) -> Vec<String> {
+        let domain = &self.config.cluster_domain;
+        let mut names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1", "::1"]
+            .map(str::to_owned)
+            .to_vec();
+        names.push(format!("kubernetes.default.svc.{domain}"));
+        names.push(self.config.kubernetes_service().to_string());
+        names.push(self.advertise.to_string());
+        if !self.config.bind_address.is_unspecified() {
+            names.push(self.config.bind_address.to_string());
+        }
+        if let Ok(host) = nix::unistd::gethostname() {
+            names.push(host.to_string_lossy().into_owned());
+        }
+        names.extend(self.config.tls_names.iter().cloned());
+        let mut seen = std::collections::BTreeSet::new();
+        names.retain(|n| !n.is_empty() && seen.insert(n.clone()));
+        names
+    }
+
+    async fn start_api(&self, store: SqliteStore, bootstrapped: &Arc<AtomicBool>) -> anyhow::Result<ApiServer> {
+        let nodes = nodes::Agents::new(Arc::clone(&self.ca), self.clock.clone());
+        let standard = Standard {
+            clock: self.clock.clone(),
+            random: self.random.clone(),
+            keys: Arc::clone(&self.keys),
+            jwks_uri: format!("{}/openid/v1/jwks", self.url()),
+            service_cidrs: vec![self.config.service_cidr.into()],
+            node_ports: self.config.node_ports()?,
+            anonymous: true,
+            nodes: Some(Arc::new(nodes)),
+        };
+        let bootstrapped = Arc::clone(bootstrapped);
+        let config = Config {
+            store: Arc::new(store),
+            registry: Registry::builtin(),
+            clock: self.clock.clone(),
+            random: self.random.clone(),
+            stop: self.stop.clone(),
+            extend: Box::new(move |reader| {
+                let mut extensions = standard.extensions(reader);
+                let ready = move || match bootstrapped.load(Ordering::Acquire) {
+                    true => Ok(()),
+                    false => Err("the objects of a new cluster are being made".to_owned()),
+                };
+                extensions.readiness.insert("poststarthook/bootstrap".into(), Arc::new(ready));
+                extensions
+            }),
+        };
+        ApiServer::start(config).await.context("cannot read the store")
+    }
+
+    /// Makes what every cluster has, where it is missing.
+    async fn bootstrap(&self, api: &ApiServer) -> anyhow::Result<()> {
+        let facts = bootstrap::Facts {
+            advertise_address: self.advertise,
+            secure_port: self.config.port,
+            service_cidr: self.config.service_cidr.into(),
+            cluster_cidr: self.config.cluster_cidr.into(),
+            cluster_dns: self.config.cluster_dns.into(),
+            cluster_domain: self.config.cluster_domain.clone(),
+            node_port_range: self.config.node_ports()?,
+            load_balancer_pools: self.config.load_balancer_pools.clone(),
+            client_ca_pem: self.ca.certificate_pem().to_owned(),
+        };
+        let client = api.client(UserInfo::system("system:apiserver"));
+        let mut desired = bootstrap::desired(&facts);
+        if self.advertise.is_loopback() {
+            // Endpoints can't be loopback addresses, and nobody elsewhere could use them.
+            tracing::warn!("{} is this machine only: pods and other machines can't reach this server", self.advertise);
+            desired.retain(|o| !matches!(o["kind"].as_str(), Some("Endpoints" | "EndpointSlice")));
+        }
+        bootstrap::reconcile(&client, desired).await.context("cannot make a new cluster's objects")?;
+        for token in &self.config.bootstrap_tokens {
+            add_token(&client, token).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs the controllers and the scheduler; they end when the server is to stop, and not before.
+    async fn run_components(&self, api: &ApiServer) -> anyhow::Result<()> {
+        let pool = |net: &ipnet::IpNet| net.to_string().parse().map_err(|e| anyhow::anyhow!("{e}"));
+        let config = xebec_controllers::Config {
+            cluster_cidr: self.config.cluster_cidr,
+            node_prefix_bits: self.config.node_prefix,
+            load_balancer_pools: self.config.load_balancer_pools.iter().map(pool).collect::<anyhow::Result<_>>()?,
+            ca: Some(Arc::clone(&self.ca)),
+            ..xebec_controllers::Config::default()
+        };
+        let client = |name| api.client(UserInfo::system(name));
+        let controllers = xebec_controllers::run_all(
+            client("system:kube-controller-manager"),
+            self.clock.clone(),
+            self.random.clone(),
+            config,
+            self.stop.clone(),
+        );
+        let scheduler = xebec_scheduler::run(
+            client("system:kube-scheduler"),
+            self.clock.clone(),
+            self.random.clone(),
+            self.stop.clone(),
+        );
+        let (controllers, scheduler) = tokio::join!(tokio::spawn(controllers), tokio::spawn(scheduler));
+        controllers.context("the controllers ended badly")?;
+        scheduler.context("the scheduler ended badly")
+    }
+}
+
+/// Makes the Secret of a token that the configuration has, unless it is there.
+async fn add_token(client: &kube::Client, token: &config::BootstrapTokenConfig) -> anyhow::Result<()> {
+    let secret = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": format!("bootstrap-token-{}", token.id), "namespace": "kube-system"},
+        "type": "bootstrap.kubernetes.io/token",
+        "stringData": {
+            "token-id": token.id,
+            "token-secret-hash": token.secret_hash,
+            "usage-bootstrap-authentication": "true",
+            "auth-extra-groups": JOIN_GROUP,
+            "description": token.description,
+        },
+    });
+    let request = http::Request::post("/api/v1/namespaces/kube-system/secrets")
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(serde_json::to_vec(&secret)?)?;
+    match client.request::<Value>(request).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        Err(e) => Err(e).context("cannot make a join token"),
+    }
+}
+
+fn open_store(dir: &Path) -> anyhow::Result<SqliteStore> {
+    let path = dir.join("store.db");
+    SqliteStore::open(&path)
+        .with_context(|| format!("cannot open the store {} (another server running? no space left?)", path.display()))
+}
+
+/// The address of the way to everywhere else.
+fn default_address() -> anyhow::Result<IpAddr> {
+    let find = || -> std::io::Result<IpAddr> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        // Sends nothing; the kernel chooses the route. TEST-NET-1 (RFC 5737) is nobody's.
+        socket.connect(("192.0.2.1", 9))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    match find() {
+        Ok(address) if !address.is_unspecified() => Ok(address),
+        _ => bail!("this machine has no default route: say by --advertise-address how the nodes reach it"),
+    }
+}
