@@ -56,7 +56,12 @@ pub(crate) fn check_spec(errors: &mut ErrorList, spec: &Value, path: &Path) {
     check_host_aliases(errors, list(spec, "hostAliases"), &path.child("hostAliases"));
     one_of(errors, spec, path, "preemptionPolicy", &["PreemptLowerPriority", "Never"]);
     resources::check_resource_list(errors, spec, "overhead", &path.child("overhead"));
-    one_of(errors, at(spec, "os"), &path.child("os"), "name", &["linux", "windows"]);
+    match text(spec, "os.name") {
+        "linux" | "windows" => {}
+        "" if at(spec, "os").is_null() => {}
+        "" => errors.push(Error::required(path.child("os").child("name"), "cannot be empty")),
+        other => errors.push(Error::not_supported(path.child("os"), other, &["linux", "windows"])),
+    }
 }
 
 fn check_names(errors: &mut ErrorList, spec: &Value, path: &Path) {

@@ -5,10 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::field::{Error, ErrorList, Path};
-use crate::kinds::checks::{
-    check_selector, in_range, label_value_problems, one_of, qualified_name_problems, report, required_one_of,
-};
-use crate::kinds::json::{at, has, list, text};
+use crate::kinds::checks::{check_selector, label_value_problems, one_of, qualified_name_problems, report};
+use crate::kinds::json::{at, has, int, list, text};
 
 const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
@@ -154,28 +152,59 @@ fn check_pod_term(errors: &mut ErrorList, term: &Value, path: &Path) {
 }
 
 pub(super) fn check_topology_spread(errors: &mut ErrorList, spec: &Value, path: &Path) {
-    let mut seen = BTreeSet::new();
-    for (index, constraint) in list(spec, "topologySpreadConstraints").iter().enumerate() {
+    let constraints = list(spec, "topologySpreadConstraints");
+    for (index, constraint) in constraints.iter().enumerate() {
         let path = path.index(index);
         if at(constraint, "maxSkew").as_i64().is_none_or(|skew| skew <= 0) {
             let skew = at(constraint, "maxSkew").clone();
             errors.push(Error::invalid(path.child("maxSkew"), skew, "must be greater than zero"));
         }
-        if text(constraint, "topologyKey").is_empty() {
+        let (topology, when) = (text(constraint, "topologyKey"), text(constraint, "whenUnsatisfiable"));
+        if topology.is_empty() {
             errors.push(Error::required(path.child("topologyKey"), "can not be empty"));
         }
-        let when = ["DoNotSchedule", "ScheduleAnyway"];
-        required_one_of(errors, constraint, &path, "whenUnsatisfiable", &when);
-        let pair = format!("{{{}, {}}}", text(constraint, "topologyKey"), text(constraint, "whenUnsatisfiable"));
-        if !seen.insert(pair.clone()) {
+        if !WHEN_UNSATISFIABLE.contains(&when) {
+            errors.push(Error::not_supported(path.child("whenUnsatisfiable"), when, &WHEN_UNSATISFIABLE));
+        }
+        let same = |other: &Value| text(other, "topologyKey") == topology && text(other, "whenUnsatisfiable") == when;
+        if constraints[index + 1..].iter().any(same) {
+            let pair = format!("{{{topology}, {when}}}");
             errors.push(Error::duplicate(path.child("{topologyKey, whenUnsatisfiable}"), pair));
         }
-        check_selector(errors, at(constraint, "labelSelector"), &path.child("labelSelector"));
-        if has(constraint, "minDomains") {
-            in_range(errors, constraint, &path, "minDomains", 1, i64::from(i32::MAX));
-        }
+        check_min_domains(errors, constraint, when, &path.child("minDomains"));
         one_of(errors, constraint, &path, "nodeAffinityPolicy", &["Honor", "Ignore"]);
         one_of(errors, constraint, &path, "nodeTaintsPolicy", &["Honor", "Ignore"]);
+        check_match_label_keys(errors, constraint, &path.child("matchLabelKeys"));
+        check_selector(errors, at(constraint, "labelSelector"), &path.child("labelSelector"));
+    }
+}
+
+const WHEN_UNSATISFIABLE: [&str; 2] = ["DoNotSchedule", "ScheduleAnyway"];
+
+fn check_min_domains(errors: &mut ErrorList, constraint: &Value, when: &str, path: &Path) {
+    let Some(domains) = int(constraint, "minDomains") else { return };
+    if domains <= 0 {
+        errors.push(Error::invalid(path.clone(), domains, "must be greater than zero"));
+    }
+    if when != "DoNotSchedule" {
+        let detail = format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {when}");
+        errors.push(Error::invalid(path.clone(), domains, detail));
+    }
+}
+
+fn check_match_label_keys(errors: &mut ErrorList, constraint: &Value, path: &Path) {
+    let (keys, selector) = (list(constraint, "matchLabelKeys"), at(constraint, "labelSelector"));
+    if !keys.is_empty() && selector.is_null() {
+        errors.push(Error::forbidden(path.clone(), "must not be specified when labelSelector is not set"));
+    }
+    for (index, key) in keys.iter().enumerate() {
+        let (path, key) = (path.index(index), key.as_str().unwrap_or_default());
+        report(errors, &path, key, qualified_name_problems(key));
+        let selected = at(selector, "matchLabels").get(key).is_some()
+            || list(selector, "matchExpressions").iter().any(|requirement| text(requirement, "key") == key);
+        if selected {
+            errors.push(Error::invalid(path, key, "exists in both matchLabelKeys and labelSelector"));
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::resource::{NameRule, PLAIN, Strategy};
 
 pub(super) const STRATEGY: Strategy = Strategy {
     default,
-    prepare_create: |service| set(service, "status", json!({ "loadBalancer": {} })),
+    prepare_create,
     prepare_update: update::prepare,
     validate,
     validate_update: update::validate,
@@ -65,7 +65,26 @@ fn default(service: &mut Value) {
     }
     if text(spec, "type") == "LoadBalancer" {
         default_to(spec, "allocateLoadBalancerNodePorts", true);
+        for point in list_mut(service, "status.loadBalancer.ingress") {
+            if !text(point, "ip").is_empty() {
+                default_to(point, "ipMode", "VIP");
+            }
+        }
     }
+}
+
+/// A client that knows of one address only sets that.
+fn prepare_create(service: &mut Value) {
+    set(service, "status", json!({ "loadBalancer": {} }));
+    let address = text(service, "spec.clusterIP").to_owned();
+    if !address.is_empty() && list(service, "spec.clusterIPs").is_empty() {
+        within(service, "spec", |spec| set(spec, "clusterIPs", vec![address]));
+    }
+}
+
+/// No address of its own: its name stands for its pods' addresses.
+fn is_headless(spec: &Value) -> bool {
+    text(spec, "clusterIP") == "None"
 }
 
 /// Whether it can be reached from outside the cluster.
@@ -81,7 +100,7 @@ fn validate(service: &Value) -> ErrorList {
     let mut errors = Vec::new();
     let (spec, path) = (at(service, "spec"), Path::new("spec"));
     let kind = text(spec, "type");
-    let headless = text(spec, "clusterIP") == "None";
+    let headless = is_headless(spec);
     if list(spec, "ports").is_empty() && !headless && kind != "ExternalName" {
         errors.push(Error::required(path.child("ports"), ""));
     }
@@ -160,8 +179,15 @@ fn check_affinity(errors: &mut ErrorList, spec: &Value, path: &Path) {
 }
 
 fn check_cluster_ips(errors: &mut ErrorList, spec: &Value, path: &Path) {
+    // Those are forbidden elsewhere.
+    if text(spec, "type") == "ExternalName" {
+        return;
+    }
     let (first, all) = (text(spec, "clusterIP"), list(spec, "clusterIPs"));
-    if let Some(listed) = all.first()
+    if first.is_empty() && !all.is_empty() {
+        let detail = "must be empty when `clusterIP` is not specified";
+        errors.push(Error::invalid(path.child("clusterIPs"), all.to_vec(), detail));
+    } else if let Some(listed) = all.first()
         && listed != first
     {
         let detail = "first value must match `clusterIP`";
@@ -242,7 +268,7 @@ fn check_status(service: &Value) -> ErrorList {
     let path = Path::new("status.loadBalancer.ingress");
     let ingress = list(service, "status.loadBalancer.ingress");
     if !ingress.is_empty() && text(service, "spec.type") != "LoadBalancer" {
-        let detail = "may only be used when `spec.type` is \"LoadBalancer\"";
+        let detail = "may only be used when `spec.type` is 'LoadBalancer'";
         errors.push(Error::forbidden(path, detail));
         return errors;
     }
@@ -254,8 +280,17 @@ fn check_status(service: &Value) -> ErrorList {
         if has(point, "hostname") {
             let name = text(point, "hostname");
             report(&mut errors, &path.child("hostname"), name, dns_subdomain_problems(name));
+            if ip_problems(name).is_empty() {
+                let detail = "must be a DNS name, not an IP address";
+                errors.push(Error::invalid(path.child("hostname"), name, detail));
+            }
         }
-        one_of(&mut errors, point, &path, "ipMode", &["Proxy", "VIP"]);
+        if has(point, "ipMode") && text(point, "ip").is_empty() {
+            let detail = "may not be specified when `ip` is not set";
+            errors.push(Error::forbidden(path.child("ipMode"), detail));
+        } else {
+            one_of(&mut errors, point, &path, "ipMode", &["Proxy", "VIP"]);
+        }
     }
     errors
 }

@@ -35,8 +35,15 @@ fn keep_allocated(spec: &mut Value, before: &Value) {
         if text(spec, "clusterIP").is_empty() && list(spec, "clusterIPs").is_empty() {
             carry_over(spec, before, "clusterIP");
             carry_over(spec, before, "clusterIPs");
-        } else if list(spec, "clusterIPs").is_empty() && text(spec, "clusterIP") == text(before, "clusterIP") {
-            carry_over(spec, before, "clusterIPs");
+        } else if text(spec, "clusterIP") == text(before, "clusterIP") {
+            if list(spec, "clusterIPs").is_empty() {
+                carry_over(spec, before, "clusterIPs");
+            }
+        } else if same(at(spec, "clusterIPs"), at(before, "clusterIPs")) {
+            // A client that knows of one address only has changed it.
+            let only: Vec<_> =
+                [text(spec, "clusterIP")].into_iter().filter(|ip| !ip.is_empty()).map(Value::from).collect();
+            set(spec, "clusterIPs", only);
         }
         for key in ["ipFamilies", "ipFamilyPolicy"] {
             if !has(spec, key) {
@@ -100,10 +107,21 @@ fn drop_node_ports(spec: &mut Value, before: &Value) {
 
 /// Everything wrong with an update.
 pub(super) fn validate(new: &Value, old: &Value) -> ErrorList {
-    let mut errors = super::validate(new);
+    let mut errors = Vec::new();
     let (spec, before, path) = (at(new, "spec"), at(old, "spec"), Path::new("spec"));
     if needs_cluster_ip(spec) && needs_cluster_ip(before) {
-        check_primary(&mut errors, spec, before, &path);
+        let (headless, was) = (super::is_headless(spec), super::is_headless(before));
+        if !(headless && was) {
+            check_lasting(&mut errors, spec, before, "clusterIPs", "clusterIP", &path);
+        }
+        if !headless && !was {
+            check_lasting(&mut errors, spec, before, "ipFamilies", "ipFamily", &path);
+        }
+    }
+    let class = |spec| text(spec, "loadBalancerClass");
+    let balanced = text(spec, "type") == "LoadBalancer" && text(before, "type") == "LoadBalancer";
+    if balanced && class(spec) != class(before) {
+        errors.push(Error::invalid(path.child("loadBalancerClass"), class(spec), "may not change once set"));
     }
     if needs_health_port(spec)
         && needs_health_port(before)
@@ -111,20 +129,29 @@ pub(super) fn validate(new: &Value, old: &Value) -> ErrorList {
     {
         errors.push(Error::forbidden(path.child("healthCheckNodePort"), "field is immutable"));
     }
-    let class = |spec| text(spec, "loadBalancerClass");
-    let balanced = text(spec, "type") == "LoadBalancer" && text(before, "type") == "LoadBalancer";
-    if balanced && class(spec) != class(before) {
-        errors.push(Error::invalid(path.child("loadBalancerClass"), class(spec), "may not change once set"));
-    }
+    errors.extend(super::validate(new));
     errors
 }
 
-/// The address of a service, once it has one, is its own for life.
-fn check_primary(errors: &mut ErrorList, spec: &Value, before: &Value, path: &Path) {
-    let (new, old) = (text(spec, "clusterIP"), text(before, "clusterIP"));
-    if old.is_empty() || new == old {
+/// The addresses and families of a service, once it has them, are its own for life; a second one can be added, and
+/// given up by asking for a single stack.
+fn check_lasting(errors: &mut ErrorList, spec: &Value, before: &Value, key: &str, noun: &str, path: &Path) {
+    let (new, old, at_first) = (list(spec, key), list(before, key), path.child(key).index(0));
+    let changed = |at: Path| Error::invalid(at, new.to_vec(), "may not change once set");
+    if new.len() == old.len() {
+        let pairs = new.iter().zip(old).enumerate().filter(|(_, (new, old))| new != old);
+        errors.extend(pairs.map(|(index, _)| changed(path.child(key).index(index))));
         return;
     }
-    let detail = if new.is_empty() { "primary clusterIP can not be unset" } else { "may not change once set" };
-    errors.push(Error::invalid(path.child("clusterIPs").index(0), vec![new], detail));
+    match (new.first(), old.first()) {
+        (None, Some(_)) => {
+            errors.push(Error::invalid(at_first, new.to_vec(), format!("primary {noun} can not be unset")));
+        }
+        (Some(new), Some(old)) if new != old => errors.push(changed(at_first)),
+        _ => {}
+    }
+    if new.len() < old.len() && new.len() == 1 && text(spec, "ipFamilyPolicy") != "SingleStack" {
+        let detail = format!("must be set to 'SingleStack' when releasing the secondary {noun}");
+        errors.push(Error::invalid(path.child("ipFamilyPolicy"), at(spec, "ipFamilyPolicy").clone(), detail));
+    }
 }
