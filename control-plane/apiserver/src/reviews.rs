@@ -275,3 +275,97 @@ impl Answer for Reviews {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use xebec_schema::registry::Registry;
+
+    use super::*;
+    use crate::authn::token::{TokenMethod, TokenUser};
+    use crate::test_reader::FakeReader;
+
+    /// Knows one token, which is for `vault` only.
+    struct OneToken;
+
+    impl TokenMethod for OneToken {
+        fn check(&self, token: &str, audiences: &[String]) -> Result<Option<TokenUser>, String> {
+            match token {
+                "good" if audiences.iter().any(|a| a == "vault") => {
+                    let user = UserInfo { name: "jane".into(), uid: "u".into(), ..UserInfo::default() };
+                    Ok(Some(TokenUser { user, audiences: vec!["vault".into()] }))
+                }
+                "good" => Err("it is for somebody else".into()),
+                _ => Ok(None),
+            }
+        }
+    }
+
+    async fn ask(user: &str, plural: &str, spec: Value) -> Result<Value, Status> {
+        let reader = FakeReader::new();
+        let group = "rbac.authorization.k8s.io";
+        let rules = json!([{"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+            {"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]);
+        reader.put(group, "clusterroles", json!({"metadata": {"name": "r"}, "rules": rules}));
+        reader.put(
+            group,
+            "clusterrolebindings",
+            json!({"metadata": {"name": "b"}, "roleRef": {"kind": "ClusterRole", "name": "r"},
+                "subjects": [{"kind": "Group", "name": "dev"}]}),
+        );
+        let rbac = Arc::new(Rbac::new(reader));
+        let tokens = Tokens::new(vec![Arc::new(OneToken)]);
+        let reviews = Arc::new(Reviews::new(tokens, vec!["api".into()], rbac.clone(), rbac, &Clock::system()));
+        let registry = Registry::builtin();
+        let resource = registry.iter().find(|r| r.plural == plural).unwrap();
+        let table = reviews.table();
+        let answer = &table[&(resource.group.to_string(), plural.to_owned())];
+        let user = UserInfo { name: user.into(), groups: vec!["dev".into()], ..UserInfo::default() };
+        let object = json!({"metadata": {}, "spec": spec});
+        let question =
+            Question { user: &user, resource, namespace: "ns", name: "", parent: None, object, dry_run: false };
+        Ok(answer.answer(question).await?["status"].clone())
+    }
+
+    #[tokio::test]
+    async fn tokens_are_reviewed_for_their_audiences() {
+        let review = |spec| ask("x", "tokenreviews", spec);
+        let found = review(json!({"token": "good", "audiences": ["vault", "other"]})).await.unwrap();
+        assert_eq!((&found["authenticated"], &found["audiences"]), (&json!(true), &json!(["vault"])));
+        assert_eq!(found["user"], json!({"username": "jane", "uid": "u", "groups": ["system:authenticated"]}));
+        let refused = review(json!({"token": "good"})).await.unwrap();
+        assert!(refused.get("authenticated").is_none() && refused["error"].as_str().unwrap().contains("somebody else"));
+        assert!(review(json!({"token": "?"})).await.unwrap()["error"].is_string());
+        assert_eq!(review(json!({})).await.unwrap_err().code, 400);
+    }
+
+    #[tokio::test]
+    async fn access_is_reviewed() {
+        let log = json!({"verb": "get", "resource": "pods", "subresource": "log", "namespace": "ns"});
+        let review = async |plural, spec| ask("x", plural, spec).await.map(|s| s["allowed"] == true);
+        let of = |groups: &[&str]| json!({"user": "jane", "groups": groups, "resourceAttributes": log});
+        assert_eq!(review("subjectaccessreviews", of(&["dev"])).await, Ok(true));
+        assert_eq!(review("subjectaccessreviews", of(&[])).await, Ok(false));
+        assert_eq!(review("selfsubjectaccessreviews", json!({"resourceAttributes": log})).await, Ok(true));
+        let path = json!({"nonResourceAttributes": {"verb": "get", "path": "/metrics"}});
+        assert_eq!(review("selfsubjectaccessreviews", path).await, Ok(true));
+        assert_eq!(review("localsubjectaccessreviews", of(&["dev"])).await, Ok(true));
+        let mut elsewhere = of(&["dev"]);
+        elsewhere["resourceAttributes"]["namespace"] = "other".into();
+        let error = review("localsubjectaccessreviews", elsewhere).await.unwrap_err();
+        assert!(error.message.contains("must match metadata.namespace"), "{error}");
+        let nobody = review("subjectaccessreviews", json!({"resourceAttributes": log})).await.unwrap_err();
+        assert!(nobody.message.contains("at least one of user or group must be specified"), "{nobody}");
+        assert_eq!(review("selfsubjectaccessreviews", json!({})).await.unwrap_err().code, 422);
+    }
+
+    #[tokio::test]
+    async fn rules_and_oneself() {
+        let rules = ask("x", "selfsubjectrulesreviews", json!({"namespace": "ns"})).await.unwrap();
+        let log = json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods/log"]});
+        assert_eq!(rules["resourceRules"], json!([log]));
+        assert_eq!(rules["nonResourceRules"][0]["nonResourceURLs"], json!(["/metrics"]));
+        assert_eq!(rules["incomplete"], false);
+        let me = ask("x", "selfsubjectreviews", json!({})).await.unwrap();
+        assert_eq!(me["userInfo"], json!({"username": "x", "groups": ["dev"]}));
+    }
+}

@@ -177,3 +177,65 @@ fn covering_is_per_rule_part() {
     let named = rule(json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["get"], "resourceNames": ["x"]}));
     assert!(!named.covers(&rule(json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}))));
 }
+
+mod laws {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn some(of: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
+        proptest::sample::subsequence(of, 0..=of.len().min(3)).prop_map(|v| v.into_iter().map(str::to_owned).collect())
+    }
+
+    fn any_rule() -> impl Strategy<Value = Rule> {
+        (
+            some(&["*", "get", "list"]),
+            some(&["*", "", "apps"]),
+            some(&["*", "pods", "pods/log", "*/log", "secrets"]),
+            some(&["a", "b"]),
+            some(&["*", "/api", "/api/*", "/healthz"]),
+        )
+            .prop_map(|(verbs, api_groups, resources, resource_names, non_resource_urls)| Rule {
+                verbs,
+                api_groups,
+                resources,
+                resource_names,
+                non_resource_urls,
+            })
+    }
+
+    fn any_request() -> impl Strategy<Value = Attributes> {
+        let text = proptest::sample::select(vec![
+            "get pods",
+            "get pods:a",
+            "get pods/log:b",
+            "list secrets.apps",
+            "list pods.apps/log",
+            "get secrets:a",
+            "get /api",
+            "get /api/v1",
+            "list /healthz",
+            "get pods/exec",
+        ]);
+        text.prop_map(|text| request(user("jane", &[]), text))
+    }
+
+    proptest! {
+        /// A rule in parts permits what the rule does.
+        #[test]
+        fn parts_make_the_whole(rule in any_rule(), request in any_request()) {
+            prop_assert_eq!(rule.allows(&request), rule.split().iter().any(|part| part.allows(&request)));
+        }
+
+        /// Who holds rules that cover another gains nothing by being granted it.
+        #[test]
+        fn what_covers_permits_no_less(
+            held in proptest::collection::vec(any_rule(), 0..4), granted in any_rule(), request in any_request()
+        ) {
+            let covered = granted.split().iter().all(|part| held.iter().any(|rule| rule.covers(part)));
+            if covered && granted.allows(&request) {
+                prop_assert!(held.iter().any(|rule| rule.allows(&request)));
+            }
+        }
+    }
+}
