@@ -121,6 +121,20 @@ fn field_labels_of_kinds() {
         check("spec.x=a").unwrap_err(),
         "\"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
     );
+    for (group, plural, fields) in [
+        ("", "pods", "spec.nodeName=a,spec.schedulerName=a,spec.restartPolicy=a,status.phase=a,status.podIP=a"),
+        ("", "events", "involvedObject.kind=a,involvedObject.name=a,involvedObject.uid=a,reason=a,type=a,source=a"),
+        ("", "nodes", "spec.unschedulable=true"),
+        ("", "secrets", "type=a"),
+        ("", "namespaces", "status.phase=Active"),
+        ("batch", "jobs", "status.successful=1"),
+        ("apps", "replicasets", "status.replicas=1"),
+    ] {
+        let row = registry.get(group, "v1", plural).unwrap();
+        assert_eq!(FieldSelector::parse(fields).unwrap().check(row), Ok(()), "{plural}");
+        let wrong = FieldSelector::parse("spec.nope=a").unwrap().check(row).unwrap_err();
+        assert_eq!(wrong, "field label not supported: spec.nope", "{plural}");
+    }
     let object = json!({"metadata": {"name": "a", "namespace": "n"}});
     let matches = |text: &str| FieldSelector::parse(text).unwrap().matches_object(row, &object);
     assert!(matches("metadata.name=a") && !matches("metadata.name!=a") && !matches("metadata.namespace=x"));

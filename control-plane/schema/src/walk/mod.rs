@@ -27,7 +27,7 @@ pub fn check_types(resource: &Resource, object: &Value) -> Result<(), String> {
 /// # Errors
 /// As [`check_types`].
 pub fn check(definition: &Definition, object: &Value) -> Result<(), String> {
-    let mut context = Context { owner: String::new(), path: Vec::new() };
+    let mut context = Context { owner: "", path: Vec::new() };
     context.object(definition, object).map_err(|e| match e {
         // There is no field to name.
         Error::Type { found, expected } if context.path.is_empty() => {
@@ -51,7 +51,7 @@ enum Error {
 /// Where an error is; left as it is where the first one happened.
 struct Context<'a> {
     /// The innermost struct's name.
-    owner: String,
+    owner: &'a str,
     path: Vec<&'a str>,
 }
 
@@ -63,7 +63,7 @@ impl<'a> Context<'a> {
         };
         for field in &definition.fields {
             let Some(value) = entries.get(field.name.as_ref()) else { continue };
-            let owner = std::mem::replace(&mut self.owner, definition.go_name().to_owned());
+            let owner = std::mem::replace(&mut self.owner, definition.go_name());
             self.path.push(&field.name);
             self.node(&field.node, field.go_type, value)?;
             self.path.pop();

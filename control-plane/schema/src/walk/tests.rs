@@ -123,3 +123,103 @@ fn raw_fields_keep_what_they_hold() {
     assert_eq!(kept, revision);
     assert!(unknown_fields(&row, &revision).is_empty());
 }
+
+/// Objects of a kind, made from its schema: each field is there by chance.
+struct Maker(u64);
+
+impl Maker {
+    fn chance(&mut self, of: u64) -> bool {
+        // Knuth's linear congruential generator.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % of == 0
+    }
+
+    fn object(&mut self, definition: &Definition, depth: usize) -> Value {
+        let mut entries = Map::new();
+        for field in &definition.fields {
+            if depth > 0 && self.chance(3) {
+                entries.insert(field.name.to_string(), self.node(&field.node, depth - 1));
+            }
+        }
+        Value::Object(entries)
+    }
+
+    fn node(&mut self, node: &Node, depth: usize) -> Value {
+        match &node.shape {
+            Shape::Scalar(scalar) => self.scalar(*scalar),
+            Shape::List(item) => (0..2).filter_map(|_| self.chance(2).then(|| self.node(item, depth))).collect(),
+            Shape::Map(value) => json!({ "a": self.node(value, depth), "b": self.node(value, depth) }),
+            Shape::Reference(_) | Shape::Object(_) => {
+                node.definition().map_or(Value::Null, |definition| self.object(definition, depth))
+            }
+        }
+    }
+
+    fn scalar(&mut self, scalar: crate::types::Scalar) -> Value {
+        use crate::types::Scalar;
+        let first = self.chance(2);
+        match scalar {
+            Scalar::String => if first { "x" } else { "" }.into(),
+            Scalar::Int32 | Scalar::Int64 => i32::from(first).into(),
+            Scalar::Double => 0.5.into(),
+            Scalar::Bool => first.into(),
+            Scalar::Bytes => "aGk=".into(),
+            Scalar::Time => "2024-01-01T00:00:00Z".into(),
+            Scalar::MicroTime => "2024-01-01T00:00:00.000000Z".into(),
+            Scalar::Quantity => {
+                if first {
+                    json!("1000m")
+                } else {
+                    json!(2)
+                }
+            }
+            Scalar::IntOrString => {
+                if first {
+                    json!("25%")
+                } else {
+                    json!(1)
+                }
+            }
+            Scalar::Raw | Scalar::Any => json!({ "any": ["thing"] }),
+        }
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn what_the_schema_describes_decodes(seed: u64) {
+        let registry = Registry::builtin();
+        for row in registry.iter() {
+            let definition = row.definition().unwrap();
+            let mut object = Maker(seed).object(definition, 6);
+            proptest::prop_assert_eq!(check_types(row, &object), Ok(()));
+            proptest::prop_assert!(unknown_fields(row, &object).is_empty());
+            prune(row, &mut object);
+            let once = object.clone();
+            prune(row, &mut object);
+            proptest::prop_assert_eq!(&object, &once);
+            proptest::prop_assert_eq!(check_types(row, &object), Ok(()));
+            crate::defaults::apply_as(definition, &mut object);
+            let once = object.clone();
+            crate::defaults::apply_as(definition, &mut object);
+            proptest::prop_assert_eq!(&object, &once);
+            proptest::prop_assert_eq!(check_types(row, &object), Ok(()));
+            proptest::prop_assert!(unknown_fields(row, &object).is_empty());
+            proptest::prop_assert_eq!(crate::patch::strategic_merge(row, &object, &json!({})), Ok(object));
+        }
+    }
+
+    /// Nothing of one kind makes the visitors of another panic; what is left after pruning is known.
+    #[test]
+    fn what_another_schema_describes_harms_nobody(seed: u64) {
+        let registry = Registry::builtin();
+        let pods = row("", "pods");
+        for other in registry.iter() {
+            let mut object = Maker(seed).object(other.definition().unwrap(), 5);
+            let _ = check_types(&pods, &object);
+            prune(&pods, &mut object);
+            proptest::prop_assert!(unknown_fields(&pods, &object).is_empty());
+            crate::defaults::apply_as(pods.definition().unwrap(), &mut object);
+        }
+    }
+}
