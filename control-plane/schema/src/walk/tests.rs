@@ -131,7 +131,7 @@ impl Maker {
     fn chance(&mut self, of: u64) -> bool {
         // Knuth's linear congruential generator.
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % of == 0
+        (self.0 >> 33).is_multiple_of(of)
     }
 
     fn object(&mut self, definition: &Definition, depth: usize) -> Value {
@@ -147,7 +147,10 @@ impl Maker {
     fn node(&mut self, node: &Node, depth: usize) -> Value {
         match &node.shape {
             Shape::Scalar(scalar) => self.scalar(*scalar),
-            Shape::List(item) => (0..2).filter_map(|_| self.chance(2).then(|| self.node(item, depth))).collect(),
+            Shape::List(item) => {
+                let length = usize::from(self.chance(2)) + usize::from(self.chance(2));
+                (0..length).map(|_| self.node(item, depth)).collect()
+            }
             Shape::Map(value) => json!({ "a": self.node(value, depth), "b": self.node(value, depth) }),
             Shape::Reference(_) | Shape::Object(_) => {
                 node.definition().map_or(Value::Null, |definition| self.object(definition, depth))
