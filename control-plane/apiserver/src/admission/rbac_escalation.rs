@@ -1,6 +1,7 @@
 //! Nobody grants by RBAC what they do not have (upstream `registry/rbac/*/policybased`): to write a role's rules or to
 //! bind a role, one holds these rules, or the verb `escalate` or `bind` on the role.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -52,14 +53,15 @@ impl RbacEscalation {
         if lacking.is_empty() {
             return Ok(());
         }
-        let mut words: Vec<String> = lacking.iter().map(describe).collect();
-        words.dedup();
-        let why = format!(
+        let mut why = format!(
             "user {:?} (groups={}) is attempting to grant RBAC permissions not currently held:\n{}",
             review.user.name,
             quoted(&review.user.groups),
-            words.join("\n")
+            describe(&lacking)
         );
+        if !held.errors.is_empty() {
+            why = format!("{why}; resolution errors: {}", quoted(&held.errors));
+        }
         Err(super::support::forbidden(review, &why))
     }
 }
@@ -70,22 +72,26 @@ fn quoted(list: &[String]) -> String {
     format!("[{}]", words.join(" "))
 }
 
-/// A rule as upstream prints it.
-fn describe(rule: &Rule) -> String {
-    let mut parts = Vec::new();
-    for (name, items) in [
-        ("APIGroups", &rule.api_groups),
-        ("Resources", &rule.resources),
-        ("ResourceNames", &rule.resource_names),
-        ("NonResourceURLs", &rule.non_resource_urls),
-        ("Verbs", &rule.verbs),
-    ] {
-        if !items.is_empty() {
-            let items: Vec<String> = items.iter().map(|item| format!("{item:?}")).collect();
-            parts.push(format!("{name}:[{}]", items.join(" ")));
+/// Simple rules as upstream prints them: a line for each group, resource and name, with all its verbs.
+fn describe(rules: &[Rule]) -> String {
+    let mut lines: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for rule in rules {
+        let mut parts = Vec::new();
+        for (name, items) in [
+            ("APIGroups", &rule.api_groups),
+            ("Resources", &rule.resources),
+            ("NonResourceURLs", &rule.non_resource_urls),
+            ("ResourceNames", &rule.resource_names),
+        ] {
+            if !items.is_empty() {
+                parts.push(format!("{name}:{}", quoted(items)));
+            }
         }
+        let verbs = lines.entry(parts.join(", ")).or_default();
+        verbs.extend(rule.verbs.iter().filter(|v| !verbs.contains(v)).cloned().collect::<Vec<_>>());
     }
-    format!("{{{}}}", parts.join(", "))
+    let line = |(what, verbs): (&String, &Vec<String>)| format!("{{{what}, Verbs:{}}}", quoted(verbs));
+    lines.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn rules_of(role: &Value) -> Vec<Rule> {

@@ -443,6 +443,11 @@ async fn nobody_grants_what_they_do_not_have() {
         "roles.rbac.authorization.k8s.io \"x\" is forbidden: user \"jane\" (groups=[]) is attempting to grant RBAC \
          permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\"]}"
     );
+    let several = json!([{"apiGroups": [""], "resources": ["pods", "secrets"], "verbs": ["get", "watch"]}]);
+    assert!(refusal(&plugin, role(several)).await.ends_with(
+        "held:\n{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"watch\"]}\n\
+         {APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\" \"watch\"]}"
+    ));
     run(&plugin, binding("r")).await.unwrap();
     reader.put(
         "rbac.authorization.k8s.io",
