@@ -1,6 +1,7 @@
 //! Roles, and bindings by subject.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -45,8 +46,9 @@ pub(super) struct Binding {
     subjects: Vec<Subject>,
 }
 
+/// Whom a binding is for. A service account is the user that it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Subject {
+pub(super) enum Subject {
     User(String),
     Group(String),
 }
@@ -149,15 +151,14 @@ impl Index {
 
     /// Calls `visit` with each binding of the user, cluster-wide ones first, and the subject by which it is one, until
     /// it returns false.
-    pub(super) fn visit(&self, user: &UserInfo, namespace: &str, mut visit: impl FnMut(&Binding, &str) -> bool) {
+    pub(super) fn visit(&self, user: &UserInfo, namespace: &str, mut visit: impl FnMut(&Binding, &Subject) -> bool) {
         let namespaces: &[&str] = if namespace.is_empty() { &[""] } else { &["", namespace] };
-        let user_subject = (Subject::User(user.name.clone()), describe_user(&user.name));
-        let groups = user.groups.iter().map(|g| (Subject::Group(g.clone()), format!("Group {g:?}")));
-        let subjects: Vec<(Subject, String)> = std::iter::once(user_subject).chain(groups).collect();
+        let groups = user.groups.iter().map(|group| Subject::Group(group.clone()));
+        let subjects: Vec<Subject> = std::iter::once(Subject::User(user.name.clone())).chain(groups).collect();
         for bindings in namespaces.iter().filter_map(|ns| self.by_subject.get(*ns)) {
-            for (subject, words) in &subjects {
+            for subject in &subjects {
                 for binding in bindings.get(subject).into_iter().flatten() {
-                    if !visit(binding, words) {
+                    if !visit(binding, subject) {
                         return;
                     }
                 }
@@ -181,10 +182,16 @@ impl Index {
     }
 }
 
-fn describe_user(name: &str) -> String {
-    match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
-        Some((namespace, name)) => format!("ServiceAccount \"{name}/{namespace}\""),
-        None => format!("User {name:?}"),
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Group(name) => write!(f, "Group {name:?}"),
+            Self::User(name) => match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'))
+            {
+                Some((namespace, name)) => write!(f, "ServiceAccount \"{name}/{namespace}\""),
+                None => write!(f, "User {name:?}"),
+            },
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 
 pub use rule::Rule;
 
-use self::index::{Binding, Index};
+use self::index::{Binding, Index, Subject};
 use super::{Attributes, Authorizer, Decision};
 use crate::authn::UserInfo;
 use crate::reader::Reader;
@@ -104,7 +104,7 @@ impl Authorizer for Rbac {
     }
 }
 
-fn reason(binding: &Binding, subject: &str) -> String {
+fn reason(binding: &Binding, subject: &Subject) -> String {
     let (kind, name) = match binding.namespace.as_str() {
         "" => ("ClusterRoleBinding", binding.name.clone()),
         namespace => ("RoleBinding", format!("{}/{namespace}", binding.name)),
