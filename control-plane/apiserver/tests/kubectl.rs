@@ -173,6 +173,9 @@ async fn kubectl_manages_deployments() {
     let typo = DEPLOYMENT.replace("replicas:", "replicass:");
     let refused = cluster.fails("apply -f -", &typo).await;
     assert!(refused.contains("unknown field \"spec.replicass\""), "{refused}");
+    // These are sent as protobuf.
+    assert_eq!(cluster.ok("create deployment api --image=a:1 --replicas=0", "").await, "deployment.apps/api created\n");
+    assert_eq!(cluster.ok("get deploy api -o jsonpath={.spec.replicas}", "").await, "0");
     let described = cluster.ok("describe deploy web", "").await;
     assert!(described.contains("StrategyType:           RollingUpdate"), "{described}");
     assert!(cluster.ok("explain deployment.spec.replicas", "").await.contains("FIELD: replicas <integer>"));

@@ -80,7 +80,7 @@ fn built_in(group: &str, version: &str, kind: &str) -> Option<&'static xebec_sch
 
 /// A body that is to be of a kind other than the parent's.
 fn posted(call: &mut Call, expected: &Expected<'_>, body: &bytes::Bytes) -> Result<Value, Status> {
-    let (value, duplicates) = decode::document(&call.parts.headers, body)?;
+    let (value, duplicates) = decode::document(&call.parts.headers, body, expected.definition)?;
     decode::typed(call, expected, value, duplicates)
 }
 

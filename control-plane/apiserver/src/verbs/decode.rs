@@ -6,10 +6,13 @@ use http::header::CONTENT_TYPE;
 use serde_json::Value;
 use xebec_schema::status::{Cause, Details, Status};
 use xebec_schema::types::{self, Definition};
-use xebec_schema::{convert, decode, defaults, walk};
+use xebec_schema::{convert, decode, defaults, protobuf, walk};
 
 use crate::chain::Call;
 use crate::query::Query;
+
+/// What Go clients send.
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// What happens to fields that the kind does not have, and to repeated ones (`fieldValidation`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,22 +77,35 @@ pub fn dry_run(query: &Query) -> Result<bool, Status> {
     }
 }
 
-/// A body as JSON, with what a strict decoder objects to.
+/// A body as JSON, with what a strict decoder objects to. `definition` is what it is to be, which a body in protobuf
+/// cannot be read without.
 ///
 /// # Errors
 ///
 /// 415 for an encoding we do not speak, 400 for what is not in the encoding that it says.
-pub fn document(headers: &HeaderMap, body: &Bytes) -> Result<(Value, Vec<String>), Status> {
+pub fn document(
+    headers: &HeaderMap,
+    body: &Bytes,
+    definition: Option<&'static Definition>,
+) -> Result<(Value, Vec<String>), Status> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    match content_type.split(';').next().unwrap_or_default().trim() {
-        "" | "application/json" | "text/plain" | "application/x-www-form-urlencoded" => json(body),
-        "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(body).map(|value| (value, Vec::new())),
-        _ => Err(Status::new(
-            415,
-            "UnsupportedMediaType",
-            "the body of the request was in an unknown format - accepted media types include: application/json, \
-             application/yaml",
-        )),
+    match (content_type.split(';').next().unwrap_or_default().trim(), definition) {
+        ("" | "application/json" | "text/plain" | "application/x-www-form-urlencoded", _) => json(body),
+        ("application/yaml" | "application/x-yaml" | "text/yaml", _) => yaml(body).map(|value| (value, Vec::new())),
+        (PROTOBUF, Some(definition)) => {
+            let envelope = protobuf::envelope(body).map_err(|e| Status::bad_request(e.to_string()))?;
+            let value = envelope.to_json(definition).map_err(|e| Status::bad_request(e.to_string()))?;
+            Ok((value, Vec::new()))
+        }
+        (_, definition) => {
+            let mut message = "the body of the request was in an unknown format - accepted media types include: \
+                application/json, application/yaml"
+                .to_owned();
+            if definition.is_some() {
+                message.push_str(&format!(", {PROTOBUF}"));
+            }
+            Err(Status::new(415, "UnsupportedMediaType", message))
+        }
     }
 }
 
@@ -141,9 +157,8 @@ pub fn definition(name: &str) -> Option<&'static Definition> {
 ///
 /// 400 and 415, in upstream's words.
 pub fn object(call: &mut Call, body: &Bytes) -> Result<Value, Status> {
-    let (value, duplicates) = document(&call.parts.headers, body)?;
-    let object = checked(call, value, duplicates)?;
-    Ok(object)
+    let (value, duplicates) = document(&call.parts.headers, body, call.resource.definition())?;
+    checked(call, value, duplicates)
 }
 
 /// The same for a document that is not the body as it came: the outcome of a patch.

@@ -8,6 +8,7 @@ use http::Response;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use xebec_schema::status::Status;
+use xebec_schema::types;
 
 use super::admit::{self, Admission};
 use super::create::metadata_mut;
@@ -31,6 +32,8 @@ const ANSWERED_WITH_OBJECT: [&str; 9] = [
     "serviceaccounts",
     "services",
 ];
+
+const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 
 /// What becomes of the objects that the deleted one owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +72,7 @@ impl Options {
         if body.is_empty() {
             return Ok(options);
         }
-        let (value, _) = decode::document(&call.parts.headers, body)?;
+        let (value, _) = decode::document(&call.parts.headers, body, types::definition(DELETE_OPTIONS))?;
         if value.is_null() {
             return Ok(options);
         }

@@ -104,14 +104,21 @@ async fn wrong_types_and_kinds_are_refused() {
 }
 
 #[tokio::test]
-async fn bodies_come_in_yaml_and_not_in_protobuf() {
+async fn bodies_come_in_yaml_and_protobuf() {
     let api = Api::start().await;
     let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: written\ndata:\n  k: |\n    two\n    lines\n";
     let made = api.send("POST", MAPS, &[("content-type", "application/yaml")], yaml).await.expect(201);
     assert_eq!(made["data"]["k"], "two\nlines\n");
-    let protobuf = api.send("POST", MAPS, &[("content-type", "application/vnd.kubernetes.protobuf")], "k8s").await;
-    assert_eq!(protobuf.value()["reason"], "UnsupportedMediaType");
-    assert_eq!(protobuf.code, 415);
+    // ConfigMap{metadata: {name: "p"}, data: {"k": "v"}}
+    let protobuf = b"k8s\0\n\x0f\n\x02v1\x12\tConfigMap\x12\x0d\n\x03\n\x01p\x12\x06\n\x01k\x12\x01v".to_vec();
+    let made = api.send("POST", MAPS, &[("content-type", "application/vnd.kubernetes.protobuf")], protobuf).await;
+    let made = made.expect(201);
+    assert_eq!((&made["metadata"]["name"], &made["data"]), (&json!("p"), &json!({"k": "v"})));
+    let nonsense = api.send("POST", MAPS, &[("content-type", "application/vnd.kubernetes.protobuf")], "k8s").await;
+    assert_eq!(nonsense.code, 400);
+    let cbor = api.send("POST", MAPS, &[("content-type", "application/cbor")], "x").await;
+    assert_eq!(cbor.value()["reason"], "UnsupportedMediaType");
+    assert_eq!(cbor.code, 415);
     let large = format!("{{\"data\":{{\"a\":\"{}\"}}}}", "x".repeat(4 << 20));
     let large = api.send("POST", MAPS, &[("content-type", "application/json")], large).await;
     assert_eq!(large.expect(413)["reason"], "RequestEntityTooLarge");
