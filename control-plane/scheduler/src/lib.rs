@@ -1,18 +1,16 @@
-//! The scheduler: which node a pod runs on.
+//! The scheduler: which node each pod goes to.
 //!
-//! [`schedule::schedule`] decides, purely, from a [`snapshot::Snapshot`] and a pod; [`preempt::preempt`] says which pods
-//! would have to go if no node can take it. [`run()`] feeds them from watches and carries out what they say.
+//! [`schedule::schedule`] decides, purely, from a [`snapshot::Snapshot`]: [`filters`] say which nodes are possible,
+//! [`scores`] which of them is best, and [`preemption`] how room is made if none is. [`run`] keeps the snapshot up to
+//! date, takes pods from the queue by priority, and carries the decisions out.
 
-mod affinity;
-mod filter;
-pub mod preempt;
-mod queue;
-pub mod resources;
+pub mod filters;
+pub mod preemption;
+pub mod queue;
 mod run;
 pub mod schedule;
-mod score;
+pub mod scores;
 pub mod snapshot;
-mod spread;
 pub mod views;
 
 pub use run::run;

@@ -1,301 +1,318 @@
-//! Feeds the decision and carries it out.
+//! Keeps the snapshot up to date, takes pods from the queue, and carries decisions out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
-use serde_json::json;
-use tokio::sync::Notify;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use xebec_clock::{Clock, Random};
-use xebec_controllers::runtime::api::{Api, DeleteOptions, Scope};
-use xebec_controllers::runtime::cache::{Cache, Change};
-use xebec_controllers::runtime::executor::{Executor, Sinks};
-use xebec_controllers::runtime::informer;
-use xebec_controllers::runtime::kind;
-use xebec_controllers::runtime::meta::{Key, condition, seconds};
-use xebec_controllers::runtime::plan::{Note, Plan, Write};
-use xebec_controllers::runtime::recorder;
+use xebec_controllers::runtime::api::{Api, ApiError, DeleteOptions, PatchKind, Scope};
+use xebec_controllers::runtime::cache::{Cache, Change, View};
+use xebec_controllers::runtime::meta::seconds;
+use xebec_controllers::runtime::plan::Note;
+use xebec_controllers::runtime::recorder::{Recorder, recorder};
+use xebec_controllers::runtime::{informer, kind};
+use xebec_controllers::views::{Namespace, PodDisruptionBudget};
 
-use crate::preempt::{self, Preemption};
+use crate::preemption::{Budget, Preemption};
 use crate::queue::Queue;
-use crate::schedule::{Decision, Unschedulable, schedule};
+use crate::schedule::{Decision, schedule};
 use crate::snapshot::Snapshot;
-use crate::views::{Node, Pod};
+use crate::views::{Node, Pod, PodRef};
 
-/// Bindings that are under way at once.
-const BINDINGS: usize = 32;
+/// The scheduler that pods ask for if they ask for none.
+pub const SCHEDULER_NAME: &str = "default-scheduler";
+/// Decisions that are being carried out at once.
+const CONCURRENCY: usize = 64;
 
-/// Places pods until `cancel`.
+/// What is known of the cluster.
+#[derive(Default)]
+struct World {
+    snapshot: Snapshot,
+    /// Pods that are placed, though the watch has not said so yet, by uid: where.
+    assumed: BTreeMap<String, String>,
+}
+
+/// Places pods until `cancel`. `client` is a user who may do everything.
 pub async fn run(client: kube::Client, clock: Clock, random: Random, cancel: CancellationToken) {
     let api = Api::new(client);
-    let (recorder, events) = recorder::recorder("default-scheduler", api.clone(), clock.clone(), cancel.clone());
-    let (pods, nodes) = (Arc::new(Cache::<Pod>::default()), Arc::new(Cache::<Node>::default()));
-    let shared = Arc::new(Shared::default());
-    shared.follow(&pods, &nodes);
-    let mut tasks = JoinSet::new();
-    tasks.spawn(events);
-    let scope = Scope::default;
-    // Nodes first: a pod that is seen before any node is would be said to have none.
-    let follow = |random: &Random| random.clone();
-    let kind = || kind::NODE.clone();
-    tasks.spawn(informer::run(api.clone(), kind(), nodes.clone(), scope(), follow(&random), cancel.clone()));
-    nodes.synced().await;
-    let kind = kind::POD.clone();
-    tasks.spawn(informer::run(api.clone(), kind, pods.clone(), scope(), follow(&random), cancel.clone()));
-    // Answers to our own writes are no news: the watch brings them.
-    let executor = Executor::new(api, recorder, Sinks::default());
-    Scheduler { shared, pods, executor, clock, random }.work(cancel).await;
-}
-
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    wake: Notify,
-}
-
-#[derive(Default)]
-struct State {
-    snapshot: Snapshot,
-    queue: Queue,
-}
-
-impl Shared {
-    fn follow(self: &Arc<Self>, pods: &Cache<Pod>, nodes: &Cache<Node>) {
-        let shared = self.clone();
-        pods.on_change(move |change| {
-            shared.state.lock().pod_changed(change);
-            shared.wake.notify_one();
-        });
-        let shared = self.clone();
-        nodes.on_change(move |change| {
-            shared.state.lock().node_changed(change);
-            shared.wake.notify_one();
-        });
+    let mut set = JoinSet::new();
+    let (recorder, write_events) = recorder(SCHEDULER_NAME, api.clone(), clock.clone(), cancel.clone());
+    set.spawn(write_events);
+    let world = Arc::new(Mutex::new(World::default()));
+    let queue = Arc::new(Queue::default());
+    let pods: Arc<Cache<Pod>> = Arc::default();
+    let nodes: Arc<Cache<Node>> = Arc::default();
+    let namespaces: Arc<Cache<Namespace>> = Arc::default();
+    let budgets: Arc<Cache<PodDisruptionBudget>> = Arc::default();
+    follow_pods(&pods, &world, &queue);
+    follow_nodes(&nodes, &world, &queue);
+    follow_namespaces(&namespaces, &world);
+    // Nodes before pods, or the first pods would be refused for want of nodes.
+    let follow = (&api, &random, &cancel);
+    start(&mut set, &namespaces, follow);
+    start(&mut set, &budgets, follow);
+    start(&mut set, &nodes, follow);
+    start(&mut set, &pods, follow);
+    let synced = async {
+        namespaces.synced().await;
+        budgets.synced().await;
+        nodes.synced().await;
+        pods.synced().await;
+    };
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => return,
+        () = synced => {}
+    }
+    let scheduler = Scheduler { api, clock, recorder, world, queue, budgets };
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => {}
+        () = scheduler.work() => {}
     }
 }
 
-impl State {
-    fn pod_changed(&mut self, change: &Change<'_, Pod>) {
+fn start<V: View>(
+    set: &mut JoinSet<()>,
+    cache: &Arc<Cache<V>>,
+    (api, random, cancel): (&Api, &Random, &CancellationToken),
+) {
+    let kind = V::kind().clone();
+    set.spawn(informer::run(api.clone(), kind, cache.clone(), Scope::default(), random.clone(), cancel.clone()));
+}
+
+fn follow_pods(pods: &Cache<Pod>, world: &Arc<Mutex<World>>, queue: &Arc<Queue>) {
+    let (world, queue) = (world.clone(), queue.clone());
+    pods.on_change(move |change| {
         let pod = change.latest();
-        let key = pod.key();
-        let gone = matches!(change, Change::Removed(_)) || pod.is_finished();
-        if gone {
-            self.queue.remove(&key);
-            self.snapshot.remove_pod(&key);
-            self.queue.something_changed();
-        } else if !pod.spec.node_name.is_empty() {
-            self.queue.remove(&key);
-            self.snapshot.place(pod.clone(), &pod.spec.node_name);
-            // Its arrival may be what another pod's affinity waits for, its new labels, too.
-            let relevant = change.previous().is_none_or(|old| {
-                old.spec.node_name.is_empty()
+        let key = pod.metadata.key();
+        let mut world = world.lock();
+        let is_gone = matches!(change, Change::Removed(_)) || pod.is_finished;
+        if is_gone {
+            let was_placed = world.snapshot.placed(&key).is_some();
+            world.snapshot.remove_pod(&key);
+            world.snapshot.forget_nomination(&key);
+            world.assumed.remove(&pod.metadata.uid);
+            drop(world);
+            queue.remove(&key);
+            if was_placed {
+                queue.revive(|_| true);
+            }
+        } else if !pod.node_name.is_empty() {
+            world.assumed.remove(&pod.metadata.uid);
+            world.snapshot.put_pod(pod);
+            world.snapshot.forget_nomination(&key);
+            drop(world);
+            queue.remove(&key);
+            let looks_different = change.previous().is_none_or(|old| {
+                old.node_name.is_empty()
                     || old.metadata.labels != pod.metadata.labels
+                    || old.metadata.is_terminating() != pod.metadata.is_terminating()
                     || old.requests != pod.requests
             });
-            if relevant {
-                self.queue.something_changed();
+            if looks_different {
+                queue.revive(|p| p.affinity.is_some() || !p.spread.is_empty() || !p.nominated_node.is_empty());
             }
-        } else if pod.is_waiting() && pod.spec.scheduling_gates.is_empty() {
-            // Our own word about it, in its status, is no reason to try again.
-            let own_word = change.previous().is_some_and(|old| {
-                old.metadata.labels == pod.metadata.labels
-                    && old.metadata.generation == pod.metadata.generation
-                    && old.spec.scheduling_gates.is_empty()
-            });
-            if !own_word {
-                self.queue.add(key, pod.spec.priority);
+        } else if !world.assumed.contains_key(&pod.metadata.uid) {
+            world.snapshot.nominate(pod, &pod.nominated_node);
+            drop(world);
+            if pod.metadata.is_terminating() || pod.scheduler_name != SCHEDULER_NAME || pod.gates > 0 {
+                queue.remove(&key);
+            } else {
+                queue.put(pod);
             }
-        } else {
-            self.queue.remove(&key);
         }
-    }
+    });
+}
 
-    fn node_changed(&mut self, change: &Change<'_, Node>) {
-        let node = change.latest();
+fn follow_nodes(nodes: &Cache<Node>, world: &Arc<Mutex<World>>, queue: &Arc<Queue>) {
+    let (world, queue) = (world.clone(), queue.clone());
+    nodes.on_change(move |change| {
+        match change {
+            Change::Removed(node) => world.lock().snapshot.remove_node(&node.metadata.name),
+            Change::Added(node) | Change::Updated(_, node) => world.lock().snapshot.put_node(node),
+        }
+        if change.previous().is_none_or(|old| !old.is_like(change.latest())) {
+            queue.revive(|_| true);
+        }
+    });
+}
+
+fn follow_namespaces(namespaces: &Cache<Namespace>, world: &Arc<Mutex<World>>) {
+    let world = world.clone();
+    namespaces.on_change(move |change| {
+        let meta = &change.latest().metadata;
+        let known = &mut world.lock().snapshot.namespaces;
         if matches!(change, Change::Removed(_)) {
-            self.snapshot.remove_node(&node.metadata.name);
-            return;
+            known.remove(&meta.name);
+        } else {
+            known.insert(meta.name.clone(), meta.labels.clone());
         }
-        let relevant = change.previous().is_none_or(|old| {
-            old.unschedulable != node.unschedulable
-                || old.taints != node.taints
-                || old.allocatable != node.allocatable
-                || old.metadata.labels != node.metadata.labels
-        });
-        self.snapshot.set_node(node.clone());
-        if relevant {
-            self.queue.something_changed();
-        }
-    }
+    });
 }
 
 struct Scheduler {
-    shared: Arc<Shared>,
-    pods: Arc<Cache<Pod>>,
-    executor: Executor,
+    api: Api,
     clock: Clock,
-    random: Random,
-}
-
-/// How carrying out a decision ended.
-enum Outcome {
-    Bound,
-    BindingFailed(Key),
-    Told,
+    recorder: Recorder,
+    world: Arc<Mutex<World>>,
+    queue: Arc<Queue>,
+    budgets: Arc<Cache<PodDisruptionBudget>>,
 }
 
 impl Scheduler {
-    async fn work(self, cancel: CancellationToken) {
-        let mut under_way = FuturesUnordered::new();
+    async fn work(&self) {
+        let mut under_way: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
+        let mut turn = 0_usize;
         loop {
-            while under_way.len() < BINDINGS
-                && let Some(pod) = self.next()
-            {
-                under_way.push(self.carry_out(pod));
-            }
-            let due = self.shared.state.lock().queue.next_due();
-            let sleep = async {
-                match due {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
+            let busy = under_way.len() >= CONCURRENCY;
+            let pod = tokio::select! {
                 biased;
-                () = cancel.cancelled() => return,
-                Some(outcome) = under_way.next() => self.finish(outcome),
-                () = self.shared.wake.notified() => {}
-                () = sleep => {}
+                Some(()) = under_way.next() => continue,
+                pod = self.queue.next(), if !busy => pod,
+            };
+            turn = turn.wrapping_add(1);
+            under_way.push(self.decide(pod, turn));
+        }
+    }
+
+    /// Decides at once; the future carries the decision out.
+    fn decide(&self, pod: PodRef, turn: usize) -> BoxFuture<'_, ()> {
+        let budgets: Vec<Budget> = self.budgets.list().iter().filter_map(|b| budget(b)).collect();
+        let mut world = self.world.lock();
+        match schedule(&world.snapshot, &pod, &budgets, turn) {
+            Decision::Place { node } => {
+                let mut placed = Pod::clone(&pod);
+                placed.node_name.clone_from(&node);
+                world.assumed.insert(pod.metadata.uid.clone(), node.clone());
+                world.snapshot.put_pod(&Arc::new(placed));
+                world.snapshot.forget_nomination(&pod.metadata.key());
+                Box::pin(self.place(pod, node))
+            }
+            Decision::Refuse { message, preemption } => {
+                if let Some(preemption) = &preemption {
+                    world.snapshot.nominate(&pod, &preemption.node);
+                }
+                Box::pin(self.refuse(pod, message, preemption))
             }
         }
     }
 
-    fn finish(&self, outcome: Outcome) {
-        if let Outcome::BindingFailed(key) = outcome {
-            let mut state = self.shared.state.lock();
-            state.snapshot.remove_pod(&key);
-            state.queue.failed(&key, Instant::now());
-            state.queue.something_changed();
-        }
-    }
-
-    /// Decides about the next pod. What is decided holds in the snapshot at once.
-    fn next(&self) -> Option<(Arc<Pod>, Result<String, Refused>)> {
-        let mut state = self.shared.state.lock();
-        loop {
-            let key = state.queue.pop(Instant::now())?;
-            let Some(pod) = self.pods.get(&key).filter(|p| p.is_waiting()) else {
-                state.queue.remove(&key);
-                continue;
-            };
-            let decision = match schedule(&state.snapshot, &pod, self.random.next_u64()) {
-                Decision::Node(node) => {
-                    state.snapshot.place(pod.clone(), &node);
-                    Ok(node)
-                }
-                Decision::Unschedulable(failure) => {
-                    state.queue.unschedulable(&key, Instant::now());
-                    let preemption = preempt::preempt(&state.snapshot, &pod, &failure);
-                    if let Ok(preemption) = &preemption {
-                        state.snapshot.nominate(pod.clone(), &preemption.node);
-                    }
-                    Err(Refused { failure, preemption })
-                }
-            };
-            return Some((pod, decision));
-        }
-    }
-
-    async fn carry_out(&self, (pod, decision): (Arc<Pod>, Result<String, Refused>)) -> Outcome {
-        let plan = match decision {
-            Ok(node) => return self.bind(&pod, &node).await,
-            Err(refused) => refusal_plan(&pod, &refused, self.clock.now()),
-        };
-        if let Err(error) = self.executor.execute(plan).await {
-            tracing::debug!(pod = %pod.key(), %error, "could not tell of a pod that has no node");
-        }
-        Outcome::Told
-    }
-
-    async fn bind(&self, pod: &Pod, node: &str) -> Outcome {
-        let binding = json!({
+    async fn place(&self, pod: PodRef, node: String) {
+        let meta = &pod.metadata;
+        let body = json!({
             "apiVersion": "v1", "kind": "Binding",
-            "metadata": {"name": pod.metadata.name, "namespace": pod.metadata.namespace, "uid": pod.metadata.uid},
-            "target": {"kind": "Node", "name": node},
+            "metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         });
-        let mut plan = Plan::nothing();
-        plan.act(Write::post(&kind::POD, &pod.metadata, "binding", binding).into());
-        let message = format!("Successfully assigned {} to {node}", pod.key());
-        plan.act(Note::normal(pod.metadata.reference(&kind::POD), "Scheduled", message).into());
-        match self.executor.execute(plan).await {
-            Ok(()) => Outcome::Bound,
+        match self.api.create_at(kind::POD.object_path(&meta.namespace, &meta.name, "binding"), &body).await {
+            Ok(_) => {
+                self.queue.remove(&meta.key());
+                let message = format!("Successfully assigned {}/{} to {node}", meta.namespace, meta.name);
+                self.recorder.record(Note::normal(meta.reference(&kind::POD), "Scheduled", message));
+            }
             Err(error) => {
-                tracing::warn!(pod = %pod.key(), node, %error, "binding failed");
-                Outcome::BindingFailed(pod.key())
+                tracing::debug!(pod = %meta.key(), %error, "a pod could not be bound");
+                {
+                    let mut world = self.world.lock();
+                    if world.assumed.remove(&meta.uid).is_some() {
+                        world.snapshot.remove_pod(&meta.key());
+                    }
+                }
+                if error.is_not_found() {
+                    self.queue.remove(&meta.key());
+                    return;
+                }
+                self.queue.failed(&meta.key());
+                let message = format!("binding rejected: {error}");
+                self.recorder.record(Note::warning(meta.reference(&kind::POD), "FailedScheduling", message));
             }
         }
     }
-}
 
-/// What came of a pod that no node can take.
-struct Refused {
-    failure: Unschedulable,
-    preemption: Result<Preemption, String>,
-}
+    async fn refuse(&self, pod: PodRef, message: String, preemption: Option<Preemption>) {
+        let meta = &pod.metadata;
+        let nominated = preemption.as_ref().map(|p| p.node.clone());
+        // Back in the queue first: what the victims' going sets off must find the pod there.
+        self.queue.refused(&meta.key());
+        if let Some(preemption) = preemption {
+            for victim in &preemption.victims {
+                if let Err(error) = self.evict(&pod, victim, &preemption.node).await {
+                    tracing::debug!(victim = %victim.metadata.key(), %error, "a pod could not be preempted");
+                }
+            }
+        }
+        if let Err(error) = self.tell(&pod, &message, nominated).await {
+            tracing::debug!(pod = %meta.key(), %error, "a pod's condition could not be written");
+        }
+        self.recorder.record(Note::warning(meta.reference(&kind::POD), "FailedScheduling", message));
+    }
 
-/// Says why, and makes room if that is possible.
-fn refusal_plan(pod: &Pod, refused: &Refused, now: jiff::Timestamp) -> Plan {
-    let mut message = refused.failure.message();
-    if let Err(why_not) = &refused.preemption
-        && refused.failure.nodes > 0
-    {
-        message += &format!(" no new claims to deallocate, preemption: {why_not}");
+    async fn evict(&self, pod: &Pod, victim: &Pod, node: &str) -> Result<(), ApiError> {
+        let meta = &victim.metadata;
+        if meta.is_terminating() {
+            return Ok(());
+        }
+        let message = format!("{SCHEDULER_NAME}: preempting to accommodate a higher priority pod");
+        let condition = self.condition("DisruptionTarget", "True", "PreemptionByScheduler", &message);
+        self.patch(victim, json!({"conditions": [condition]})).await?;
+        let options = DeleteOptions { uid: Some(meta.uid.clone()), ..DeleteOptions::default() };
+        match self.api.delete(&kind::POD, &meta.namespace, &meta.name, &options).await {
+            Err(error) if !error.is_not_found() && !error.is_conflict() => return Err(error),
+            _ => {}
+        }
+        let message = format!("Preempted by pod {} on node {node}", pod.metadata.uid);
+        self.recorder.record(Note::normal(meta.reference(&kind::POD), "Preempted", message));
+        Ok(())
     }
-    let mut plan = Plan::nothing();
-    let mut status = json!({});
-    let told = condition(&pod.status.conditions, "PodScheduled");
-    if told.is_none_or(|c| c.status != "False" || c.message.as_deref() != Some(&message)) {
-        let since = told.filter(|c| c.status == "False").and_then(|c| c.last_transition_time);
-        let mut conditions: Vec<_> =
-            pod.status.conditions.iter().filter(|c| c.kind != "PodScheduled").map(|c| json!(c)).collect();
-        conditions.push(json!({
-            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
-            "observedGeneration": pod.metadata.generation, "lastProbeTime": null,
-            "lastTransitionTime": since.unwrap_or_else(|| seconds(now)),
-        }));
-        status["conditions"] = conditions.into();
+
+    /// Puts down in the pod's status why it is not placed, unless that stands there already.
+    async fn tell(&self, pod: &Pod, message: &str, nominated: Option<String>) -> Result<(), ApiError> {
+        let known = pod.scheduled.as_ref().is_some_and(|c| {
+            c.status == "False" && c.reason.as_deref() == Some("Unschedulable") && c.message.as_deref() == Some(message)
+        });
+        if known && nominated.is_none() {
+            return Ok(());
+        }
+        let mut condition = self.condition("PodScheduled", "False", "Unschedulable", message);
+        if let Some(since) = pod.scheduled.as_ref().filter(|c| c.status == "False").and_then(|c| c.last_transition_time)
+        {
+            condition["lastTransitionTime"] = json!(since);
+        }
+        let mut status = json!({"conditions": [condition]});
+        if let Some(node) = nominated {
+            status["nominatedNodeName"] = node.into();
+        }
+        self.patch(pod, status).await
     }
-    if let Ok(preemption) = &refused.preemption {
-        status["nominatedNodeName"] = preemption.node.as_str().into();
+
+    fn condition(&self, kind: &str, status: &str, reason: &str, message: &str) -> Value {
+        json!({"type": kind, "status": status, "reason": reason, "message": message, "lastProbeTime": null,
+            "lastTransitionTime": seconds(self.clock.now())})
     }
-    let mut actions = vec![Note::warning(pod.metadata.reference(&kind::POD), "FailedScheduling", message).into()];
-    if status.as_object().is_some_and(|s| !s.is_empty()) {
-        actions.push(Write::merge(&kind::POD, &pod.metadata, "status", json!({"status": status})).into());
-    }
-    plan.step(actions);
-    if let Ok(preemption) = &refused.preemption {
-        plan.step(preemption.victims.iter().map(|victim| disrupt(victim, now)).collect());
-        for victim in &preemption.victims {
-            let message = format!("Preempted by pod {} on node {}", pod.metadata.uid, preemption.node);
-            plan.act(Note::normal(victim.metadata.reference(&kind::POD), "Preempted", message).into());
-            plan.act(Write::delete_with(&kind::POD, &victim.metadata, DeleteOptions::default()).into());
+
+    async fn patch(&self, pod: &Pod, status: Value) -> Result<(), ApiError> {
+        let meta = &pod.metadata;
+        let patch = json!({"metadata": {"uid": meta.uid}, "status": status});
+        let patched =
+            self.api.patch(&kind::POD, &meta.namespace, &meta.name, "status", PatchKind::Strategic, &patch).await;
+        match patched {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
         }
     }
-    plan
 }
 
-/// Tells a victim why it goes (condition DisruptionTarget, KEP-3329).
-fn disrupt(victim: &Pod, now: jiff::Timestamp) -> xebec_controllers::runtime::plan::Action {
-    let mut conditions: Vec<_> =
-        victim.status.conditions.iter().filter(|c| c.kind != "DisruptionTarget").map(|c| json!(c)).collect();
-    conditions.push(json!({
-        "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
-        "message": "default-scheduler: preempting to accommodate a higher priority pod",
-        "lastTransitionTime": seconds(now),
-    }));
-    Write::merge(&kind::POD, &victim.metadata, "status", json!({"status": {"conditions": conditions}})).into()
+fn budget(budget: &PodDisruptionBudget) -> Option<Budget> {
+    Some(Budget {
+        namespace: budget.metadata.namespace.clone(),
+        selector: budget.spec.selector.clone()?,
+        allowed: budget.status.disruptions_allowed,
+    })
 }

@@ -1,82 +1,115 @@
-//! The decision: one pod, one snapshot, one answer. Pure.
+//! Where a pod goes: pure.
 
 use std::collections::BTreeMap;
 
-use crate::filter::{Refusal, Rules};
-use crate::score;
-use crate::snapshot::{NodeState, Snapshot};
-use crate::views::{Node, Pod};
+use crate::filters::{Prepared, Refusal, check};
+use crate::preemption::{Budget, Preemption, preempt};
+use crate::scores::score;
+use crate::snapshot::{NodeInfo, Snapshot};
+use crate::views::{Node, Pod, PodRef};
 
-/// What is decided of a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// In clusters larger than this, only a part of the nodes that a pod fits on is scored.
+const SCORE_ALL_UP_TO: usize = 100;
+
+/// What becomes of a pod.
+#[derive(Clone, Debug)]
 pub enum Decision {
-    /// It runs on this node.
-    Node(String),
-    /// No node can take it.
-    Unschedulable(Unschedulable),
+    /// It is placed.
+    Place {
+        /// Where.
+        node: String,
+    },
+    /// It is not.
+    Refuse {
+        /// Why not, in upstream's words.
+        message: String,
+        /// How room is made for it.
+        preemption: Option<Preemption>,
+    },
 }
 
-/// Why no node can take a pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unschedulable {
-    /// How many nodes there are.
-    pub nodes: usize,
-    /// Each node's reasons.
-    pub refusals: BTreeMap<String, Refusal>,
+/// Pods for which room is being made on a node, and which this pod must leave it to.
+pub(crate) fn nominated_on<'a>(snapshot: &'a Snapshot, pod: &Pod, node: &str) -> Vec<&'a PodRef> {
+    let Some(nominated) = snapshot.nominated.get(node) else { return Vec::new() };
+    nominated.values().filter(|p| p.priority >= pod.priority && p.metadata.uid != pod.metadata.uid).collect()
 }
 
-impl Unschedulable {
-    /// `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable`, as upstream's `FitError`.
-    pub fn message(&self) -> String {
-        if self.nodes == 0 {
-            return "no nodes available to schedule pods".to_owned();
-        }
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for reason in self.refusals.values().flat_map(|r| &r.reasons) {
-            *counts.entry(reason).or_insert(0) += 1;
-        }
-        summary(self.nodes, &counts)
+/// Decides where a pod goes. Nodes are looked at from the `turn`-th on, so that in a large cluster all get theirs.
+pub fn schedule(snapshot: &Snapshot, pod: &Pod, budgets: &[Budget], turn: usize) -> Decision {
+    let nodes: Vec<(&Node, &NodeInfo)> = snapshot.live().collect();
+    if nodes.is_empty() {
+        return Decision::Refuse { message: "no nodes available to schedule pods".into(), preemption: None };
     }
-}
-
-/// Reasons with their counts, in the order of the text, as upstream sorts them.
-pub fn summary(nodes: usize, counts: &BTreeMap<&str, usize>) -> String {
-    let mut reasons: Vec<String> = counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    reasons.sort();
-    format!("0/{nodes} nodes are available: {}.", reasons.join(", "))
-}
-
-/// Decides where a pod runs. `turn` chooses among nodes that are equally good.
-pub fn schedule(snapshot: &Snapshot, pod: &Pod, turn: u64) -> Decision {
-    let rules = Rules::new(snapshot, pod);
-    let mut feasible: Vec<(&Node, &NodeState)> = Vec::new();
-    let mut failure = Unschedulable::default();
-    // Room that was made for the pod is looked at first: nothing else is, if it suffices.
-    if let Some(node) = snapshot.nomination(&pod.key())
-        && let Some((node, state)) = snapshot.node(node)
-        && rules.check(snapshot, node, state).is_ok()
+    let prepared = Prepared::new(snapshot, pod, &|_| false);
+    let enough = enough_nodes(nodes.len());
+    let start = turn % nodes.len();
+    let mut feasible: Vec<(&Node, &NodeInfo)> = Vec::new();
+    let mut refusals: BTreeMap<String, Refusal> = BTreeMap::new();
+    // The node that room was made on comes first, and is taken if it is free now.
+    if let Some(info) = snapshot.nodes.get(&pod.nominated_node)
+        && let Some(node) = info.node.as_deref()
+        && check(pod, node, info, &nominated_on(snapshot, pod, &node.metadata.name), &prepared).is_ok()
     {
-        return Decision::Node(node.metadata.name.clone());
+        return Decision::Place { node: node.metadata.name.clone() };
     }
-    for (node, state) in snapshot.nodes() {
-        failure.nodes += 1;
-        match rules.check(snapshot, node, state) {
-            Ok(()) => feasible.push((node, state)),
+    for (node, info) in nodes[start..].iter().chain(&nodes[..start]) {
+        let nominated = nominated_on(snapshot, pod, &node.metadata.name);
+        match check(pod, node, info, &nominated, &prepared) {
+            Ok(()) => feasible.push((node, info)),
             Err(refusal) => {
-                failure.refusals.insert(node.metadata.name.clone(), refusal);
+                refusals.insert(node.metadata.name.clone(), refusal);
             }
         }
+        if feasible.len() >= enough {
+            break;
+        }
     }
-    let scores = match feasible.as_slice() {
-        [] => return Decision::Unschedulable(failure),
-        [(only, _)] => return Decision::Node(only.metadata.name.clone()),
-        several => score::scores(&rules, several),
+    if feasible.is_empty() {
+        return refuse(snapshot, pod, &refusals, budgets);
+    }
+    let scores = score(snapshot, pod, &feasible);
+    let best = feasible.iter().zip(scores).max_by(|((a, _), x), ((b, _), y)| {
+        // Of equals any will do, but not always the same.
+        x.total_cmp(y).then_with(|| tie(pod, &a.metadata.name).cmp(&tie(pod, &b.metadata.name)))
+    });
+    match best {
+        Some(((node, _), _)) => Decision::Place { node: node.metadata.name.clone() },
+        None => refuse(snapshot, pod, &refusals, budgets),
+    }
+}
+
+/// How many nodes are enough to choose from (upstream's `numFeasibleNodesToFind`).
+fn enough_nodes(nodes: usize) -> usize {
+    if nodes <= SCORE_ALL_UP_TO {
+        return nodes;
+    }
+    let percent = 50_usize.saturating_sub(nodes / 125).max(5);
+    (nodes * percent / 100).max(SCORE_ALL_UP_TO)
+}
+
+/// A number that depends on pod and node alone (FNV-1a).
+fn tie(pod: &Pod, node: &str) -> u64 {
+    let bytes = pod.metadata.uid.bytes().chain(node.bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn refuse(snapshot: &Snapshot, pod: &Pod, refusals: &BTreeMap<String, Refusal>, budgets: &[Budget]) -> Decision {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for reason in refusals.values().flat_map(|r| &r.reasons) {
+        *counts.entry(reason).or_default() += 1;
+    }
+    let mut parts: Vec<String> = counts.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    parts.sort();
+    let mut message = format!("0/{} nodes are available: {}.", refusals.len(), parts.join(", "));
+    let preemption = match preempt(snapshot, pod, refusals, budgets) {
+        Ok(preemption) => Some(preemption),
+        Err(why) => {
+            message.push_str(" preemption: ");
+            message.push_str(&why);
+            None
+        }
     };
-    let best = scores.iter().copied().max().unwrap_or(0);
-    let equals: Vec<&Node> =
-        feasible.iter().zip(&scores).filter(|(_, score)| **score == best).map(|((node, _), _)| *node).collect();
-    let chosen = usize::try_from(turn % equals.len() as u64).unwrap_or(0);
-    Decision::Node(equals[chosen].metadata.name.clone())
+    Decision::Refuse { message, preemption }
 }
 
 #[cfg(test)]

@@ -1,178 +1,203 @@
-//! What the scheduler knows of the cluster, kept up to date change by change.
+//! The cluster as it is for placing: nodes with what is placed on them, kept up to date change by change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use xebec_controllers::runtime::meta::Key;
 
-use crate::resources::Resources;
-use crate::views::{Node, Pod};
+use crate::views::{Namespaces, Node, PodRef, Resources};
 
-/// A node with what runs on it.
+/// A node, and what is placed on it.
 #[derive(Clone, Debug, Default)]
-pub struct NodeState {
-    /// `None`: pods are known of a node that is not.
+pub struct NodeInfo {
+    /// The node; `None` while only its pods are known.
     pub node: Option<Arc<Node>>,
-    /// Its pods, those that are on their way to it included.
-    pub pods: BTreeMap<Key, Arc<Pod>>,
-    /// What they take together.
+    /// Its pods.
+    pub pods: BTreeMap<Key, PodRef>,
+    /// What its pods ask for.
     pub requested: Resources,
+    /// What its pods are taken to use, for scores: CPU in thousandths, memory in bytes.
+    pub usage: (i64, i64),
+    /// How many pods of each owner it has.
+    pub owners: BTreeMap<String, usize>,
 }
 
-impl NodeState {
-    /// Adds a pod.
-    pub fn add(&mut self, pod: Arc<Pod>) {
-        self.remove(&pod.key());
+impl NodeInfo {
+    /// Places a pod.
+    pub fn add(&mut self, pod: &PodRef) {
         self.requested.add(&pod.requests);
-        self.pods.insert(pod.key(), pod);
+        self.usage.0 += pod.usage.0;
+        self.usage.1 += pod.usage.1;
+        if let Some(owner) = pod.owner() {
+            *self.owners.entry(owner.to_owned()).or_default() += 1;
+        }
+        self.pods.insert(pod.metadata.key(), pod.clone());
     }
 
-    /// Removes a pod, if it is there.
-    pub fn remove(&mut self, key: &Key) {
-        if let Some(pod) = self.pods.remove(key) {
-            self.requested.subtract(&pod.requests);
+    /// Takes a pod away.
+    pub fn remove(&mut self, key: &Key) -> Option<PodRef> {
+        let pod = self.pods.remove(key)?;
+        self.requested.subtract(&pod.requests);
+        self.usage.0 -= pod.usage.0;
+        self.usage.1 -= pod.usage.1;
+        if let Some(owner) = pod.owner()
+            && let Some(count) = self.owners.get_mut(owner)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.owners.remove(owner);
+            }
         }
+        Some(pod)
     }
 }
 
-/// All nodes, and where each pod is.
+/// The cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    nodes: BTreeMap<String, NodeState>,
-    /// Where each pod is, so that it can be found when it moves or goes.
+    /// Nodes, by name.
+    pub nodes: BTreeMap<String, NodeInfo>,
+    /// Labels of namespaces.
+    pub namespaces: Namespaces,
+    /// Where each placed pod is.
     places: BTreeMap<Key, String>,
-    /// Pods for which room is being made on a node.
-    nominated: BTreeMap<Key, (String, Arc<Pod>)>,
+    /// Placed pods that repel others.
+    pub repelling: BTreeSet<Key>,
+    /// Placed pods that attract or repel others, if only weakly.
+    pub attracting: BTreeSet<Key>,
+    /// Pods for which room is being made, by node.
+    pub nominated: BTreeMap<String, BTreeMap<Key, PodRef>>,
+    /// On how many nodes each image is, with its size in bytes.
+    pub images: BTreeMap<String, (usize, i64)>,
 }
 
 impl Snapshot {
-    /// Adds a node, or replaces what was known of it.
-    pub fn set_node(&mut self, node: Arc<Node>) {
+    /// A new or changed node.
+    pub fn put_node(&mut self, node: &Arc<Node>) {
         let name = node.metadata.name.clone();
-        self.nodes.entry(name).or_default().node = Some(node);
+        self.forget_images(&name);
+        for (image, size) in &node.images {
+            let entry = self.images.entry(image.clone()).or_insert((0, *size));
+            entry.0 += 1;
+            entry.1 = *size;
+        }
+        self.nodes.entry(name).or_default().node = Some(node.clone());
     }
 
-    /// Forgets a node; its pods stay known until they go.
+    /// A node is gone; its pods are still known.
     pub fn remove_node(&mut self, name: &str) {
-        if let Some(state) = self.nodes.get_mut(name) {
-            state.node = None;
-            if state.pods.is_empty() {
+        self.forget_images(name);
+        if let Some(info) = self.nodes.get_mut(name) {
+            info.node = None;
+            if info.pods.is_empty() {
                 self.nodes.remove(name);
             }
         }
     }
 
-    /// Puts a pod on a node, wherever it was before.
-    pub fn place(&mut self, pod: Arc<Pod>, node: &str) {
-        let key = pod.key();
-        self.nominated.remove(&key);
-        if let Some(before) = self.places.insert(key.clone(), node.to_owned())
-            && before != node
-        {
-            self.take_from(&before, &key);
+    fn forget_images(&mut self, name: &str) {
+        let Some(node) = self.nodes.get(name).and_then(|i| i.node.clone()) else { return };
+        for image in node.images.keys() {
+            if let Some(entry) = self.images.get_mut(image) {
+                entry.0 -= 1;
+                if entry.0 == 0 {
+                    self.images.remove(image);
+                }
+            }
         }
-        self.nodes.entry(node.to_owned()).or_default().add(pod);
     }
 
-    /// Takes a pod from wherever it is.
+    /// A placed pod, new or changed.
+    pub fn put_pod(&mut self, pod: &PodRef) {
+        let key = pod.metadata.key();
+        self.remove_pod(&key);
+        if let Some(affinity) = &pod.affinity {
+            let (to, against) = (&affinity.pod_affinity, &affinity.pod_anti_affinity);
+            if !against.required.is_empty() {
+                self.repelling.insert(key.clone());
+            }
+            if !(to.required.is_empty() && to.preferred.is_empty() && against.preferred.is_empty()) {
+                self.attracting.insert(key.clone());
+            }
+        }
+        self.nodes.entry(pod.node_name.clone()).or_default().add(pod);
+        self.places.insert(key, pod.node_name.clone());
+    }
+
+    /// A pod is not placed any more.
     pub fn remove_pod(&mut self, key: &Key) {
-        self.nominated.remove(key);
-        if let Some(node) = self.places.remove(key) {
-            self.take_from(&node, key);
-        }
-    }
-
-    fn take_from(&mut self, node: &str, key: &Key) {
-        if let Some(state) = self.nodes.get_mut(node) {
-            state.remove(key);
-            if state.node.is_none() && state.pods.is_empty() {
-                self.nodes.remove(node);
+        let Some(place) = self.places.remove(key) else { return };
+        self.repelling.remove(key);
+        self.attracting.remove(key);
+        if let Some(info) = self.nodes.get_mut(&place) {
+            info.remove(key);
+            if info.node.is_none() && info.pods.is_empty() {
+                self.nodes.remove(&place);
             }
         }
     }
 
-    /// Keeps room on a node for a pod.
-    pub fn nominate(&mut self, pod: Arc<Pod>, node: &str) {
-        self.nominated.insert(pod.key(), (node.to_owned(), pod));
+    /// Where a pod is placed, and the pod.
+    pub fn placed(&self, key: &Key) -> Option<(&Node, &PodRef)> {
+        let info = self.nodes.get(self.places.get(key)?)?;
+        Some((info.node.as_deref()?, info.pods.get(key)?))
     }
 
-    /// Lets the room go that was kept for a pod.
-    pub fn clear_nomination(&mut self, key: &Key) {
-        self.nominated.remove(key);
-    }
-
-    /// Where room is kept for a pod.
-    pub fn nomination(&self, key: &Key) -> Option<&str> {
-        self.nominated.get(key).map(|(node, _)| node.as_str())
-    }
-
-    /// The nodes that exist, by name.
-    pub fn nodes(&self) -> impl Iterator<Item = (&Arc<Node>, &NodeState)> {
-        self.nodes.values().filter_map(|state| Some((state.node.as_ref()?, state)))
-    }
-
-    /// A node that exists.
-    pub fn node(&self, name: &str) -> Option<(&Arc<Node>, &NodeState)> {
-        let state = self.nodes.get(name)?;
-        Some((state.node.as_ref()?, state))
-    }
-
-    /// What is taken of a node as `pod` sees it: what runs there, and what room is kept for pods that go before it.
-    pub fn requested_for(&self, pod: &Pod, node: &str, state: &NodeState) -> Resources {
-        let mut requested = state.requested.clone();
-        for (key, (place, other)) in &self.nominated {
-            if place == node && other.spec.priority >= pod.spec.priority && *key != pod.key() {
-                requested.add(&other.requests);
-            }
+    /// Room is being made for a pod on a node; on none if it is empty.
+    pub fn nominate(&mut self, pod: &PodRef, node: &str) {
+        let key = pod.metadata.key();
+        self.forget_nomination(&key);
+        if !node.is_empty() {
+            self.nominated.entry(node.to_owned()).or_default().insert(key, pod.clone());
         }
-        requested
+    }
+
+    /// Room is no longer being made for a pod.
+    pub fn forget_nomination(&mut self, key: &Key) {
+        self.nominated.retain(|_, pods| {
+            pods.remove(key);
+            !pods.is_empty()
+        });
+    }
+
+    /// The nodes that are there, with what is placed on them.
+    pub fn live(&self) -> impl Iterator<Item = (&Node, &NodeInfo)> {
+        self.nodes.values().filter_map(|info| Some((info.node.as_deref()?, info)))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
-
-    fn pod(name: &str, cpu: &str) -> Arc<Pod> {
-        let value = serde_json::json!({
-            "metadata": {"name": name, "namespace": "n"},
-            "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]},
-        });
-        Arc::new(serde_json::from_value(value).unwrap())
-    }
+    use crate::views::Pod;
 
     #[test]
-    fn what_is_added_can_be_taken_away() {
+    fn sums_follow_changes() {
         let mut snapshot = Snapshot::default();
-        snapshot.set_node(Arc::new(Node {
-            metadata: serde_json::from_value(serde_json::json!({"name": "a"})).unwrap(),
-            ..Node::default()
-        }));
-        snapshot.place(pod("p", "100m"), "a");
-        snapshot.place(pod("p", "200m"), "a");
-        snapshot.place(pod("q", "50m"), "b");
-        assert_eq!(snapshot.node("a").unwrap().1.requested.cpu_milli, 200);
-        assert!(snapshot.node("b").is_none(), "no such node");
-        snapshot.place(pod("q", "50m"), "a");
-        assert_eq!(snapshot.node("a").unwrap().1.requested.cpu_milli, 250);
+        let node: Node = serde_json::from_value(json!({"metadata": {"name": "a"}, "status": {
+            "images": [{"names": ["i"], "sizeBytes": 5}]}}))
+        .unwrap();
+        snapshot.put_node(&Arc::new(node.clone()));
+        snapshot.put_node(&Arc::new(node));
+        assert_eq!(snapshot.images["i"], (1, 5));
+        let pod = |cpu: &str, node: &str| -> PodRef {
+            Arc::new(
+                serde_json::from_value::<Pod>(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {
+                    "nodeName": node, "containers": [{"resources": {"requests": {"cpu": cpu}}}]}}))
+                .unwrap(),
+            )
+        };
+        snapshot.put_pod(&pod("1", "a"));
+        snapshot.put_pod(&pod("2", "a"));
+        assert_eq!(snapshot.nodes["a"].requested.cpu_milli, 2000);
+        snapshot.put_pod(&pod("2", "b"));
+        assert_eq!(snapshot.nodes["a"].requested.cpu_milli, 0);
+        assert_eq!(snapshot.live().count(), 1);
         snapshot.remove_pod(&Key::new("n", "p"));
-        snapshot.remove_pod(&Key::new("n", "q"));
-        assert_eq!(snapshot.node("a").unwrap().1.requested, Resources::default());
+        assert!(!snapshot.nodes.contains_key("b"));
         snapshot.remove_node("a");
-        assert_eq!(snapshot.nodes().count(), 0);
-    }
-
-    #[test]
-    fn kept_room_counts_for_those_who_come_after() {
-        let mut snapshot = Snapshot::default();
-        let first = Arc::new(Pod {
-            spec: crate::views::PodSpec { priority: 10, ..Default::default() },
-            ..(*pod("f", "1")).clone()
-        });
-        snapshot.nominate(first.clone(), "a");
-        let state = NodeState::default();
-        assert_eq!(snapshot.requested_for(&pod("p", "1"), "a", &state).cpu_milli, 1000);
-        assert_eq!(snapshot.requested_for(&first, "a", &state).cpu_milli, 0);
-        assert_eq!(snapshot.requested_for(&pod("p", "1"), "b", &state).cpu_milli, 0);
+        assert!(snapshot.nodes.is_empty() && snapshot.images.is_empty());
     }
 }

@@ -1,158 +1,343 @@
-//! Pods and nodes as the scheduler sees them.
+//! Pods, nodes and the rest, as the scheduler sees them: what placing depends on, with quantities added up.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Deserialize;
 use xebec_controllers::runtime::cache::View;
 use xebec_controllers::runtime::kind::{self, Kind};
 use xebec_controllers::runtime::labels::{LabelSelector, Requirement};
-use xebec_controllers::runtime::meta::{Condition, Key, Meta, null_default};
+use xebec_controllers::runtime::meta::{Condition, Meta, null_default};
 use xebec_controllers::views::{Taint, Toleration};
+use xebec_schema::quantity::Quantity;
 
-use crate::resources::Resources;
+/// What a container that asks for nothing is taken to use when nodes are scored: 100m and 200 MB.
+const DEFAULT_CPU_MILLI: i64 = 100;
+const DEFAULT_MEMORY_BYTES: i64 = 200 * 1024 * 1024;
 
-/// `core/v1 Pod`, what decides where it runs.
+/// Amounts of resources.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Thousandths of a CPU.
+    pub cpu_milli: i64,
+    /// Bytes.
+    pub memory_bytes: i64,
+    /// Bytes.
+    pub ephemeral_storage_bytes: i64,
+    /// Everything else, by name.
+    pub other: BTreeMap<String, i64>,
+}
+
+impl Resources {
+    /// Reads a resource list; what is no quantity counts as nothing (the API server let it through once).
+    fn parse(list: &BTreeMap<String, QuantityText>) -> Self {
+        let mut resources = Self::default();
+        for (name, text) in list {
+            let Ok(quantity) = Quantity::parse(&text.0) else { continue };
+            match name.as_str() {
+                "cpu" => resources.cpu_milli = quantity.milli_value(),
+                "memory" => resources.memory_bytes = quantity.value(),
+                "ephemeral-storage" => resources.ephemeral_storage_bytes = quantity.value(),
+                _ => {
+                    resources.other.insert(name.clone(), quantity.value());
+                }
+            }
+        }
+        resources
+    }
+
+    /// Adds another amount.
+    pub fn add(&mut self, other: &Self) {
+        self.combine(other, i64::saturating_add);
+    }
+
+    /// Takes another amount away.
+    pub fn subtract(&mut self, other: &Self) {
+        self.combine(other, i64::saturating_sub);
+    }
+
+    fn raise_to(&mut self, other: &Self) {
+        self.combine(other, i64::max);
+    }
+
+    fn combine(&mut self, other: &Self, with: fn(i64, i64) -> i64) {
+        self.cpu_milli = with(self.cpu_milli, other.cpu_milli);
+        self.memory_bytes = with(self.memory_bytes, other.memory_bytes);
+        self.ephemeral_storage_bytes = with(self.ephemeral_storage_bytes, other.ephemeral_storage_bytes);
+        for (name, amount) in &other.other {
+            let sum = self.other.entry(name.clone()).or_default();
+            *sum = with(*sum, *amount);
+        }
+    }
+}
+
+/// A quantity as text: a JSON string or number.
+#[derive(Clone, Debug)]
+struct QuantityText(String);
+
+impl<'de> Deserialize<'de> for QuantityText {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Text(String),
+            Number(serde_json::Number),
+        }
+        Ok(match Either::deserialize(deserializer)? {
+            Either::Text(text) => Self(text),
+            Either::Number(number) => Self(number.to_string()),
+        })
+    }
+}
+
+/// A pod.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(from = "RawPod")]
 pub struct Pod {
-    /// Metadata.
+    /// Metadata, without annotations.
     pub metadata: Meta,
-    /// What is wanted.
-    pub spec: PodSpec,
-    /// What is.
-    pub status: PodStatus,
-    /// What the pod takes of a node: the larger of what its containers ask for together and what it takes to start.
+    /// Where it is placed; empty if it is not.
+    pub node_name: String,
+    /// Who is to place it.
+    pub scheduler_name: String,
+    /// How much it matters.
+    pub priority: i32,
+    /// It does not push others out.
+    pub never_preempts: bool,
+    /// What it asks for.
     pub requests: Resources,
-    /// Ports of the node that the pod takes: address (empty: all), protocol, number.
+    /// What it is taken to use, for scores: CPU in thousandths, memory in bytes.
+    pub usage: (i64, i64),
+    /// Ports of the node that it takes.
     pub host_ports: Vec<HostPort>,
-    /// The containers' images.
+    /// Images of its containers.
     pub images: Vec<String>,
+    /// How many containers it has, init containers among them.
+    pub containers: usize,
+    /// Labels that its node must have.
+    pub node_selector: BTreeMap<String, String>,
+    /// What attracts and repels it.
+    pub affinity: Option<Box<Affinity>>,
+    /// Taints it puts up with.
+    pub tolerations: Vec<Toleration>,
+    /// How it is to be spread with its like.
+    pub spread: Vec<SpreadConstraint>,
+    /// It is not to be placed while there are any.
+    pub gates: usize,
+    /// It has ended.
+    pub is_finished: bool,
+    /// The node on which room is being made for it.
+    pub nominated_node: String,
+    /// `PodScheduled`.
+    pub scheduled: Option<Condition>,
+    /// When its node took it on.
+    pub start_time: Option<Timestamp>,
+}
+
+impl View for Pod {
+    fn kind() -> &'static Kind {
+        &kind::POD
+    }
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+}
+
+impl Pod {
+    /// Whether it puts up with a taint.
+    pub fn tolerates(&self, taint: &Taint) -> bool {
+        self.tolerations.iter().any(|t| t.tolerates(taint))
+    }
+
+    /// The uid of the owner that manages it: pods that have the same are spread.
+    pub fn owner(&self) -> Option<&str> {
+        self.metadata.controller().map(|owner| owner.uid.as_str())
+    }
 }
 
 /// A port of the node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostPort {
-    /// Empty: all addresses.
-    pub ip: String,
-    /// `TCP`, `UDP` or `SCTP`.
-    pub protocol: String,
-    /// The number.
+    /// Its number.
     pub port: u16,
+    /// `TCP`, `UDP`, `SCTP`.
+    pub protocol: String,
+    /// The address; `0.0.0.0` is all.
+    pub ip: String,
 }
 
 impl HostPort {
-    /// Whether both cannot be had on one node.
+    /// Whether both cannot be had at once.
     pub fn conflicts(&self, other: &Self) -> bool {
-        let any = |ip: &str| ip.is_empty() || ip == "0.0.0.0" || ip == "::";
-        self.port == other.port
-            && self.protocol == other.protocol
-            && (any(&self.ip) || any(&other.ip) || self.ip == other.ip)
+        let any = |p: &Self| p.ip == "0.0.0.0";
+        self.port == other.port && self.protocol == other.protocol && (self.ip == other.ip || any(self) || any(other))
     }
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(default)]
 struct RawPod {
     metadata: Meta,
-    spec: RawPodSpec,
-    status: PodStatus,
+    spec: RawSpec,
+    status: RawStatus,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct RawPodSpec {
-    containers: Vec<Container>,
+struct RawSpec {
+    node_name: String,
+    scheduler_name: String,
+    priority: Option<i32>,
+    preemption_policy: Option<String>,
     #[serde(deserialize_with = "null_default")]
-    init_containers: Vec<Container>,
+    containers: Vec<RawContainer>,
     #[serde(deserialize_with = "null_default")]
-    overhead: BTreeMap<String, String>,
-    host_network: bool,
-    #[serde(flatten)]
-    spec: PodSpec,
+    init_containers: Vec<RawContainer>,
+    #[serde(deserialize_with = "null_default")]
+    overhead: BTreeMap<String, QuantityText>,
+    #[serde(deserialize_with = "null_default")]
+    resources: RawResources,
+    #[serde(deserialize_with = "null_default")]
+    node_selector: BTreeMap<String, String>,
+    affinity: Option<Box<Affinity>>,
+    #[serde(deserialize_with = "null_default")]
+    tolerations: Vec<Toleration>,
+    #[serde(deserialize_with = "null_default")]
+    topology_spread_constraints: Vec<SpreadConstraint>,
+    #[serde(deserialize_with = "null_default")]
+    scheduling_gates: Vec<serde::de::IgnoredAny>,
 }
 
-impl From<RawPod> for Pod {
-    fn from(raw: RawPod) -> Self {
-        let RawPodSpec { containers, init_containers, overhead, host_network, spec } = raw.spec;
-        let requests = Resources::of_pod(&containers, &init_containers, &overhead);
-        let ports = containers.iter().flat_map(|c| &c.ports);
-        let host_ports = ports.filter_map(|p| p.host_port(host_network)).collect();
-        let images = containers.into_iter().map(|c| c.image).collect();
-        Self { metadata: raw.metadata, spec, status: raw.status, requests, host_ports, images }
-    }
-}
-
-/// `core/v1 PodSpec`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-pub struct PodSpec {
-    /// Where the pod runs; empty until it is decided.
-    pub node_name: String,
-    /// Who decides.
-    pub scheduler_name: String,
-    /// Labels that the node must have.
+struct RawContainer {
     #[serde(deserialize_with = "null_default")]
-    pub node_selector: BTreeMap<String, String>,
-    /// More that the node must or should be.
+    image: String,
+    restart_policy: Option<String>,
     #[serde(deserialize_with = "null_default")]
-    pub affinity: Affinity,
-    /// Taints it puts up with.
+    resources: RawResources,
     #[serde(deserialize_with = "null_default")]
-    pub tolerations: Vec<Toleration>,
-    /// How its like are to be spread.
-    #[serde(deserialize_with = "null_default")]
-    pub topology_spread_constraints: Vec<SpreadConstraint>,
-    /// Pods with a larger number go first.
-    pub priority: i32,
-    /// `Never`: does not push others out.
-    pub preemption_policy: String,
-    /// Somebody has yet to say that it may be scheduled.
-    #[serde(deserialize_with = "null_default")]
-    pub scheduling_gates: Vec<serde::de::IgnoredAny>,
+    ports: Vec<RawPort>,
 }
 
-/// `core/v1 Container`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Container {
-    /// What it runs.
-    pub image: String,
-    /// What it asks for.
-    pub resources: ContainerResources,
-    /// Its ports.
-    #[serde(deserialize_with = "null_default")]
-    pub ports: Vec<ContainerPort>,
-    /// `Always` on an init container makes it a sidecar.
-    pub restart_policy: Option<String>,
-}
-
-/// `core/v1 ResourceRequirements`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(default)]
-pub struct ContainerResources {
-    /// Quantities by resource.
+struct RawResources {
     #[serde(deserialize_with = "null_default")]
-    pub requests: BTreeMap<String, String>,
+    requests: BTreeMap<String, QuantityText>,
 }
 
-/// `core/v1 ContainerPort`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-pub struct ContainerPort {
+struct RawPort {
     host_port: u16,
-    container_port: u16,
     #[serde(rename = "hostIP")]
     host_ip: String,
     protocol: String,
 }
 
-impl ContainerPort {
-    fn host_port(&self, host_network: bool) -> Option<HostPort> {
-        let port = if self.host_port == 0 && host_network { self.container_port } else { self.host_port };
-        let protocol = if self.protocol.is_empty() { "TCP".to_owned() } else { self.protocol.clone() };
-        (port != 0).then(|| HostPort { ip: self.host_ip.clone(), protocol, port })
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct RawStatus {
+    phase: String,
+    nominated_node_name: String,
+    #[serde(deserialize_with = "null_default")]
+    conditions: Vec<Condition>,
+    start_time: Option<Timestamp>,
+}
+
+impl From<RawPod> for Pod {
+    fn from(raw: RawPod) -> Self {
+        let RawPod { mut metadata, spec, status } = raw;
+        metadata.annotations = BTreeMap::new();
+        let host_ports = spec
+            .containers
+            .iter()
+            .chain(spec.init_containers.iter().filter(|c| c.is_sidecar()))
+            .flat_map(|c| &c.ports)
+            .filter(|p| p.host_port != 0)
+            .map(|p| HostPort {
+                port: p.host_port,
+                protocol: if p.protocol.is_empty() { "TCP".into() } else { p.protocol.clone() },
+                ip: if p.host_ip.is_empty() { "0.0.0.0".into() } else { p.host_ip.clone() },
+            })
+            .collect();
+        Self {
+            node_name: spec.node_name.clone(),
+            scheduler_name: spec.scheduler_name.clone(),
+            priority: spec.priority.unwrap_or_default(),
+            never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
+            requests: requests(&spec, false),
+            usage: {
+                let usage = requests(&spec, true);
+                (usage.cpu_milli, usage.memory_bytes)
+            },
+            host_ports,
+            images: spec.containers.iter().map(|c| c.image.clone()).collect(),
+            containers: spec.containers.len() + spec.init_containers.len(),
+            node_selector: spec.node_selector,
+            affinity: spec.affinity,
+            tolerations: spec.tolerations,
+            spread: spec.topology_spread_constraints,
+            gates: spec.scheduling_gates.len(),
+            is_finished: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
+            nominated_node: status.nominated_node_name,
+            scheduled: status.conditions.into_iter().find(|c| c.kind == "PodScheduled"),
+            start_time: status.start_time,
+            metadata,
+        }
     }
+}
+
+impl RawContainer {
+    fn is_sidecar(&self) -> bool {
+        self.restart_policy.as_deref() == Some("Always")
+    }
+
+    fn requests(&self, with_defaults: bool) -> Resources {
+        let mut resources = Resources::parse(&self.resources.requests);
+        if with_defaults {
+            if !self.resources.requests.contains_key("cpu") {
+                resources.cpu_milli = DEFAULT_CPU_MILLI;
+            }
+            if !self.resources.requests.contains_key("memory") {
+                resources.memory_bytes = DEFAULT_MEMORY_BYTES;
+            }
+        }
+        resources
+    }
+}
+
+/// What a pod asks for: its containers together with its sidecars, or an init container with the sidecars before it,
+/// whichever is more; what the pod as a whole asks for overrides that; and the overhead (KEP-753, KEP-2837).
+fn requests(spec: &RawSpec, with_defaults: bool) -> Resources {
+    let mut sum = Resources::default();
+    spec.containers.iter().for_each(|c| sum.add(&c.requests(with_defaults)));
+    let mut sidecars = Resources::default();
+    let mut peak = Resources::default();
+    for container in &spec.init_containers {
+        let own = container.requests(with_defaults);
+        if container.is_sidecar() {
+            sidecars.add(&own);
+            peak.raise_to(&sidecars);
+        } else {
+            let mut together = sidecars.clone();
+            together.add(&own);
+            peak.raise_to(&together);
+        }
+    }
+    sum.add(&sidecars);
+    sum.raise_to(&peak);
+    let whole = Resources::parse(&spec.resources.requests);
+    if spec.resources.requests.contains_key("cpu") {
+        sum.cpu_milli = whole.cpu_milli;
+    }
+    if spec.resources.requests.contains_key("memory") {
+        sum.memory_bytes = whole.memory_bytes;
+    }
+    sum.add(&Resources::parse(&spec.overhead));
+    sum
 }
 
 /// `core/v1 Affinity`.
@@ -162,10 +347,10 @@ pub struct Affinity {
     /// To nodes.
     #[serde(deserialize_with = "null_default")]
     pub node_affinity: NodeAffinity,
-    /// To where certain pods run.
+    /// To pods.
     #[serde(deserialize_with = "null_default")]
     pub pod_affinity: PodAffinity,
-    /// Away from where certain pods run.
+    /// Against pods.
     #[serde(deserialize_with = "null_default")]
     pub pod_anti_affinity: PodAffinity,
 }
@@ -174,172 +359,125 @@ pub struct Affinity {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct NodeAffinity {
-    /// Any of its terms must match.
+    /// What nodes must be like.
     #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution")]
     pub required: Option<NodeSelector>,
-    /// Each that matches counts.
+    /// What nodes had better be like.
     #[serde(rename = "preferredDuringSchedulingIgnoredDuringExecution", deserialize_with = "null_default")]
-    pub preferred: Vec<PreferredNodes>,
+    pub preferred: Vec<PreferredNode>,
 }
 
-/// `core/v1 NodeSelector`.
+/// `core/v1 NodeSelector`: any of the terms.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeSelector {
-    /// Any of them must match.
+    /// The terms.
     #[serde(deserialize_with = "null_default")]
-    pub node_selector_terms: Vec<NodeSelectorTerm>,
+    pub node_selector_terms: Vec<NodeTerm>,
 }
 
-/// `core/v1 NodeSelectorTerm`. An empty one matches nothing.
+/// `core/v1 NodeSelectorTerm`: all of the requirements; an empty term selects nothing.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct NodeSelectorTerm {
-    /// Of labels.
+pub struct NodeTerm {
+    /// On labels.
     #[serde(deserialize_with = "null_default")]
     pub match_expressions: Vec<Requirement>,
-    /// Of fields, of which there is `metadata.name`.
+    /// On fields: `metadata.name`.
     #[serde(deserialize_with = "null_default")]
     pub match_fields: Vec<Requirement>,
+}
+
+impl NodeTerm {
+    /// Whether a node meets the term.
+    pub fn matches(&self, node: &Node) -> bool {
+        if self.match_expressions.is_empty() && self.match_fields.is_empty() {
+            return false;
+        }
+        let fields = || BTreeMap::from([("metadata.name".to_owned(), node.metadata.name.clone())]);
+        self.match_expressions.iter().all(|r| r.matches(&node.metadata.labels))
+            && (self.match_fields.is_empty() || {
+                let fields = fields();
+                self.match_fields.iter().all(|r| r.matches(&fields))
+            })
+    }
 }
 
 /// `core/v1 PreferredSchedulingTerm`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct PreferredNodes {
-    /// 1 to 100.
+pub struct PreferredNode {
+    /// How much it counts, 1 to 100.
     pub weight: i64,
-    /// Which nodes.
-    pub preference: NodeSelectorTerm,
+    /// What nodes had better be like.
+    pub preference: NodeTerm,
 }
 
 /// `core/v1 PodAffinity` and `PodAntiAffinity`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct PodAffinity {
-    /// All must be met.
+    /// What must hold.
     #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution", deserialize_with = "null_default")]
     pub required: Vec<PodTerm>,
-    /// Each that is met counts.
+    /// What had better hold.
     #[serde(rename = "preferredDuringSchedulingIgnoredDuringExecution", deserialize_with = "null_default")]
-    pub preferred: Vec<PreferredPods>,
-}
-
-/// `core/v1 WeightedPodAffinityTerm`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct PreferredPods {
-    /// 1 to 100.
-    pub weight: i64,
-    /// Which pods.
-    pub pod_affinity_term: PodTerm,
+    pub preferred: Vec<PreferredPod>,
 }
 
 /// `core/v1 PodAffinityTerm`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodTerm {
-    /// Which pods; without it, none.
+    /// Which pods; `None` is none.
     pub label_selector: Option<LabelSelector>,
-    /// Which namespaces; empty with no selector: the pod's own.
+    /// In which namespaces; the pod's own if none are named.
     #[serde(deserialize_with = "null_default")]
     pub namespaces: Vec<String>,
-    /// An empty one is all namespaces.
+    /// In which namespaces, by their labels.
     pub namespace_selector: Option<LabelSelector>,
-    /// Nodes with the same value of this label are one place.
+    /// The label whose value makes nodes one place.
     pub topology_key: String,
 }
 
-impl PodTerm {
-    /// Whether the term, in the spec of a pod of `own_namespace`, speaks of `other`. Namespaces are selected by name
-    /// or all together.
-    pub fn selects(&self, own_namespace: &str, other: &Pod) -> bool {
-        let namespace = &other.metadata.namespace;
-        let everywhere = self.namespace_selector.as_ref().is_some_and(LabelSelector::is_empty);
-        let listed = match (self.namespaces.is_empty(), &self.namespace_selector) {
-            (true, None) => namespace == own_namespace,
-            (_, selector) => {
-                self.namespaces.contains(namespace)
-                    || selector.as_ref().is_some_and(|s| {
-                        // Every namespace carries its name as a label (KEP-2161).
-                        let labels = BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), namespace.clone())]);
-                        !s.is_empty() && s.matches(&labels)
-                    })
-            }
-        };
-        (everywhere || listed) && self.label_selector.as_ref().is_some_and(|s| s.matches(&other.metadata.labels))
-    }
+/// `core/v1 WeightedPodAffinityTerm`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PreferredPod {
+    /// How much it counts, 1 to 100.
+    pub weight: i64,
+    /// Which pods, and where.
+    pub pod_affinity_term: PodTerm,
 }
 
 /// `core/v1 TopologySpreadConstraint`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SpreadConstraint {
-    /// The largest permitted difference.
+    /// How far the numbers may be apart.
     pub max_skew: i64,
-    /// Nodes with the same value of this label are one place.
+    /// The label whose value makes nodes one place.
     pub topology_key: String,
-    /// `DoNotSchedule` or `ScheduleAnyway`.
+    /// `DoNotSchedule`, `ScheduleAnyway`.
     pub when_unsatisfiable: String,
-    /// Which pods; without it, none.
+    /// Which pods.
     pub label_selector: Option<LabelSelector>,
-    /// Labels whose values the pod's own must be equal to.
+    /// Labels whose values are taken over from the pod.
     #[serde(deserialize_with = "null_default")]
     pub match_label_keys: Vec<String>,
-    /// With fewer places than this, the fewest pods in a place count as none.
+    /// How many places there must be at least.
     pub min_domains: Option<i64>,
+    /// Whether nodes that the pod's node affinity excludes count: `Honor` (they do not), `Ignore`.
+    pub node_affinity_policy: Option<String>,
+    /// Whether nodes whose taints the pod does not put up with count: `Ignore` (they do), `Honor`.
+    pub node_taints_policy: Option<String>,
 }
 
-/// `core/v1 PodStatus`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct PodStatus {
-    /// `Succeeded` and `Failed` take no room.
-    pub phase: String,
-    /// `PodScheduled` among others.
-    #[serde(deserialize_with = "null_default")]
-    pub conditions: Vec<Condition>,
-    /// Where room is being made for the pod.
-    pub nominated_node_name: String,
-    /// When it began to run.
-    pub start_time: Option<Timestamp>,
-}
-
-impl Pod {
-    /// Namespace and name.
-    pub fn key(&self) -> Key {
-        self.metadata.key()
-    }
-
-    /// Whether it has ended: it takes no room any more.
-    pub fn is_finished(&self) -> bool {
-        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
-    }
-
-    /// Whether it waits for a node from us.
-    pub fn is_waiting(&self) -> bool {
-        self.spec.node_name.is_empty()
-            && matches!(self.spec.scheduler_name.as_str(), "" | "default-scheduler")
-            && !self.is_finished()
-            && !self.metadata.is_terminating()
-    }
-}
-
-impl View for Pod {
-    fn kind() -> &'static Kind {
-        &kind::POD
-    }
-
-    fn meta(&self) -> &Meta {
-        &self.metadata
-    }
-}
-
-/// `core/v1 Node`, what decides which pods it can take.
+/// A node.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(from = "RawNode")]
 pub struct Node {
-    /// Metadata.
+    /// Metadata, without annotations.
     pub metadata: Meta,
     /// Cordoned.
     pub unschedulable: bool,
@@ -347,11 +485,33 @@ pub struct Node {
     pub taints: Vec<Taint>,
     /// What there is for pods.
     pub allocatable: Resources,
-    /// Images that it has, with their sizes in bytes.
+    /// How many pods it takes.
+    pub max_pods: i64,
+    /// Images at hand, by name, with their size in bytes.
     pub images: BTreeMap<String, i64>,
 }
 
-#[derive(Default, Deserialize)]
+impl View for Node {
+    fn kind() -> &'static Kind {
+        &kind::NODE
+    }
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+}
+
+impl Node {
+    /// Whether all that placing depends on is the same.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.unschedulable == other.unschedulable
+            && self.taints == other.taints
+            && self.allocatable == other.allocatable
+            && self.max_pods == other.max_pods
+            && self.metadata.labels == other.metadata.labels
+    }
+}
+
+#[derive(Deserialize, Default)]
 #[serde(default)]
 struct RawNode {
     metadata: Meta,
@@ -359,7 +519,7 @@ struct RawNode {
     status: RawNodeStatus,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(default)]
 struct RawNodeSpec {
     unschedulable: bool,
@@ -367,16 +527,16 @@ struct RawNodeSpec {
     taints: Vec<Taint>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(default)]
 struct RawNodeStatus {
     #[serde(deserialize_with = "null_default")]
-    allocatable: BTreeMap<String, String>,
+    allocatable: BTreeMap<String, QuantityText>,
     #[serde(deserialize_with = "null_default")]
     images: Vec<RawImage>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct RawImage {
     #[serde(deserialize_with = "null_default")]
@@ -386,23 +546,45 @@ struct RawImage {
 
 impl From<RawNode> for Node {
     fn from(raw: RawNode) -> Self {
+        let mut metadata = raw.metadata;
+        metadata.annotations = BTreeMap::new();
+        let mut allocatable = Resources::parse(&raw.status.allocatable);
+        let max_pods = allocatable.other.remove("pods").unwrap_or_default();
         let images = raw.status.images.into_iter();
-        Self {
-            metadata: raw.metadata,
-            unschedulable: raw.spec.unschedulable,
-            taints: raw.spec.taints,
-            allocatable: Resources::of_quantities(&raw.status.allocatable),
-            images: images.flat_map(|i| i.names.into_iter().map(move |name| (name, i.size_bytes))).collect(),
-        }
+        let images = images.flat_map(|i| i.names.into_iter().map(move |name| (name, i.size_bytes))).collect();
+        Self { metadata, unschedulable: raw.spec.unschedulable, taints: raw.spec.taints, allocatable, max_pods, images }
     }
 }
 
-impl View for Node {
-    fn kind() -> &'static Kind {
-        &kind::NODE
+/// A namespace's labels, for selectors.
+pub type Namespaces = BTreeMap<String, BTreeMap<String, String>>;
+
+/// A shared pod.
+pub type PodRef = Arc<Pod>;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn requests_are_the_peak_of_a_pods_life() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {
+            "containers": [{"resources": {"requests": {"cpu": "250m", "memory": "64Mi", "example.com/gpu": 1}}}, {}],
+            "initContainers": [
+                {"restartPolicy": "Always", "resources": {"requests": {"cpu": "100m"}}},
+                {"resources": {"requests": {"cpu": "1", "memory": "16Mi"}}}],
+            "overhead": {"cpu": "10m"}}}))
+        .unwrap();
+        assert_eq!(pod.requests.cpu_milli, 1110);
+        assert_eq!(pod.requests.memory_bytes, 64 << 20);
+        assert_eq!(pod.requests.other["example.com/gpu"], 1);
+        assert_eq!(pod.usage.1, (64 << 20) + 2 * DEFAULT_MEMORY_BYTES);
     }
 
-    fn meta(&self) -> &Meta {
-        &self.metadata
+    #[test]
+    fn an_empty_term_selects_nothing() {
+        assert!(!NodeTerm::default().matches(&Node::default()));
     }
 }

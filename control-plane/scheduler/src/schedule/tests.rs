@@ -4,192 +4,254 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::resources::Resources;
 
-fn node(name: &str, more: Value) -> Arc<Node> {
+fn node(name: &str, cpu: &str, patch: Value) -> Arc<Node> {
     let mut value = json!({
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
-        "status": {"allocatable": {"cpu": "2", "memory": "4Gi", "pods": "10"}},
+        "spec": {},
+        "status": {"allocatable": {"cpu": cpu, "memory": "8Gi", "pods": "110"}},
     });
-    merge(&mut value, more);
+    merge(&mut value, &patch);
     Arc::new(serde_json::from_value(value).unwrap())
 }
 
-fn pod(name: &str, more: Value) -> Pod {
+fn pod(name: &str, cpu: &str, patch: Value) -> PodRef {
     let mut value = json!({
-        "metadata": {"name": name, "namespace": "default", "labels": {"app": "web"}},
-        "spec": {"containers": [{"name": "c", "image": "x"}]},
+        "metadata": {"name": name, "namespace": "n", "uid": name, "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]},
     });
-    merge(&mut value, more);
-    serde_json::from_value(value).unwrap()
+    merge(&mut value, &patch);
+    Arc::new(serde_json::from_value(value).unwrap())
 }
 
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from,
+fn merge(target: &mut Value, patch: &Value) {
+    match patch {
+        Value::Object(fields) => fields.iter().for_each(|(key, value)| merge(&mut target[key], value)),
+        other => *target = other.clone(),
     }
 }
 
-fn cluster(nodes: Vec<Arc<Node>>) -> Snapshot {
+fn on(node: &str) -> Value {
+    json!({"spec": {"nodeName": node}})
+}
+
+fn cluster(nodes: &[Arc<Node>], pods: &[PodRef]) -> Snapshot {
     let mut snapshot = Snapshot::default();
-    nodes.into_iter().for_each(|node| snapshot.set_node(node));
+    nodes.iter().for_each(|n| snapshot.put_node(n));
+    pods.iter().for_each(|p| snapshot.put_pod(p));
     snapshot
 }
 
-fn three() -> Snapshot {
-    cluster(["a", "b", "c"].map(|n| node(n, json!({}))).into())
-}
-
-fn asking(cpu: &str) -> Value {
-    json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}})
-}
-
-fn message(snapshot: &Snapshot, pod: &Pod) -> String {
-    match schedule(snapshot, pod, 0) {
-        Decision::Unschedulable(why) => why.message(),
-        Decision::Node(node) => panic!("placed on {node}"),
+fn place(snapshot: &Snapshot, pod: &Pod) -> Result<String, String> {
+    match schedule(snapshot, pod, &[], 0) {
+        Decision::Place { node } => Ok(node),
+        Decision::Refuse { message, .. } => Err(message),
     }
 }
 
 #[test]
-fn reasons_are_counted_in_upstreams_words() {
-    assert_eq!(message(&Snapshot::default(), &pod("p", json!({}))), "no nodes available to schedule pods");
-    let snapshot = cluster(vec![
-        node("a", json!({})),
-        node("b", json!({"spec": {"unschedulable": true}})),
-        node("c", json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}})),
-    ]);
-    assert_eq!(
-        message(&snapshot, &pod("p", asking("3"))),
-        "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable."
-    );
-    let picky = pod("p", json!({"spec": {"nodeSelector": {"disk": "ssd"}}}));
-    assert!(message(&snapshot, &picky).contains("1 node(s) didn't match Pod's node affinity/selector"));
+fn the_emptier_node_is_chosen() {
+    let nodes = [node("a", "4", json!({})), node("b", "4", json!({}))];
+    let snapshot = cluster(&nodes, &[pod("x", "3", on("a"))]);
+    assert_eq!(place(&snapshot, &pod("p", "500m", json!({}))).unwrap(), "b");
 }
 
 #[test]
-fn tolerations_and_selectors_open_nodes() {
-    let snapshot = cluster(vec![
+fn refusals_are_told_in_upstreams_words() {
+    let nodes = [
+        node("a", "1", json!({})),
+        node("b", "1", json!({})),
+        node("c", "4", json!({"spec": {"unschedulable": true}})),
+        node("d", "4", json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}})),
+    ];
+    let snapshot = cluster(&nodes, &[pod("x", "900m", on("a"))]);
+    assert_eq!(place(&snapshot, &pod("p", "1", on(""))).unwrap(), "b", "a pod that just fits");
+    assert_eq!(
+        place(&snapshot, &pod("p", "2", on(""))).unwrap_err(),
+        "0/4 nodes are available: 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable, 2 Insufficient cpu. \
+         preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling."
+    );
+    let full = cluster(&nodes[..2], &[pod("x", "900m", on("a")), pod("y", "900m", on("b"))]);
+    assert_eq!(
+        place(&full, &pod("p", "500m", on(""))).unwrap_err(),
+        "0/2 nodes are available: 2 Insufficient cpu. \
+         preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."
+    );
+    assert_eq!(place(&Snapshot::default(), &pod("p", "1", on(""))).unwrap_err(), "no nodes available to schedule pods");
+}
+
+#[test]
+fn selectors_affinity_and_tolerations() {
+    let nodes = [
+        node("a", "4", json!({"metadata": {"labels": {"disk": "hdd", "gen": "3"}}})),
         node(
-            "a",
-            json!({"metadata": {"labels": {"disk": "ssd"}}, "spec": {"taints": [
-            {"key": "k", "value": "v", "effect": "NoSchedule"}]}}),
+            "b",
+            "4",
+            json!({"metadata": {"labels": {"disk": "ssd", "gen": "5"}},
+            "spec": {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}}),
         ),
-        node("b", json!({})),
-    ]);
-    let tolerant =
-        json!({"spec": {"tolerations": [{"key": "k", "operator": "Exists"}], "nodeSelector": {"disk": "ssd"}}});
-    assert_eq!(schedule(&snapshot, &pod("p", tolerant), 0), Decision::Node("a".into()));
-    let affinity = json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
-        "nodeSelectorTerms": [{"matchExpressions": [{"key": "disk", "operator": "DoesNotExist"}]}]}}}}});
-    assert_eq!(schedule(&snapshot, &pod("p", affinity), 0), Decision::Node("b".into()));
-    let by_name = json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
-        "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["b"]}]}]}}}}});
-    assert_eq!(schedule(&snapshot, &pod("p", by_name), 0), Decision::Node("b".into()));
+    ];
+    let snapshot = cluster(&nodes, &[]);
+    let wants_ssd = json!({"spec": {"nodeSelector": {"disk": "ssd"}}});
+    assert!(place(&snapshot, &pod("p", "1", wants_ssd)).unwrap_err().contains("affinity/selector"));
+    let tolerates = json!({"spec": {"nodeSelector": {"disk": "ssd"},
+        "tolerations": [{"key": "k", "operator": "Equal", "value": "v"}]}});
+    assert_eq!(place(&snapshot, &pod("p", "1", tolerates)).unwrap(), "b");
+    let newer = json!({"spec": {"tolerations": [{"operator": "Exists"}], "affinity": {"nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "gen", "operator": "Gt", "values": ["4"]}]}]}}}}});
+    assert_eq!(place(&snapshot, &pod("p", "1", newer)).unwrap(), "b");
+    let by_name = json!({"spec": {"affinity": {"nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["a"]}]}]}}}}});
+    assert_eq!(place(&snapshot, &pod("p", "1", by_name)).unwrap(), "a");
 }
 
 #[test]
-fn replicas_spread_over_nodes() {
-    let mut snapshot = three();
-    let replica = |n: usize| {
-        let owner =
-            json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "u1", "controller": true}]);
-        pod(&format!("web-{n}"), json!({"metadata": {"ownerReferences": owner}}))
+fn host_ports_and_pod_numbers() {
+    let nodes = [node("a", "4", json!({"status": {"allocatable": {"pods": "2"}}})), node("b", "4", json!({}))];
+    let port = |place: &str| json!({"spec": {"nodeName": place, "containers": [{"ports": [{"hostPort": 80}]}]}});
+    let snapshot = cluster(&nodes, &[pod("x", "1", port("b"))]);
+    assert_eq!(place(&snapshot, &pod("p", "1", port(""))).unwrap(), "a");
+    let snapshot = cluster(&nodes[..1], &[pod("x", "1", on("a")), pod("y", "1", on("a"))]);
+    assert!(place(&snapshot, &pod("p", "0", on(""))).unwrap_err().contains("1 Too many pods"));
+}
+
+#[test]
+fn pods_of_an_owner_are_spread() {
+    let owned = |name: &str, node: &str| {
+        pod(
+            name,
+            "10m",
+            json!({"spec": {"nodeName": node}, "metadata": {"ownerReferences": [
+            {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs", "uid": "rs", "controller": true}]}}),
+        )
     };
-    for n in 0..9 {
-        let pod = replica(n);
-        let Decision::Node(node) = schedule(&snapshot, &pod, 7 * n as u64) else { panic!("no room") };
-        snapshot.place(Arc::new(pod), &node);
+    let nodes: Vec<_> = ["a", "b", "c"].iter().map(|n| node(n, "8", json!({}))).collect();
+    let mut snapshot = cluster(&nodes, &[]);
+    for i in 0..9 {
+        let place = place(&snapshot, &owned(&format!("p{i}"), "")).unwrap();
+        snapshot.put_pod(&owned(&format!("p{i}"), &place));
     }
-    assert!(snapshot.nodes().all(|(_, state)| state.pods.len() == 3));
+    assert!(snapshot.nodes.values().all(|n| n.pods.len() == 3), "{:?}", snapshot.nodes.keys());
 }
 
 #[test]
-fn the_emptier_node_is_taken() {
-    let mut snapshot = cluster(vec![node("a", json!({})), node("b", json!({}))]);
-    snapshot.place(Arc::new(pod("big", asking("1500m"))), "a");
-    for turn in 0..4 {
-        assert_eq!(schedule(&snapshot, &pod("p", asking("100m")), turn), Decision::Node("b".into()));
-    }
-}
-
-#[test]
-fn ports_of_the_node_are_taken_once() {
-    let mut snapshot = cluster(vec![node("a", json!({}))]);
-    let listening = |protocol: &str| json!({"spec": {"containers": [{"name": "c", "ports": [{"hostPort": 80, "containerPort": 1, "protocol": protocol}]}]}});
-    snapshot.place(Arc::new(pod("first", listening("TCP"))), "a");
-    assert_eq!(
-        message(&snapshot, &pod("second", listening("TCP"))),
-        "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."
+fn hard_spread_constraints() {
+    let zone = |name: &str, zone: &str| node(name, "8", json!({"metadata": {"labels": {"zone": zone}}}));
+    let nodes = [zone("a", "1"), zone("b", "1"), zone("c", "2")];
+    let spread = |place: &str| {
+        json!({"spec": {"nodeName": place, "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
+            "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}}]}})
+    };
+    let snapshot = cluster(&nodes, &[pod("x", "1", spread("a"))]);
+    assert_eq!(place(&snapshot, &pod("p", "1", spread(""))).unwrap(), "c");
+    let full = cluster(
+        &[zone("a", "1"), node("c", "1", json!({"metadata": {"labels": {"zone": "2"}}}))],
+        &[
+            pod("x", "1", spread("a")),
+            pod("y", "1", json!({"metadata": {"labels": {"app": "other"}}, "spec": {"nodeName": "c"}})),
+        ],
     );
-    assert_eq!(schedule(&snapshot, &pod("third", listening("UDP")), 0), Decision::Node("a".into()));
+    let message = place(&full, &pod("p", "1", spread(""))).unwrap_err();
+    assert!(message.contains("1 node(s) didn't match pod topology spread constraints"), "{message}");
 }
 
 #[test]
-fn anti_affinity_keeps_apart_both_ways() {
-    let apart = json!({"spec": {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
-        {"labelSelector": {"matchLabels": {"app": "web"}}, "topologyKey": "kubernetes.io/hostname"}]}}}});
-    let mut snapshot = cluster(vec![node("a", json!({})), node("b", json!({}))]);
-    snapshot.place(Arc::new(pod("first", apart.clone())), "a");
-    assert_eq!(schedule(&snapshot, &pod("second", apart.clone()), 0), Decision::Node("b".into()));
-    assert_eq!(schedule(&snapshot, &pod("plain", json!({})), 0), Decision::Node("b".into()), "their wish counts");
-    snapshot.place(Arc::new(pod("second", apart.clone())), "b");
-    assert!(message(&snapshot, &pod("third", apart)).contains("2 node(s) didn't match pod anti-affinity rules"));
+fn pods_attract_and_repel() {
+    let nodes: Vec<_> = ["a", "b"].iter().map(|n| node(n, "8", json!({}))).collect();
+    let term = json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}]);
+    let field = "requiredDuringSchedulingIgnoredDuringExecution";
+    let near = json!({"spec": {"affinity": {"podAffinity": {field: term}}}});
+    let far = |place: &str| json!({"spec": {"nodeName": place, "affinity": {"podAntiAffinity": {field: term}}}});
+    let snapshot = cluster(&nodes, &[pod("x", "1", on("b"))]);
+    assert_eq!(place(&snapshot, &pod("p", "1", near.clone())).unwrap(), "b");
+    assert_eq!(place(&snapshot, &pod("p", "1", far(""))).unwrap(), "a");
+    // The first of a group that is attracted by itself.
+    assert!(place(&cluster(&nodes, &[]), &pod("p", "1", near)).is_ok());
+    // One that is there repels the newcomer.
+    let snapshot = cluster(&nodes, &[pod("x", "1", far("a")), pod("y", "1", far("b"))]);
+    let message = place(&snapshot, &pod("p", "1", on(""))).unwrap_err();
+    assert!(message.contains("2 node(s) didn't satisfy existing pods anti-affinity rules"), "{message}");
 }
 
 #[test]
-fn affinity_follows_and_the_first_of_a_group_goes_anywhere() {
-    let together = json!({"spec": {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
-        {"labelSelector": {"matchLabels": {"app": "web"}}, "topologyKey": "kubernetes.io/hostname"}]}}}});
-    let mut snapshot = three();
-    assert!(matches!(schedule(&snapshot, &pod("first", together.clone()), 0), Decision::Node(_)));
-    snapshot.place(Arc::new(pod("first", together.clone())), "b");
-    for turn in 0..3 {
-        assert_eq!(schedule(&snapshot, &pod("second", together.clone()), turn), Decision::Node("b".into()));
-    }
+fn room_is_made_where_it_costs_least() {
+    let nodes = [node("a", "2", json!({})), node("b", "2", json!({}))];
+    let with = |name: &str, cpu: &str, node: &str, priority: i32| {
+        pod(name, cpu, json!({"spec": {"nodeName": node, "priority": priority}}))
+    };
+    let pods = [with("a1", "1", "a", 5), with("a2", "1", "a", 1), with("b1", "2", "b", 3)];
+    let snapshot = cluster(&nodes, &pods);
+    let urgent = with("p", "1", "", 10);
+    let Decision::Refuse { preemption: Some(preemption), .. } = schedule(&snapshot, &urgent, &[], 0) else {
+        panic!("no room is made");
+    };
+    assert_eq!(preemption.node, "a");
+    assert_eq!(preemption.victims.iter().map(|v| v.metadata.name.as_str()).collect::<Vec<_>>(), ["a2"]);
+
+    // A budget that grants nothing makes the other node cheaper.
+    let budget = Budget {
+        namespace: "n".into(),
+        selector: serde_json::from_value(json!({"matchLabels": {"app": "guarded"}})).unwrap(),
+        allowed: 0,
+    };
+    let guarded =
+        pod("a2", "1", json!({"metadata": {"labels": {"app": "guarded"}}, "spec": {"nodeName": "a", "priority": 1}}));
+    let snapshot = cluster(&nodes, &[with("a1", "1", "a", 10), guarded, with("b1", "2", "b", 3)]);
+    let Decision::Refuse { preemption: Some(preemption), .. } = schedule(&snapshot, &urgent, &[budget], 0) else {
+        panic!("no room is made");
+    };
+    assert_eq!(preemption.node, "b");
+
+    let modest = pod("p", "1", json!({"spec": {"priority": 10, "preemptionPolicy": "Never"}}));
+    assert!(
+        place(&snapshot, &modest).unwrap_err().ends_with("preemption: not eligible due to preemptionPolicy=Never.")
+    );
 }
 
 #[test]
-fn constraints_bound_the_skew() {
-    let spread = json!({"spec": {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
-        "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}}]}});
-    let zoned = |name: &str, zone: &str| node(name, json!({"metadata": {"labels": {"zone": zone}}}));
-    let mut snapshot = cluster(vec![zoned("a", "1"), zoned("b", "2")]);
-    snapshot.place(Arc::new(pod("first", spread.clone())), "a");
-    for turn in 0..3 {
-        assert_eq!(schedule(&snapshot, &pod("second", spread.clone()), turn), Decision::Node("b".into()));
-    }
-    let mut lonely = cluster(vec![zoned("a", "1"), node("c", json!({}))]);
-    lonely.place(Arc::new(pod("first", spread.clone())), "a");
-    assert_eq!(schedule(&lonely, &pod("second", spread), 0), Decision::Node("a".into()), "one place has no skew");
+fn room_that_was_made_is_kept_for_whom_it_was_made() {
+    let nodes = [node("a", "2", json!({}))];
+    let mut snapshot = cluster(&nodes, &[]);
+    let urgent = pod("u", "2", json!({"spec": {"priority": 10}, "status": {"nominatedNodeName": "a"}}));
+    snapshot.nominate(&urgent, "a");
+    assert!(place(&snapshot, &pod("p", "1", json!({}))).is_err());
+    assert_eq!(place(&snapshot, &urgent).unwrap(), "a");
+    assert!(place(&snapshot, &pod("q", "1", json!({"spec": {"priority": 20}}))).is_ok());
 }
 
 proptest! {
-    /// Whatever is asked for, in whatever order: no node is given more than it has, and tainted nodes stay empty.
+    /// However pods come, no node is given more than it has, and no taint is overlooked.
     #[test]
-    fn nodes_are_never_overcommitted(requests in proptest::collection::vec((0u32..1500, 0u32..3000, any::<u64>()), 1..60)) {
-        let mut snapshot = cluster(vec![
-            node("a", json!({})),
-            node("b", json!({"spec": {"taints": [{"key": "k", "effect": "NoExecute"}]}})),
-            node("c", json!({"status": {"allocatable": {"cpu": "500m", "memory": "1Gi", "pods": "3"}}})),
-        ]);
-        for (n, (cpu, memory, turn)) in requests.into_iter().enumerate() {
-            let pod = pod(&format!("p{n}"), json!({"spec": {"containers": [
-                {"name": "c", "resources": {"requests": {"cpu": format!("{cpu}m"), "memory": format!("{memory}Mi")}}}]}}));
-            if let Decision::Node(node) = schedule(&snapshot, &pod, turn) {
-                snapshot.place(Arc::new(pod), &node);
+    fn never_overcommits_and_honours_taints(
+        capacities in prop::collection::vec((1_u32..8, any::<bool>()), 1..8),
+        asks in prop::collection::vec((1_u32..3000, any::<bool>()), 1..60),
+    ) {
+        let nodes: Vec<_> = capacities.iter().enumerate().map(|(i, (cpu, tainted))| {
+            let taints = if *tainted { json!([{"key": "t", "effect": "NoSchedule"}]) } else { json!([]) };
+            node(&format!("n{i}"), &cpu.to_string(), json!({"spec": {"taints": taints}}))
+        }).collect();
+        let mut snapshot = cluster(&nodes, &[]);
+        for (i, (cpu, tolerates)) in asks.iter().enumerate() {
+            let tolerations = if *tolerates { json!([{"key": "t", "operator": "Exists"}]) } else { json!([]) };
+            let make = |place: &str| pod(&format!("p{i}"), &format!("{cpu}m"),
+                json!({"spec": {"nodeName": place, "tolerations": tolerations}}));
+            let fits_somewhere = snapshot.live().any(|(n, info)| {
+                (n.taints.is_empty() || *tolerates)
+                    && info.requested.cpu_milli + i64::from(*cpu) <= n.allocatable.cpu_milli
+            });
+            match schedule(&snapshot, &make(""), &[], i) {
+                Decision::Place { node } => {
+                    prop_assert!(fits_somewhere);
+                    snapshot.put_pod(&make(&node));
+                }
+                Decision::Refuse { .. } => prop_assert!(!fits_somewhere),
             }
         }
-        for (node, state) in snapshot.nodes() {
-            prop_assert!(node.allocatable.lacking(&state.requested, &Resources::default()).is_empty());
-            prop_assert!(state.requested.cpu_milli <= node.allocatable.cpu_milli);
-            prop_assert!(state.requested.memory <= node.allocatable.memory);
-            prop_assert!(node.taints.is_empty() || state.pods.is_empty());
+        for (node, info) in snapshot.live() {
+            prop_assert!(info.requested.cpu_milli <= node.allocatable.cpu_milli);
+            prop_assert!(node.taints.is_empty() || info.pods.values().all(|p| !p.tolerations.is_empty()));
         }
     }
 }
