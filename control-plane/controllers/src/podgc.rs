@@ -91,7 +91,7 @@ fn remove(pod: &Pod, message: &str, now: Timestamp) -> Vec<Action> {
             });
             patch["status"]["conditions"] = json!(conditions);
         }
-        actions.push(Write::merge(&kind::POD, &pod.metadata, "status", patch).into());
+        actions.push(Write::merge_exact(&kind::POD, &pod.metadata, "status", patch).into());
     }
     let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
     actions.push(Write::delete_with(&kind::POD, &pod.metadata, options).into());

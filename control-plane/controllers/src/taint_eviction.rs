@@ -75,7 +75,7 @@ fn mark(pod: &Pod, now: Timestamp) -> Action {
         ..Condition::default()
     });
     let patch = json!({"status": {"conditions": conditions}});
-    Write::merge(&kind::POD, &pod.metadata, "status", patch).into()
+    Write::merge_exact(&kind::POD, &pod.metadata, "status", patch).into()
 }
 
 /// The controller; its keys are nodes.
