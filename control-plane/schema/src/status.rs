@@ -69,7 +69,9 @@ impl Status {
 
     /// 404 for a path that names no resource.
     pub fn no_such_path() -> Self {
-        Self::new(404, "NotFound", "the server could not find the requested resource")
+        // With details, though they are empty: kubectl looks into them.
+        let details = Some(Box::default());
+        Self { details, ..Self::new(404, "NotFound", "the server could not find the requested resource") }
     }
 
     /// 409 for a create of what exists.
@@ -219,5 +221,6 @@ mod tests {
         assert_eq!(value["details"]["causes"][0]["reason"], "FieldValueRequired");
         assert_eq!(value["details"]["causes"][0]["message"], "Required value");
         assert_eq!(value["code"], 422);
+        assert_eq!(Status::no_such_path().to_value()["details"], json!({}));
     }
 }

@@ -26,7 +26,6 @@ pub(super) const STRATEGY: Strategy = Strategy {
 const MAX_INDEXED_PARALLELISM: i64 = 100_000;
 
 fn default(job: &mut Value) {
-    let labels = at(job, "spec.template.metadata.labels").clone();
     let Some(spec) = job.get_mut("spec").filter(|s| s.is_object()) else { return };
     // Neither: one pod. Parallelism alone: a work queue, where any success completes the job.
     if !has(spec, "completions") && !has(spec, "parallelism") {
@@ -43,11 +42,16 @@ fn default(job: &mut Value) {
     if let Some(template) = spec.get_mut("template") {
         pod_spec::default_template(template);
     }
+    label_like_template(job);
+}
+
+/// A job without labels has those of its pods.
+fn label_like_template(job: &mut Value) {
+    let labels = at(job, "spec.template.metadata.labels").clone();
     if at(job, "metadata.labels").as_object().is_none_or(serde_json::Map::is_empty)
         && labels.as_object().is_some_and(|l| !l.is_empty())
-        && let Some(metadata) = job.get_mut("metadata")
     {
-        set(metadata, "labels", labels);
+        within(job, "metadata", |metadata| set(metadata, "labels", labels));
     }
 }
 
@@ -77,6 +81,7 @@ fn prepare_create(job: &mut Value) {
         within(spec, "selector", |v| default_to(v, "matchLabels", json!({})));
         within(spec, "selector", |selector| within(selector, "matchLabels", |labels| set(labels, UID_LABELS[0], uid)));
     }
+    label_like_template(job);
 }
 
 fn validate(job: &Value) -> ErrorList {
