@@ -99,9 +99,8 @@ async fn watch<T>(
 where
     T: Object + Clone + DeserializeOwned,
 {
-    let mut parameters = format!(
-        "watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_TIMEOUT_SECONDS}&resourceVersion={version}"
-    );
+    let mut parameters =
+        format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_TIMEOUT_SECONDS}&resourceVersion={version}");
     if !query.is_empty() {
         parameters = format!("{query}&{parameters}");
     }

@@ -82,9 +82,8 @@ fn check(registry: &str, repository: &str, tag: Option<&str>, digest: Option<&st
         alphanumeric(part.chars().next()) && alphanumeric(part.chars().last()) && part.chars().all(inner)
     };
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let tag_ok = tag.is_none_or(|t| {
-        t.len() <= 128 && t.starts_with(word) && t.chars().all(|c| word(c) || matches!(c, '.' | '-'))
-    });
+    let tag_ok = tag
+        .is_none_or(|t| t.len() <= 128 && t.starts_with(word) && t.chars().all(|c| word(c) || matches!(c, '.' | '-')));
     let digest_ok = digest.is_none_or(|d| {
         d.split_once(':').is_some_and(|(kind, hex)| {
             !kind.is_empty() && hex.len() >= 32 && hex.bytes().all(|b| b.is_ascii_hexdigit())

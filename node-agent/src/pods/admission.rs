@@ -36,7 +36,10 @@ pub fn admit<'a>(pod: &Pod, others: impl Iterator<Item = &'a Pod>, allocatable: 
         return reject("OutOfmemory", short("memory", wanted, memory, allocatable.memory_bytes));
     }
     if host_ports(pod).any(|port| ports.contains(&port)) {
-        return reject("NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".to_owned());
+        return reject(
+            "NodePorts",
+            "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".to_owned(),
+        );
     }
     None
 }

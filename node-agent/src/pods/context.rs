@@ -131,9 +131,9 @@ impl Context {
             // The API server is told to all, the namespace's own services unless the pod says no.
             sources.services.extend(view.get("default", "kubernetes").map(|s| (**s).clone()));
             if pod.spec.enable_service_links != Some(false) {
-                let own = view.namespace(namespace).filter(|s| {
-                    !(s.metadata.namespace == "default" && s.metadata.name == "kubernetes")
-                });
+                let own = view
+                    .namespace(namespace)
+                    .filter(|s| !(s.metadata.namespace == "default" && s.metadata.name == "kubernetes"));
                 sources.services.extend(own.map(|s| (**s).clone()));
             }
         }

@@ -73,9 +73,7 @@ pub fn environment(
         }
         if let Some(reference) = &from.secret_ref {
             match sources.secrets.get(&reference.name).and_then(Option::as_ref) {
-                Some(secret) => env.extend(
-                    secret.data.iter().map(|(k, v)| (format!("{}{k}", from.prefix), lossy(v))),
-                ),
+                Some(secret) => env.extend(secret.data.iter().map(|(k, v)| (format!("{}{k}", from.prefix), lossy(v)))),
                 None if reference.optional => {}
                 None => return Err(missing("secret", &reference.name)),
             }
@@ -128,7 +126,9 @@ fn from_source(
             Some(map) => match map.data.get(&key.key) {
                 Some(value) => Ok(Some(value.clone())),
                 None if key.optional => Ok(None),
-                None => Err(ConfigError(format!("couldn't find key {} in ConfigMap {}", key.key, full_name(&key.name)))),
+                None => {
+                    Err(ConfigError(format!("couldn't find key {} in ConfigMap {}", key.key, full_name(&key.name))))
+                }
             },
             None if key.optional => Ok(None),
             None => Err(missing("configmap", &key.name)),
@@ -187,10 +187,9 @@ pub fn resource_value(
 ) -> Result<String, ConfigError> {
     let container = match field.container_name.as_str() {
         "" => container,
-        name => pod
-            .spec
-            .container(name)
-            .ok_or_else(|| ConfigError(format!("container \"{name}\" not found in pod")))?,
+        name => {
+            pod.spec.container(name).ok_or_else(|| ConfigError(format!("container \"{name}\" not found in pod")))?
+        }
     };
     let unknown = || ConfigError(format!("unsupported container resource : {}", field.resource));
     let (kind, resource) = field.resource.split_once('.').ok_or_else(unknown)?;

@@ -12,10 +12,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use xebec_clock::{Clock, Random};
 
+use super::admission;
 use super::context::{Allocatable, Context, Parts};
 use super::spec::identity;
 use super::worker::{INBOX, Input, Worker};
-use super::admission;
 use crate::api::watch::{Change, follow};
 use crate::api::{Pod, Rest, Service};
 use crate::events::Recorder;
@@ -219,7 +219,8 @@ impl PodManager {
                 let mut all = all;
                 // Admission is by age: the older pod keeps its place.
                 all.sort_by(|a, b| {
-                    (a.metadata.creation_timestamp, &a.metadata.uid).cmp(&(b.metadata.creation_timestamp, &b.metadata.uid))
+                    (a.metadata.creation_timestamp, &a.metadata.uid)
+                        .cmp(&(b.metadata.creation_timestamp, &b.metadata.uid))
                 });
                 for pod in all {
                     self.pod_changed(pod).await;
@@ -333,4 +334,3 @@ impl std::fmt::Debug for PodManager {
         write!(f, "PodManager({}, {} pods)", self.context.node_name, self.workers.len())
     }
 }
-

@@ -95,12 +95,13 @@ pub fn deadline(pod: &Pod, state: &PodState) -> Option<Timestamp> {
 pub fn has_finished(pod: &Pod, state: &PodState) -> bool {
     let ended = |c: &Container| {
         let container = state.container(&c.name);
-        container.operation.is_none()
-            && container.exit().is_some_and(|exit| !PodState::restarts(pod, c, exit.code))
+        container.operation.is_none() && container.exit().is_some_and(|exit| !PodState::restarts(pod, c, exit.code))
     };
-    let init_failed = pod.spec.init_containers.iter().any(|c| {
-        !c.is_sidecar() && ended(c) && state.container(&c.name).exit().is_some_and(|exit| exit.code != 0)
-    });
+    let init_failed = pod
+        .spec
+        .init_containers
+        .iter()
+        .any(|c| !c.is_sidecar() && ended(c) && state.container(&c.name).exit().is_some_and(|exit| exit.code != 0));
     init_failed || (!pod.spec.containers.is_empty() && pod.spec.containers.iter().all(ended))
 }
 
@@ -143,9 +144,8 @@ fn bring_up(pod: &Pod, state: &PodState, now: Timestamp, plan: &mut Plan) {
 
 /// Starts containers in their order, one at a time.
 fn start_next(pod: &Pod, state: &PodState, now: Timestamp, plan: &mut Plan) {
-    let starting = |c: &Container| {
-        matches!(state.container(&c.name).operation, Some(Operation::Starting | Operation::PostStart))
-    };
+    let starting =
+        |c: &Container| matches!(state.container(&c.name).operation, Some(Operation::Starting | Operation::PostStart));
     if pod.spec.all_containers().any(starting) {
         return;
     }

@@ -38,8 +38,7 @@ pub fn qos_class(spec: &PodSpec) -> &'static str {
     let mut guaranteed = true;
     let pod_level = spec.resources.iter();
     let of_containers = spec.all_containers().map(|c| &c.resources);
-    let sets: Vec<&Resources> =
-        if spec.resources.is_some() { pod_level.collect() } else { of_containers.collect() };
+    let sets: Vec<&Resources> = if spec.resources.is_some() { pod_level.collect() } else { of_containers.collect() };
     for resources in sets {
         for resource in ["cpu", "memory"] {
             let wanted = request(resources, resource).and_then(quantity).filter(|q| !q.is_zero());

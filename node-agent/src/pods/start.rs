@@ -145,7 +145,8 @@ async fn image(context: &Context, pod: &Pod, container: &Container) -> Result<Lo
     let events = &context.events;
     let name = &container.image;
     let parsed = ImageName::parse(name).map_err(|e| {
-        let message = format!("Failed to apply default image tag \"{name}\": couldn't parse image name \"{name}\": {e}");
+        let message =
+            format!("Failed to apply default image tag \"{name}\": couldn't parse image name \"{name}\": {e}");
         events.warning(about(), "InspectFailed", message.clone());
         StartError::Image("InvalidImageName", message)
     })?;

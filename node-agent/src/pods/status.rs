@@ -119,7 +119,13 @@ pub fn phase(pod: &Pod, state: &PodState, now: Timestamp) -> &'static str {
     }
 }
 
-fn container_status(pod: &Pod, state: &PodState, container: &Container, has_init: bool, now: Timestamp) -> ContainerStatus {
+fn container_status(
+    pod: &Pod,
+    state: &PodState,
+    container: &Container,
+    has_init: bool,
+    now: Timestamp,
+) -> ContainerStatus {
     let container_state = state.container(&container.name);
     let instance = container_state.instance.as_ref();
     let mut status = ContainerStatus {
@@ -190,14 +196,7 @@ fn is_ready(pod: &Pod, container: &Container, state: &ContainerState) -> bool {
     state.is_running() && state.started && state.ready && !hooking
 }
 
-fn conditions(
-    pod: &Pod,
-    state: &PodState,
-    previous: &PodStatus,
-    phase: &str,
-    now: Timestamp,
-    status: &mut PodStatus,
-) {
+fn conditions(pod: &Pod, state: &PodState, previous: &PodStatus, phase: &str, now: Timestamp, status: &mut PodStatus) {
     let names = |list: &[&str]| format!("[{}]", list.join(" "));
     let unready: Vec<&str> = pod
         .spec
@@ -294,4 +293,3 @@ fn truncated(mut terminated: Terminated) -> Terminated {
     terminated.finished_at = terminated.finished_at.map(seconds);
     terminated
 }
-

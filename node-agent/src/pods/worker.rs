@@ -420,7 +420,8 @@ impl Worker {
                 self.replace(name, *instance);
                 let container = self.state.containers.entry(name.to_owned()).or_default();
                 let retry_at = plan::crash_backoff_until(container).unwrap_or(now);
-                container.problem = Some(Problem { reason: "RunContainerError".to_owned(), message, retry_at, since: now });
+                container.problem =
+                    Some(Problem { reason: "RunContainerError".to_owned(), message, retry_at, since: now });
             }
             Ok(instance) => {
                 self.replace(name, instance);
@@ -481,7 +482,8 @@ impl Worker {
             Some(error) => {
                 let about = About::container(&self.pod, name);
                 self.context.events.warning(about, "FailedPostStartHook", format!("PostStartHook failed: {error}"));
-                container.unhealthy = Some(Unhealthy { message: "FailedPostStartHook".to_owned(), grace_seconds: None });
+                container.unhealthy =
+                    Some(Unhealthy { message: "FailedPostStartHook".to_owned(), grace_seconds: None });
             }
         }
     }
@@ -571,12 +573,7 @@ impl Worker {
 }
 
 /// The state of a pod that the agent has not seen before, or not since it started.
-fn adopt(
-    context: &Context,
-    pod: &Pod,
-    records: Vec<Record>,
-    rejected: Option<super::state::Rejection>,
-) -> PodState {
+fn adopt(context: &Context, pod: &Pod, records: Vec<Record>, rejected: Option<super::state::Rejection>) -> PodState {
     let mut state = PodState {
         rejected,
         started_at: Some(pod.status.start_time.unwrap_or_else(|| status::seconds(context.clock.now()))),
@@ -608,12 +605,7 @@ fn adopt(
     state
 }
 
-fn adopt_record(
-    pod: &Pod,
-    state: &mut PodState,
-    record: Record,
-    told: Option<&crate::api::status::ContainerStatus>,
-) {
+fn adopt_record(pod: &Pod, state: &mut PodState, record: Record, told: Option<&crate::api::status::ContainerStatus>) {
     let Some(spec) = pod.spec.container(&record.name) else { return };
     let container: &mut ContainerState = state.containers.entry(record.name.clone()).or_default();
     if container.instance.as_ref().is_some_and(|i| i.attempt >= record.attempt) {
@@ -622,7 +614,8 @@ fn adopt_record(
     let running = matches!(record.phase, Phase::Running(_));
     let same = told.is_some_and(|t| t.container_id.as_deref() == Some(&format!("containerd://{}", record.id)));
     container.restarts = container.restarts.max(record.attempt);
-    container.started = running && (spec.startup_probe.is_none() || same && told.is_some_and(|t| t.started == Some(true)));
+    container.started =
+        running && (spec.startup_probe.is_none() || same && told.is_some_and(|t| t.started == Some(true)));
     container.ready = running && (spec.readiness_probe.is_none() || same && told.is_some_and(|t| t.ready));
     let terminated = told.and_then(|t| t.state.terminated.as_ref()).filter(|_| same);
     container.instance = Some(Instance {

@@ -62,20 +62,15 @@ impl Prober for Checker {
         match tokio::time::timeout(timeout, check).await {
             Ok(Ok(())) => Outcome::Success,
             Ok(Err(message)) => Outcome::Failure(message),
-            Err(_) if handler.http_get.is_some() => {
-                Outcome::Failure("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned())
-            }
+            Err(_) if handler.http_get.is_some() => Outcome::Failure(
+                "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned(),
+            ),
             Err(_) => Outcome::Failure("i/o timeout".to_owned()),
         }
     }
 }
 
-fn target(
-    host: &str,
-    port: &Port,
-    container: &Container,
-    address: Option<IpAddr>,
-) -> Result<(String, u16), String> {
+fn target(host: &str, port: &Port, container: &Container, address: Option<IpAddr>) -> Result<(String, u16), String> {
     let port = port
         .resolve(container)
         .ok_or_else(|| format!("couldn't find port named {port:?} in container {}", container.name))?;
@@ -135,19 +130,14 @@ async fn http(get: &HttpGet, container: &Container, address: Option<IpAddr>) -> 
         exchange(TokioIo::new(stream), request).await
     };
     let status = response.map_err(wrap)?;
-    if (200..400).contains(&status) {
-        Ok(())
-    } else {
-        Err(format!("HTTP probe failed with statuscode: {status}"))
-    }
+    if (200..400).contains(&status) { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {status}")) }
 }
 
 async fn exchange<S>(stream: S, request: http::Request<Empty<bytes::Bytes>>) -> Result<u16, String>
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(stream).await.map_err(|e| e.to_string())?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(|e| e.to_string())?;
     let exchange = async {
         let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
         let status = response.status().as_u16();

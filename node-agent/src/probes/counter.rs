@@ -61,10 +61,7 @@ mod tests {
 
     #[test]
     fn verdicts_change_at_their_thresholds() {
-        assert_eq!(
-            run(Kind::Readiness, "++--+---"),
-            [None, Some(true), None, None, None, None, None, Some(false)]
-        );
+        assert_eq!(run(Kind::Readiness, "++--+---"), [None, Some(true), None, None, None, None, None, Some(false)]);
     }
 
     #[test]

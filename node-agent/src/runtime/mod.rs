@@ -2,6 +2,7 @@
 //!
 //! [`containerd::Containerd`] carries it out for real; [`fake::FakeRuntime`] in virtual time, for the simulation.
 
+pub mod containerd;
 pub mod fake;
 
 use std::collections::BTreeMap;

@@ -55,16 +55,15 @@ fn fields_and_resources_are_read_from_pod_and_node() {
 
 #[test]
 fn what_is_missing_is_an_error_unless_it_is_optional() {
-    let reference = |optional: bool| json!({ "name": "c", "env": [
-        { "name": "A", "valueFrom": { "configMapKeyRef": { "name": "m", "key": "k", "optional": optional } } },
-    ]});
+    let reference = |optional: bool| {
+        json!({ "name": "c", "env": [
+            { "name": "A", "valueFrom": { "configMapKeyRef": { "name": "m", "key": "k", "optional": optional } } },
+        ]})
+    };
     assert_eq!(env_of(reference(false), &Sources::default()).unwrap_err().to_string(), "configmap \"m\" not found");
     assert_eq!(env_of(reference(true), &Sources::default()).unwrap(), Vec::new());
     let sources = Sources { config_maps: [("m".to_owned(), Some(ConfigMap::default()))].into(), ..Sources::default() };
-    assert_eq!(
-        env_of(reference(false), &sources).unwrap_err().to_string(),
-        "couldn't find key k in ConfigMap shop/m"
-    );
+    assert_eq!(env_of(reference(false), &sources).unwrap_err().to_string(), "couldn't find key k in ConfigMap shop/m");
 }
 
 #[test]
@@ -73,11 +72,8 @@ fn services_are_told_as_upstream_does() {
         .map(|mut s: Service| {
             s.metadata.name = "redis-main".to_owned();
             s.spec.cluster_ip = "10.96.0.11".to_owned();
-            s.spec.ports = vec![crate::api::config::ServicePort {
-                name: "db".to_owned(),
-                protocol: "TCP".to_owned(),
-                port: 6379,
-            }];
+            s.spec.ports =
+                vec![crate::api::config::ServicePort { name: "db".to_owned(), protocol: "TCP".to_owned(), port: 6379 }];
             s
         })
         .unwrap();

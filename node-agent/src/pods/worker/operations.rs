@@ -73,7 +73,9 @@ pub async fn post_start(
     let handler = pod.spec.container(&container).and_then(|c| c.lifecycle.post_start.clone());
     let error = match handler {
         // Upstream sets no limit to it but the container's end; a day stands for that.
-        Some(handler) => hook(&context, &pod, &container, &id, &handler, address, Duration::from_secs(86_400)).await.err(),
+        Some(handler) => {
+            hook(&context, &pod, &container, &id, &handler, address, Duration::from_secs(86_400)).await.err()
+        }
         None => None,
     };
     Done::PostStart { container, id, error }
@@ -169,9 +171,7 @@ async fn exit_of(context: &Context, id: &str) -> Option<Exit> {
             Phase::Exited(_, exit) => Some(exit),
             Phase::Created | Phase::Running(_) => None,
         },
-        Err(RuntimeError::NotFound(_)) => {
-            Some(Exit { code: 137, finished_at: context.clock.now(), oom_killed: false })
-        }
+        Err(RuntimeError::NotFound(_)) => Some(Exit { code: 137, finished_at: context.clock.now(), oom_killed: false }),
         Err(_) => None,
     }
 }

@@ -1,0 +1,167 @@
+//! Pods' cgroups, and what the kernel counts in containers' ones. The containers' own are made by runc.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::host::Cgroups;
+use crate::runtime::{CPU_PERIOD_US, Limits, Usage};
+
+/// The controllers that pods are held by.
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+
+impl Cgroups {
+    /// Where `cgroup` is in the hierarchy of `controller`.
+    fn path(&self, controller: &str, cgroup: &str) -> Option<PathBuf> {
+        let relative = cgroup.trim_start_matches('/');
+        match self {
+            Self::Unified(root) => Some(root.join(relative)),
+            Self::Legacy(mounts) => Some(mounts.get(controller)?.join(relative)),
+        }
+    }
+
+    /// Makes `cgroup` (an absolute path below the root of the hierarchy) and sets its limits.
+    pub fn create(&self, cgroup: &str, limits: &Limits) -> io::Result<()> {
+        match self {
+            Self::Unified(root) => {
+                let path = root.join(cgroup.trim_start_matches('/'));
+                fs::create_dir_all(&path)?;
+                delegate(root, &path);
+                let period = CPU_PERIOD_US;
+                let quota = limits.cpu_quota_us.map_or("max".to_owned(), |q| q.to_string());
+                set(&path, "cpu.weight", &cpu_weight(limits.cpu_shares).to_string())?;
+                set(&path, "cpu.max", &format!("{quota} {period}"))?;
+                set(&path, "memory.max", &limit(limits.memory_bytes, "max"))?;
+                set(&path, "pids.max", &limit(limits.pids, "max"))
+            }
+            Self::Legacy(mounts) => {
+                for controller in ["cpu", "memory", "pids"] {
+                    let Some(mount) = mounts.get(controller) else { continue };
+                    let path = mount.join(cgroup.trim_start_matches('/'));
+                    fs::create_dir_all(&path)?;
+                    match controller {
+                        "cpu" => {
+                            set(&path, "cpu.shares", &limits.cpu_shares.max(2).to_string())?;
+                            if let Some(quota) = limits.cpu_quota_us {
+                                set(&path, "cpu.cfs_period_us", &CPU_PERIOD_US.to_string())?;
+                                set(&path, "cpu.cfs_quota_us", &quota.to_string())?;
+                            }
+                        }
+                        "memory" => {
+                            if let Some(bytes) = limits.memory_bytes {
+                                set(&path, "memory.limit_in_bytes", &bytes.to_string())?;
+                            }
+                        }
+                        _ => set(&path, "pids.max", &limit(limits.pids, "max"))?,
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes `cgroup` and what is below it from every hierarchy. One that is not there is no error.
+    pub fn remove(&self, cgroup: &str) -> io::Result<()> {
+        let relative = cgroup.trim_start_matches('/');
+        match self {
+            Self::Unified(root) => remove_tree(&root.join(relative)),
+            Self::Legacy(_) => {
+                // runc makes the path in every hierarchy there is, `systemd` among them.
+                for entry in fs::read_dir("/sys/fs/cgroup")?.flatten() {
+                    remove_tree(&entry.path().join(relative))?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// How often the kernel has killed a process of `cgroup` for its memory.
+    pub fn oom_kills(&self, cgroup: &str) -> Option<u64> {
+        let file = match self {
+            Self::Unified(_) => "memory.events",
+            Self::Legacy(_) => "memory.oom_control",
+        };
+        let text = fs::read_to_string(self.path("memory", cgroup)?.join(file)).ok()?;
+        let count = text.lines().find_map(|l| l.strip_prefix("oom_kill "))?;
+        count.trim().parse().ok()
+    }
+
+    /// What `cgroup` uses.
+    pub fn usage(&self, cgroup: &str) -> Option<Usage> {
+        let read = |controller: &str, file: &str| -> Option<String> {
+            fs::read_to_string(self.path(controller, cgroup)?.join(file)).ok()
+        };
+        let number = |text: String| -> Option<u64> { text.trim().parse().ok() };
+        let field = |text: &str, name: &str| -> Option<u64> {
+            text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '))?.trim().parse().ok()
+        };
+        let (cpu_ns, memory, inactive) = match self {
+            Self::Unified(_) => {
+                let stat = read("memory", "memory.stat")?;
+                let cpu = field(&read("cpu", "cpu.stat")?, "usage_usec")? * 1000;
+                (cpu, number(read("memory", "memory.current")?)?, field(&stat, "inactive_file")?)
+            }
+            Self::Legacy(_) => {
+                let stat = read("memory", "memory.stat")?;
+                let cpu = number(read("cpuacct", "cpuacct.usage")?)?;
+                (cpu, number(read("memory", "memory.usage_in_bytes")?)?, field(&stat, "total_inactive_file")?)
+            }
+        };
+        Some(Usage { cpu_ns, memory_working_set_bytes: memory.saturating_sub(inactive) })
+    }
+}
+
+/// Lets each controller be used all the way down to `path`. One that the kernel refuses is left: the write of the limit
+/// says so.
+fn delegate(root: &Path, path: &Path) {
+    let mut parents: Vec<&Path> = path.ancestors().skip(1).take_while(|p| p.starts_with(root)).collect();
+    parents.reverse();
+    for parent in parents {
+        for controller in CONTROLLERS {
+            drop(fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}")));
+        }
+    }
+}
+
+fn set(path: &Path, file: &str, value: &str) -> io::Result<()> {
+    let path = path.join(file);
+    fs::write(&path, value).map_err(|e| {
+        io::Error::new(e.kind(), format!("cannot write {value} to {}: {e}; is the controller enabled?", path.display()))
+    })
+}
+
+fn limit(value: Option<i64>, unlimited: &str) -> String {
+    value.map_or(unlimited.to_owned(), |v| v.to_string())
+}
+
+/// The v2 weight of v1 shares, as runc converts them.
+fn cpu_weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    let Ok(entries) = fs::read_dir(path) else { return Ok(()) };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            remove_tree(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io::Error::new(error.kind(), format!("cannot remove {}: {error}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_become_weights_as_runc_does_it() {
+        assert_eq!(cpu_weight(2), 1);
+        assert_eq!(cpu_weight(1024), 39);
+        assert_eq!(cpu_weight(262_144), 10_000);
+    }
+}

@@ -1,0 +1,254 @@
+//! The runtime on a real containerd, started by the tests themselves.
+
+mod support;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use support::{IMAGE, Node};
+use tokio::sync::mpsc;
+use xebec_node_agent::network::PodIdentity;
+use xebec_node_agent::runtime::containerd::Containerd;
+use xebec_node_agent::runtime::{
+    ContainerSpec, ExecSpec, Images, Limits, Phase, Runtime, RuntimeEvent, SandboxSpec, Security,
+};
+
+struct Pod<'a> {
+    node: &'a Node,
+    runtime: &'a Containerd,
+    identity: PodIdentity,
+    spec: SandboxSpec,
+    sandbox: xebec_node_agent::runtime::Sandbox,
+}
+
+impl<'a> Pod<'a> {
+    async fn new(node: &'a Node, runtime: &'a Containerd, uid: &str) -> Pod<'a> {
+        let identity = PodIdentity { namespace: "default".to_owned(), name: "p".to_owned(), uid: uid.to_owned() };
+        let spec = SandboxSpec {
+            pod: identity.clone(),
+            hostname: "my-pod".to_owned(),
+            host_network: false,
+            host_ipc: false,
+            cgroup: format!("burstable/pod{uid}"),
+            limits: Limits { cpu_shares: 100, pids: Some(200), ..Limits::default() },
+        };
+        let sandbox = runtime.create_sandbox(&spec).await.unwrap();
+        Pod { node, runtime, identity, spec, sandbox }
+    }
+
+    fn log(&self, id: &str) -> PathBuf {
+        self.node.path("logs").join(id).join("0.log")
+    }
+
+    async fn container(&self, id: &str, command: &[&str]) -> ContainerSpec {
+        ContainerSpec {
+            id: id.to_owned(),
+            pod: self.identity.clone(),
+            name: id.to_owned(),
+            attempt: 0,
+            image: self.node.images().find(IMAGE).await.unwrap().unwrap(),
+            command: command.iter().map(|c| (*c).to_owned()).collect(),
+            args: Vec::new(),
+            env: vec![("GREETING".to_owned(), "hello".to_owned())],
+            working_dir: String::new(),
+            mounts: Vec::new(),
+            log_path: self.log(id),
+            stdin: false,
+            stdin_once: false,
+            tty: false,
+            hostname: "my-pod".to_owned(),
+            sandbox: self.sandbox.clone(),
+            host_network: false,
+            host_pid: false,
+            host_ipc: false,
+            cgroup: self.spec.cgroup.clone(),
+            limits: Limits { cpu_shares: 50, ..Limits::default() },
+            oom_score_adj: -997,
+            security: Security { privilege_escalation: true, ..Security::default() },
+            stop_signal: None,
+        }
+    }
+
+    async fn run(&self, spec: &ContainerSpec) {
+        self.runtime.create(spec).await.unwrap();
+        self.runtime.start(&spec.id).await.unwrap();
+    }
+
+    async fn remove(&self, ids: &[&str]) {
+        for id in ids {
+            self.runtime.remove(id).await.unwrap();
+        }
+        self.runtime.remove_sandbox(&self.identity, &self.spec.cgroup).await.unwrap();
+    }
+}
+
+async fn exit(events: &mut mpsc::Receiver<RuntimeEvent>, id: &str) -> xebec_node_agent::runtime::Exit {
+    let wait = async {
+        loop {
+            if let RuntimeEvent::Exited { id: ended, exit } = events.recv().await.unwrap()
+                && ended == id
+            {
+                return exit;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the container's end was not told")
+}
+
+async fn log_holds(path: &std::path::Path, what: &str) -> String {
+    for _ in 0..100 {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        if text.contains(what) {
+            return text;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{what:?} is not in {}: {:?}", path.display(), std::fs::read_to_string(path));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_lives_from_create_to_remove() {
+    let node = Node::start().await;
+    let runtime = node.runtime();
+    let mut events = runtime.subscribe();
+    let pod = Pod::new(&node, &runtime, "life").await;
+
+    let script = "echo $GREETING from $(hostname); echo oops >&2; trap 'exit 3' TERM; while true; do sleep 0.05; done";
+    let spec = pod.container("talker", &["sh", "-c", script]).await;
+    let began = tokio::time::Instant::now();
+    pod.run(&spec).await;
+    println!("create to running: {:?}", began.elapsed());
+    log_holds(&pod.log("talker"), " stdout F hello from my-pod\n").await;
+    log_holds(&pod.log("talker"), " stderr F oops\n").await;
+
+    let second = pod.container("second", &["sh", "-c", "sleep 1000"]).await;
+    let began = tokio::time::Instant::now();
+    pod.run(&second).await;
+    println!("second container of the pod: {:?}", began.elapsed());
+    assert_eq!(runtime.list().await.unwrap().len(), 2);
+
+    let command = ["sh", "-c", "id -u; echo $GREETING; exit 7"].map(str::to_owned);
+    let began = tokio::time::Instant::now();
+    let output = runtime.exec_output("talker", &command, Duration::from_secs(5)).await.unwrap();
+    println!("exec: {:?}", began.elapsed());
+    assert_eq!((output.code, String::from_utf8(output.output).unwrap().as_str()), (7, "0\nhello\n"));
+    let slow = ["sleep", "60"].map(str::to_owned);
+    assert!(runtime.exec_output("talker", &slow, Duration::from_millis(300)).await.is_err());
+
+    let spec = ExecSpec { command: vec!["cat".to_owned()], tty: false, stdin: true, stdout: true, stderr: true };
+    let mut streams = runtime.exec("talker", spec).await.unwrap();
+    let big = vec![b'x'; 300_000];
+    let input = streams.stdin.take().unwrap();
+    let sent = big.clone();
+    tokio::spawn(async move { input.send(sent.into()).await.unwrap() });
+    let mut received = Vec::new();
+    let mut stdout = streams.stdout.take().unwrap();
+    while let Some(bytes) = stdout.recv().await {
+        received.extend_from_slice(&bytes);
+    }
+    assert_eq!(received, big);
+    assert_eq!(streams.exit.await.unwrap().unwrap(), 0);
+
+    assert!(runtime.usage("talker").await.unwrap().cpu_ns > 0);
+    runtime.signal("talker", None).await.unwrap();
+    assert_eq!(exit(&mut events, "talker").await.code, 3);
+    assert!(matches!(runtime.inspect("talker").await.unwrap().phase, Phase::Exited(_, e) if e.code == 3));
+    runtime.signal("second", Some(libc::SIGKILL)).await.unwrap();
+    assert_eq!(exit(&mut events, "second").await.code, 137);
+    pod.remove(&["talker", "second"]).await;
+    assert!(runtime.list().await.unwrap().is_empty());
+    assert!(runtime.sandboxes().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_is_limited_and_the_kill_is_told() {
+    let node = Node::start().await;
+    let runtime = node.runtime();
+    let mut events = runtime.subscribe();
+    let pod = Pod::new(&node, &runtime, "oom").await;
+    let mut spec =
+        pod.container("eater", &["sh", "-c", "head -c 200000000 /dev/zero | cat | (x=$(cat); echo $x)"]).await;
+    spec.limits.memory_bytes = Some(16 << 20);
+    spec.command = ["dd", "if=/dev/zero", "of=/dev/null", "bs=100M", "count=1"].map(str::to_owned).to_vec();
+    pod.run(&spec).await;
+    let ended = exit(&mut events, "eater").await;
+    assert_eq!((ended.code, ended.oom_killed), (137, true));
+    pod.remove(&["eater"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_outlive_agent_and_containerd() {
+    let mut node = Node::start().await;
+    {
+        let runtime = node.runtime();
+        let pod = Pod::new(&node, &runtime, "adopt").await;
+        pod.run(&pod.container("lasting", &["sh", "-c", "while true; do echo tick; sleep 0.1; done"]).await).await;
+        pod.run(&pod.container("short", &["sh", "-c", "sleep 0.5; exit 5"]).await).await;
+        log_holds(&pod.log("lasting"), "tick").await;
+    }
+    node.restart_containerd().await;
+    // A new agent.
+    let runtime = node.runtime();
+    let mut events = runtime.subscribe();
+    assert_eq!(events.recv().await, Some(RuntimeEvent::Resync));
+    let mut ended = false;
+    for _ in 0..50 {
+        let records = runtime.list().await.unwrap();
+        assert_eq!(records.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["lasting", "short"]);
+        assert!(matches!(records[0].phase, Phase::Running(_)), "{records:?}");
+        ended = matches!(&records[1].phase, Phase::Exited(_, exit) if exit.code == 5);
+        if ended {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(ended, "the short container's exit code was lost");
+    assert_eq!(runtime.sandboxes().await.unwrap(), ["adopt"]);
+    let log = node.path("logs").join("lasting").join("0.log");
+    let before = std::fs::metadata(&log).unwrap().len();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(std::fs::metadata(&log).unwrap().len() > before, "the log stopped when containerd did");
+    let echo = ["echo", "alive"].map(str::to_owned);
+    let output = runtime.exec_output("lasting", &echo, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(output.output, b"alive\n");
+    let pod = PodIdentity { namespace: "default".to_owned(), name: "p".to_owned(), uid: "adopt".to_owned() };
+    runtime.remove("lasting").await.unwrap();
+    runtime.remove("short").await.unwrap();
+    runtime.remove_sandbox(&pod, "burstable/podadopt").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_is_not_there_is_an_error() {
+    let node = Node::start().await;
+    let runtime = node.runtime();
+    let pod = Pod::new(&node, &runtime, "wrong").await;
+    let spec = pod.container("wrong", &["/no/such/file"]).await;
+    runtime.create(&spec).await.unwrap();
+    let error = runtime.start("wrong").await.unwrap_err().to_string();
+    assert!(error.contains("/no/such/file"), "{error}");
+    pod.remove(&["wrong"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_with_standard_input_reads_it() {
+    let node = Node::start().await;
+    let runtime = node.runtime();
+    let mut events = runtime.subscribe();
+    let pod = Pod::new(&node, &runtime, "input").await;
+    let mut spec = pod.container("reader", &["sh", "-c", "read line; echo got $line; exit 4"]).await;
+    spec.stdin = true;
+    pod.run(&spec).await;
+    let input = runtime.stdin("reader").await.unwrap();
+    input.send("words\n".into()).await.unwrap();
+    assert_eq!(exit(&mut events, "reader").await.code, 4);
+    log_holds(&pod.log("reader"), " stdout F got words\n").await;
+    let mut spec = pod.container("terminal", &["sh", "-c", "read line; echo got $line; exit 6"]).await;
+    (spec.stdin, spec.tty) = (true, true);
+    pod.run(&spec).await;
+    runtime.resize("terminal", 100, 30).await.unwrap();
+    let input = runtime.stdin("terminal").await.unwrap();
+    input.send("words\n".into()).await.unwrap();
+    assert_eq!(exit(&mut events, "terminal").await.code, 6);
+    log_holds(&pod.log("terminal"), "got words").await;
+    pod.remove(&["reader", "terminal"]).await;
+}

@@ -1,0 +1,199 @@
+//! A containerd of the test's own, and an image made of Debian's static busybox.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use xebec_clock::{Clock, Random};
+use xebec_node_agent::images::ImageStore;
+use xebec_node_agent::runtime::containerd::client::Client;
+use xebec_node_agent::runtime::containerd::host::Host;
+use xebec_node_agent::runtime::containerd::{Containerd, ContainerdConfig};
+
+/// Name of the image that [`Node`] has.
+pub const IMAGE: &str = "docker.io/library/busybox:test";
+
+/// containerd with everything it has below a folder of its own; all of it goes when this is dropped.
+pub struct Node {
+    pub folder: tempfile::TempDir,
+    containerd: Child,
+    cgroup_root: String,
+}
+
+impl Node {
+    pub async fn start() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "this test starts containers: run it as root");
+        let folder = tempfile::Builder::new().prefix("xebec-node-").tempdir().unwrap();
+        let containerd = spawn_containerd(folder.path());
+        let name = folder.path().file_name().unwrap().to_string_lossy().into_owned();
+        let node = Self { folder, containerd, cgroup_root: format!("/{name}") };
+        node.wait_up().await;
+        let archive = node.path("busybox.tar");
+        image_archive(&archive, IMAGE);
+        let names = node.images().import(&archive, None).await.unwrap();
+        assert_eq!(names, [IMAGE]);
+        node
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(&self.path("containerd.sock"))
+    }
+
+    pub fn images(&self) -> Arc<ImageStore> {
+        Arc::new(ImageStore::new(self.client(), Vec::new(), Clock::system(), Random::system()))
+    }
+
+    /// A new agent's runtime over the same containerd.
+    pub fn runtime(&self) -> Containerd {
+        let config = ContainerdConfig {
+            socket: self.path("containerd.sock"),
+            run_root: self.path("run"),
+            cgroup_root: self.cgroup_root.clone(),
+            logger: PathBuf::from(env!("CARGO_BIN_EXE_container-log")),
+        };
+        Containerd::new(config, self.client(), self.images(), Clock::system(), Random::system()).unwrap()
+    }
+
+    pub async fn wait_up(&self) {
+        let runtime = self.runtime();
+        use xebec_node_agent::runtime::Runtime;
+        for _ in 0..200 {
+            if runtime.version().await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("containerd did not come up: see {}", self.path("containerd.log").display());
+    }
+
+    /// Kills containerd and starts it again. Containers go on.
+    pub async fn restart_containerd(&mut self) {
+        self.containerd.kill().unwrap();
+        self.containerd.wait().unwrap();
+        self.containerd = spawn_containerd(self.folder.path());
+        self.wait_up().await;
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // The shims of containers that a failed test left: they are known by the socket of our containerd.
+        let mark = self.path("containerd.sock").to_string_lossy().into_owned();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line);
+            if line.contains("containerd-shim") && line.contains(&mark) {
+                let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+                for child in children.split_whitespace().filter_map(|c| c.parse().ok()).chain([pid]) {
+                    let kill = nix::sys::signal::Signal::SIGKILL;
+                    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(child), kill);
+                }
+            }
+        }
+        let _ = self.containerd.kill();
+        let _ = self.containerd.wait();
+        // Deepest mounts first.
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let root = self.folder.path().to_string_lossy().into_owned();
+        for line in mounts.lines().rev() {
+            if let Some(point) = line.split(' ').nth(1).filter(|p| p.starts_with(&root)) {
+                let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
+            }
+        }
+        if let Ok(host) = Host::detect() {
+            for _ in 0..20 {
+                if host.cgroups.remove(&self.cgroup_root).is_ok() {
+                    break;
+                }
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+fn spawn_containerd(root: &Path) -> Child {
+    let at = |name: &str| root.join(name).to_string_lossy().into_owned();
+    let config = format!(
+        "version = 2\nroot = \"{}\"\nstate = \"{}\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = \"{}\"\n[ttrpc]\naddress = \"{}\"\n",
+        at("root"),
+        at("state"),
+        at("containerd.sock"),
+        at("containerd.sock.ttrpc"),
+    );
+    std::fs::write(root.join("containerd.toml"), config).unwrap();
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(root.join("containerd.log")).unwrap();
+    Command::new("containerd")
+        .arg("--config")
+        .arg(root.join("containerd.toml"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .expect("containerd is missing: run scripts/setup.sh run")
+}
+
+/// Writes an OCI archive with busybox and the links to its applets.
+pub fn image_archive(path: &Path, name: &str) {
+    let busybox = std::fs::read("/bin/busybox").expect("busybox is missing: run scripts/setup.sh run");
+    let mut layer = tar::Builder::new(Vec::new());
+    for folder in ["bin/", "etc/", "tmp/", "proc/", "sys/", "dev/"] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(if folder == "tmp/" { 0o1777 } else { 0o755 });
+        header.set_size(0);
+        layer.append_data(&mut header, folder, &[][..]).unwrap();
+    }
+    let mut file = |path: &str, bytes: &[u8], mode: u32| {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(mode);
+        header.set_size(bytes.len() as u64);
+        layer.append_data(&mut header, path, bytes).unwrap();
+    };
+    file("bin/busybox", &busybox, 0o755);
+    file("etc/passwd", b"root:x:0:0:root:/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n", 0o644);
+    file("etc/group", b"root:x:0:\nweb:x:1000:\n", 0o644);
+    for applet in
+        ["sh", "cat", "echo", "sleep", "id", "ls", "nc", "hostname", "kill", "dd", "true", "false", "mount", "head"]
+    {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        layer.append_link(&mut header, format!("bin/{applet}"), "busybox").unwrap();
+    }
+    let layer = layer.into_inner().unwrap();
+    use xebec_node_agent::images::manifest::digest;
+    let config = serde_json::json!({
+        "architecture": xebec_node_agent::images::manifest::architecture(), "os": "linux",
+        "config": { "Env": ["PATH=/bin"], "Cmd": ["sh"] },
+        "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] },
+    });
+    let config = serde_json::to_vec(&config).unwrap();
+    let describe = |kind: &str, bytes: &[u8]| serde_json::json!({ "mediaType": format!("application/vnd.oci.image.{kind}"), "digest": digest(bytes), "size": bytes.len() });
+    let manifest = serde_json::to_vec(&serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": describe("config.v1+json", &config), "layers": [describe("layer.v1.tar", &layer)],
+    }))
+    .unwrap();
+    let mut entry = describe("manifest.v1+json", &manifest);
+    entry["annotations"] = serde_json::json!({ "io.containerd.image.name": name });
+    let index = serde_json::to_vec(&serde_json::json!({ "schemaVersion": 2, "manifests": [entry] })).unwrap();
+    let mut archive = tar::Builder::new(std::fs::File::create(path).unwrap());
+    let mut add = |path: String, bytes: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(bytes.len() as u64);
+        archive.append_data(&mut header, path, bytes).unwrap();
+    };
+    add("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#);
+    add("index.json".to_owned(), &index);
+    for blob in [&layer, &config, &manifest] {
+        add(format!("blobs/sha256/{}", digest(blob).trim_start_matches("sha256:")), blob);
+    }
+    archive.finish().unwrap();
+}
