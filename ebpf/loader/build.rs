@@ -4,44 +4,72 @@
 //! (`-Z build-std`, hence its source and `RUSTC_BOOTSTRAP`, both for the nested cargo only).
 
 use std::env;
+use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use aya_build::{Package, Toolchain};
 
 const SETUP: &str = "run `make setup` (scripts/setup.sh build) first";
+const PACKAGE: &str = "xebec-ebpf-programs";
 
 fn main() -> Result<()> {
-    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").context("cargo sets CARGO_MANIFEST_DIR")?);
+    let variable = |name: &str| env::var_os(name).with_context(|| format!("cargo sets {name}"));
+    let manifest = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let ebpf = manifest.parent().context("the crate is in a folder")?;
     for name in ["XEBEC_TOOLS", "XDG_CACHE_HOME", "HOME", "PATH"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
-    println!("cargo:rerun-if-changed={}", ebpf.join("layout/src").display());
+    for folder in ["layout", "programs"] {
+        println!("cargo:rerun-if-changed={}", ebpf.join(folder).display());
+    }
+    println!("cargo:rerun-if-changed=build.rs");
 
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    // <target>/<profile>/build/<package>/out: one nested build for all profiles, so that the core library is compiled once.
+    let target = out.ancestors().nth(4).context("OUT_DIR is not where cargo puts it")?.join("ebpf");
     let tools = tools();
     let linker_dir = linker_dir(&tools)?;
-    let source = rust_source(&tools)?;
-    // SAFETY: a build script's main has no other threads yet.
-    unsafe {
-        let mut path = vec![linker_dir];
-        path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
-        env::set_var("PATH", env::join_paths(path)?);
-        env::set_var("RUSTC_BOOTSTRAP", "1");
-        if let Some(source) = source {
-            env::set_var("__CARGO_TESTS_ONLY_SRC_ROOT", source);
-        }
-        // Clippy's and others' wrappers are for the host's crates.
-        for name in ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CLIPPY_ARGS", "RUSTFLAGS", "CARGO_TARGET_DIR"] {
-            env::remove_var(name);
-        }
+    let mut path = vec![linker_dir];
+    path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+
+    let triple = match variable("CARGO_CFG_TARGET_ENDIAN")?.to_str() {
+        Some("big") => "bpfeb-unknown-none",
+        _ => "bpfel-unknown-none",
+    };
+    let mut cargo = Command::new(variable("CARGO")?);
+    cargo
+        .args(["build", "--release", "--bins", "-Z", "build-std=core", "--package", PACKAGE])
+        .args(["--target", triple, "--target-dir"])
+        .arg(&target)
+        .current_dir(ebpf.join("programs"))
+        .env("PATH", env::join_paths(path)?)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(&variable("CARGO_CFG_TARGET_ARCH")?));
+    if let Some(source) = rust_source(&tools)? {
+        cargo.env("__CARGO_TESTS_ONLY_SRC_ROOT", source);
     }
-    let programs = ebpf.join("programs");
-    let programs = programs.to_str().context("the source path is not UTF-8")?;
-    let toolchain = env::var("RUSTUP_TOOLCHAIN").unwrap_or_else(|_| "1.95.0".to_owned());
-    let package = Package { name: "xebec-ebpf-programs", root_dir: programs, ..Package::default() };
-    aya_build::build_ebpf([package], Toolchain::Custom(&toolchain)).context("building the eBPF programs")
+    // What is meant for the host's crates: clippy's wrapper, flags, the outer build's choice of folder.
+    for name in ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CLIPPY_ARGS", "RUSTFLAGS", "CARGO_TARGET_DIR"] {
+        cargo.env_remove(name);
+    }
+    let output = cargo.output().context("running cargo for the eBPF programs")?;
+    if !output.status.success() {
+        bail!("building the eBPF programs failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let built = target.join(triple).join("release").join(PACKAGE);
+    fs::copy(&built, out.join(PACKAGE)).with_context(|| format!("copying {}", built.display()))?;
+    Ok(())
+}
+
+/// What aya-ebpf and bpf-linker want: the architecture whose registers programs may see, and type information (BTF), which is
+/// made from debug information.
+fn flags(arch: &OsString) -> OsString {
+    let mut flags = OsString::from("--cfg=bpf_target_arch=\"");
+    flags.push(arch);
+    flags.push("\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf");
+    flags
 }
 
 /// Where the set-up script puts what Debian does not package.
