@@ -5,6 +5,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use http::header::{CACHE_CONTROL, HeaderName, HeaderValue, WARNING};
@@ -25,6 +26,9 @@ use crate::server::{InProcessUser, Shared};
 use crate::{cache, discovery, subresource, verbs, versions, virtual_kinds};
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// How long a request may take until its answer begins (`--request-timeout`).
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A request for a resource, on its way.
 pub struct Call {
@@ -126,7 +130,14 @@ async fn serve(
     let warnings = Vec::new();
     let wanted = if path.subresource.is_empty() { wanted? } else { wanted.unwrap_or_else(|_| Wanted::plain()) };
     let mut call = Call { server, user, path, resource, stored, query, wanted, parts, warnings };
-    let mut response = dispatch(&mut call, body).await;
+    // Streams take as long as they take.
+    let stream = matches!(call.path.subresource.as_str(), "log" | "exec" | "attach" | "portforward");
+    let mut response = if stream {
+        dispatch(&mut call, body).await
+    } else {
+        let slow = || Err(Status::new(504, "Timeout", "Timeout: request did not complete within the allotted timeout"));
+        tokio::time::timeout(REQUEST_TIMEOUT, dispatch(&mut call, body)).await.unwrap_or_else(|_| slow())
+    };
     if !call.warnings.is_empty() {
         let failed = response.unwrap_or_else(|status| respond::status(&status, call.wanted));
         response = Ok(warn(failed, &call.warnings));

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use serde_json::{Map, Value};
+use bytes::{Bytes, BytesMut};
+use serde_json::Value;
 use xebec_schema::resource::Resource;
 
 use crate::reader::Entry;
@@ -66,31 +66,28 @@ pub fn read(resource: &Resource, stored: &[u8], revision: u64) -> Result<Entry, 
 
 /// The stored form of an object: metadata first, no resource version.
 pub fn encode(object: &Value) -> Bytes {
-    let empty = Map::new();
-    let object = object.as_object().unwrap_or(&empty);
-    let mut out = BytesMut::with_capacity(512).writer();
-    let mut write = |bytes: &[u8], value: &Value| {
-        out.get_mut().put_slice(bytes);
-        // Writing a `Value` into memory has no way to fail.
-        let _ = serde_json::to_writer(&mut out, value);
-    };
-    let metadata = match object.get("metadata") {
-        Some(Value::Object(metadata)) if metadata.contains_key("resourceVersion") => {
-            let mut metadata = metadata.clone();
-            metadata.remove("resourceVersion");
-            Value::Object(metadata)
-        }
-        Some(metadata) => metadata.clone(),
-        None => Value::Object(Map::new()),
-    };
-    write(b"{\"metadata\":", &metadata);
-    for (key, value) in object.iter().filter(|(key, _)| *key != "metadata") {
-        write(b",", &Value::String(key.clone()));
-        write(b":", value);
+    let mut out = Vec::with_capacity(512);
+    out.extend_from_slice(b"{\"metadata\":{");
+    let metadata = object["metadata"].as_object().into_iter().flatten();
+    for (index, (key, value)) in metadata.filter(|(key, _)| *key != "resourceVersion").enumerate() {
+        put_field(&mut out, index > 0, key, value);
     }
-    let mut out = out.into_inner();
-    out.put_u8(b'}');
-    out.freeze()
+    out.push(b'}');
+    for (key, value) in object.as_object().into_iter().flatten().filter(|(key, _)| *key != "metadata") {
+        put_field(&mut out, true, key, value);
+    }
+    out.push(b'}');
+    out.into()
+}
+
+fn put_field(out: &mut Vec<u8>, comma: bool, key: &str, value: &Value) {
+    if comma {
+        out.push(b',');
+    }
+    // Writing into memory has no way to fail: keys are strings.
+    let _ = serde_json::to_writer(&mut *out, key);
+    out.push(b':');
+    let _ = serde_json::to_writer(out, value);
 }
 
 /// The served form: the stored bytes with the resource version put in.

@@ -55,6 +55,7 @@ pub struct WatchCache {
     /// Everything up to this revision has been applied.
     progress: AtomicU64,
     waiting: Mutex<BTreeMap<u64, Vec<oneshot::Sender<()>>>>,
+    stop: CancellationToken,
     /// Headers of objects that writers of this server are about to store, so that they need not be parsed again.
     prepared: Mutex<HashMap<Box<str>, Vec<Announced>>>,
 }
@@ -87,10 +88,11 @@ impl WatchCache {
             by_group: ArcSwap::from_pointee(by_group),
             progress: AtomicU64::new(revision),
             waiting: Mutex::default(),
+            stop,
             prepared: Mutex::default(),
         });
         let stream = cache.store.watch(ROOT, revision).await?;
-        tokio::spawn(cache.clone().follow(stream, stop));
+        tokio::spawn(cache.clone().follow(stream));
         Ok(cache)
     }
 
@@ -104,7 +106,7 @@ impl WatchCache {
         self.progress.load(Ordering::Acquire)
     }
 
-    /// Waits until the cache has everything up to `revision`.
+    /// Waits until the cache has everything up to `revision`, or the server stops.
     pub async fn caught_up(&self, revision: u64) {
         if self.progress() >= revision {
             return;
@@ -116,8 +118,13 @@ impl WatchCache {
         if self.progress() >= revision {
             return;
         }
-        // An error is the end of the task that follows the store: the server stops.
-        let _ = wait.await;
+        tokio::select! {
+            biased;
+            // The sender goes only when the cache does.
+            _ = wait => {}
+            // Nobody follows the store any more.
+            () = self.stop.cancelled() => {}
+        }
     }
 
     /// Tells the cache what is about to be stored under a full key. Dropping the answer takes it back.
@@ -138,7 +145,8 @@ impl WatchCache {
     }
 
     /// Applies what the store reports, until `stop`. When the store drops the watch, everything is read again.
-    async fn follow(self: Arc<Self>, stream: xebec_store::WatchStream, stop: CancellationToken) {
+    async fn follow(self: Arc<Self>, stream: xebec_store::WatchStream) {
+        let stop = self.stop.clone();
         let mut stream = stream.ready_chunks(BATCHES);
         loop {
             let chunk = tokio::select! {

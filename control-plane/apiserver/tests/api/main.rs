@@ -1,5 +1,7 @@
 //! The API as clients see it, in process, over a store in memory.
 
+mod client;
+mod connect;
 mod create;
 mod delete;
 mod harness;
