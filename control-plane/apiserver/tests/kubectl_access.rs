@@ -147,7 +147,8 @@ async fn people_have_what_they_are_given() {
     assert!(cluster.run("jane", "create role r --verb=get --resource=pods", "").await.0);
     let (success, refused) = cluster.run("jane", "create role s --verb=get --resource=nodes", "").await;
     assert!(!success && refused.contains("{APIGroups:[\"\"], Resources:[\"nodes\"], Verbs:[\"get\"]}"), "{refused}");
-    assert_eq!(cluster.ok("auth can-i list secrets --as=joe").await.trim().lines().next(), None.or(Some("no")));
+    assert_eq!(cluster.run("config", "auth can-i list secrets --as=joe", "").await.1.trim(), "no");
+    assert_eq!(cluster.run("config", "auth can-i list secrets --as=jane", "").await.1.trim(), "yes");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,7 +163,9 @@ async fn tokens_services_and_requests() {
         r#"{{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {{"token": "{}"}}}}"#,
         token.trim()
     );
-    let (_, reviewed) = cluster.run("config", "create -o jsonpath={.status.user.username} -f -", &review).await;
+    // Kinds without PATCH are checked by kubectl itself, against OpenAPI v2 in protobuf, which is not served.
+    let create = "create --validate=false -o jsonpath={.status.user.username} -f -";
+    let (_, reviewed) = cluster.run("config", create, &review).await;
     assert_eq!(reviewed, "system:serviceaccount:default:builder");
     let acting = cluster.ok("auth whoami --as=system:serviceaccount:default:builder").await;
     assert!(acting.contains("system:serviceaccounts:default"), "{acting}");
