@@ -107,3 +107,41 @@ fn warnings_name_what_is_hardly_meant() {
         ]
     );
 }
+
+#[test]
+fn a_gated_pod_may_be_narrowed() {
+    let mut old = defaulted(PLAIN_POD);
+    old["spec"]["schedulingGates"] = json!([{"name": "example.com/x"}]);
+    old["spec"]["nodeSelector"] = json!({"a": "b"});
+    let terms = |requirements: Value| {
+        json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": requirements}]}}})
+    };
+    let (one, two) = (json!({"key": "a", "operator": "Exists"}), json!({"key": "b", "operator": "Exists"}));
+    let update = |old: &Value, change: &dyn Fn(&mut Value)| {
+        let mut new = old.clone();
+        change(&mut new);
+        let errors = (pods().validate_update)(&new, old);
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let none = [""; 0];
+    assert_eq!(update(&old, &|pod| pod["spec"]["nodeSelector"]["c"] = "d".into()), none);
+    assert_eq!(update(&old, &|pod| pod["spec"]["affinity"] = terms(json!([one]))), none);
+    assert_eq!(update(&old, &|pod| pod["spec"]["schedulingGates"] = json!([])), none);
+    assert_eq!(
+        update(&old, &|pod| pod["spec"]["nodeSelector"] = json!({"a": "c"})),
+        [
+            "spec.nodeSelector: Invalid value: {\"a\":\"c\"}: only additions to spec.nodeSelector are allowed (no mutations \
+         or deletions)"
+        ]
+    );
+    old["spec"]["affinity"] = terms(json!([one]));
+    assert_eq!(update(&old, &|pod| pod["spec"]["affinity"] = terms(json!([one, two]))), none);
+    assert_eq!(update(&old, &|pod| pod["spec"]["affinity"] = terms(json!([two]))).len(), 1);
+    let more = update(&old, &|pod| pod["spec"]["schedulingGates"] = json!([{"name": "example.com/y"}]));
+    assert_eq!(
+        more,
+        ["spec.schedulingGates[0].name: Forbidden: only deletion is allowed, but found new scheduling gate \
+        'example.com/y'"]
+    );
+}

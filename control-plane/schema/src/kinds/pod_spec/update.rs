@@ -1,9 +1,11 @@
 //! What may change in a pod: next to nothing.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::field::{Error, ErrorList, Path};
-use crate::kinds::json::{at, carry_over, has, int, list, list_mut, same, set, text, unset};
+use crate::kinds::json::{
+    at, carry_over, default_to, entries, has, int, list, list_mut, same, set, text, unset, within,
+};
 
 const MAY_CHANGE: &str = "pod updates may not change fields other than \
     `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only \
@@ -23,6 +25,9 @@ pub(crate) fn check_pod_update(errors: &mut ErrorList, new: &Value, old: &Value)
     check_deadline(errors, new, old, &path);
     check_gates(errors, new, old, &path);
     check_tolerations(errors, list(new, "tolerations"), list(old, "tolerations"), &path.child("tolerations"));
+    if is_gated(old) {
+        check_narrowing(errors, new, old, &path);
+    }
     let permitted = with_permitted_changes(new, old);
     if !same(&permitted, old) {
         let changed = differences(&permitted, old, &path).join("\n");
@@ -82,23 +87,53 @@ fn with_permitted_changes(new: &Value, old: &Value) -> Value {
     {
         carry_over(&mut spec, old, "terminationGracePeriodSeconds");
     }
-    // A pod that is held back by gates may be narrowed to fewer nodes.
-    if has(old, "schedulingGates") && narrows(at(new, "nodeSelector"), at(old, "nodeSelector")) {
+    if is_gated(old) {
         carry_over(&mut spec, old, "nodeSelector");
-        if !has(old, "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution") {
-            carry_over(&mut spec, old, "affinity");
-        }
-    }
-    // Ephemeral containers have a subresource of their own; here they can only stay.
-    if !has(&spec, "ephemeralContainers") && has(old, "ephemeralContainers") {
-        set(&mut spec, "ephemeralContainers", at(old, "ephemeralContainers").clone());
+        put_back_node_affinity(&mut spec, old);
     }
     spec
 }
 
-/// Whether a node selector asks for all that it did before.
-fn narrows(new: &Value, old: &Value) -> bool {
-    old.as_object().into_iter().flatten().all(|(key, value)| new.get(key) == Some(value))
+/// A pod that is held back by gates may still be narrowed to fewer nodes.
+fn is_gated(spec: &Value) -> bool {
+    !list(spec, "schedulingGates").is_empty()
+}
+
+fn put_back_node_affinity(spec: &mut Value, old: &Value) {
+    let before = at(old, "affinity.nodeAffinity");
+    if before.is_null() {
+        within(spec, "affinity", |affinity| unset(affinity, "nodeAffinity"));
+    } else {
+        default_to(spec, "affinity", json!({}));
+        within(spec, "affinity", |affinity| set(affinity, "nodeAffinity", before.clone()));
+    }
+}
+
+/// What a pod that is held back asks of its node: more than before, if it changes at all.
+fn check_narrowing(errors: &mut ErrorList, new: &Value, old: &Value, path: &Path) {
+    let selector = at(new, "nodeSelector");
+    let keeps = |(key, value): (&str, &Value)| selector.get(key) == Some(value);
+    if !entries(old, "nodeSelector").into_iter().all(keeps) {
+        let detail = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
+        errors.push(Error::invalid(path.child("nodeSelector"), selector.clone(), detail));
+    }
+    let at_terms = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+    let (terms, before, path) = (list(new, at_terms), list(old, at_terms), path.child(at_terms));
+    if before.is_empty() {
+        return;
+    }
+    if terms.len() != before.len() {
+        let detail = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+        errors.push(Error::invalid(path, terms.to_vec(), detail));
+        return;
+    }
+    for (index, (term, before)) in terms.iter().zip(before).enumerate() {
+        let keeps = |key| list(before, key).iter().all(|requirement| list(term, key).contains(requirement));
+        if !keeps("matchExpressions") || !keeps("matchFields") {
+            let detail = "only additions are allowed (no mutations or deletions)";
+            errors.push(Error::invalid(path.index(index), term.clone(), detail));
+        }
+    }
 }
 
 /// The fields that differ, one a line, with what they were and what they would be.
