@@ -3,9 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::field::{Error, ErrorList, Path};
-use crate::kinds::json::{
-    at, carry_over, default_to, entries, has, int, list, list_mut, same, set, text, unset, within,
-};
+use crate::kinds::json::{at, carry_over, default_to, entries, int, list, list_mut, same, set, text, unset, within};
 
 const MAY_CHANGE: &str = "pod updates may not change fields other than \
     `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only \
