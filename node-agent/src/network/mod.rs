@@ -1,4 +1,22 @@
-//! The pod network as the pod worker sees it.
+//! The pod network.
+//!
+//! As the pod worker sees it: [`PodNetwork`]. Behind it:
+//! - [`setup`] prepares the node and loads the datapath;
+//! - [`pod_network`] connects pods, by the CNI library and the datapath;
+//! - [`peers`] says which routes, tunnels and addresses the other nodes call for (pure), [`load_balancer`] which node
+//!   answers for which load balancer address (pure), and [`run`] follows the API and carries both out.
+
+pub mod load_balancer;
+pub mod nodes;
+pub mod peers;
+pub mod pod_network;
+pub mod run;
+pub mod setup;
+
+#[cfg(test)]
+mod tests;
+
+pub use setup::{Network, NetworkConfig, SetupError, Tunnel};
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -1,0 +1,29 @@
+//! Which node answers ARP for a load balancer address.
+//!
+//! Every node works it out alone, by rendezvous hashing over the nodes that are fit: they agree as soon as they know
+//! the same nodes, and when one goes only its addresses move.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use crate::proxy::LoadBalancerAddresses;
+
+/// The owner of each address; addresses that no node can take are absent.
+pub fn owners(addresses: &LoadBalancerAddresses, fit: &BTreeSet<String>) -> BTreeMap<Ipv4Addr, String> {
+    addresses
+        .iter()
+        .filter_map(|(address, allowed)| {
+            let candidates = fit.iter().filter(|node| allowed.as_ref().is_none_or(|allowed| allowed.contains(*node)));
+            let owner = candidates.max_by_key(|node| (weight(*address, node), *node))?;
+            Some((*address, owner.clone()))
+        })
+        .collect()
+}
+
+/// FNV-1a over both, mixed: the same on every node and in every version.
+fn weight(address: Ipv4Addr, node: &str) -> u64 {
+    let bytes = address.octets().into_iter().chain(node.bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^ (hash >> 33)
+}

@@ -1,0 +1,98 @@
+//! Nodes, with the fields that the network uses.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::Deserialize;
+
+use crate::api::{Meta, Object};
+
+/// Keeps a node from answering for load balancer addresses (KEP-1143).
+pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
+/// A `v1` Node.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    /// Its name.
+    pub metadata: Meta,
+    /// Its pods' addresses.
+    pub spec: NodeSpec,
+    /// Its own addresses and condition.
+    pub status: NodeStatus,
+}
+
+impl Object for Node {
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+}
+
+/// `spec`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct NodeSpec {
+    /// `podCIDRs`.
+    #[serde(rename = "podCIDRs")]
+    pub pod_cidrs: Vec<String>,
+    /// `podCIDR`.
+    #[serde(rename = "podCIDR")]
+    pub pod_cidr: String,
+}
+
+/// `status`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct NodeStatus {
+    /// Addresses of every type.
+    pub addresses: Vec<NodeAddress>,
+    /// `Ready` and others.
+    pub conditions: Vec<NodeCondition>,
+}
+
+/// `status.addresses[]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct NodeAddress {
+    /// `InternalIP`, `ExternalIP`, `Hostname`, ...
+    pub r#type: String,
+    /// An address or a name.
+    pub address: String,
+}
+
+/// `status.conditions[]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct NodeCondition {
+    /// `Ready`.
+    pub r#type: String,
+    /// `True`, `False`, `Unknown`.
+    pub status: String,
+}
+
+impl Node {
+    /// Its IPv4 address in the cluster.
+    pub fn internal_ip(&self) -> Option<Ipv4Addr> {
+        self.addresses("InternalIP").next()
+    }
+
+    /// All its IPv4 addresses that NodePorts are served on.
+    pub fn ips(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.addresses("InternalIP").chain(self.addresses("ExternalIP"))
+    }
+
+    fn addresses<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = Ipv4Addr> + 'a {
+        self.status.addresses.iter().filter(move |a| a.r#type == kind).filter_map(|a| a.address.parse().ok())
+    }
+
+    /// Its pods' IPv4 range.
+    pub fn pod_cidr(&self) -> Option<Ipv4Net> {
+        self.spec.pod_cidrs.iter().chain([&self.spec.pod_cidr]).find_map(|text| text.parse().ok())
+    }
+
+    /// Whether it is fit to answer for load balancer addresses.
+    pub fn takes_load_balancers(&self) -> bool {
+        let ready = self.status.conditions.iter().any(|c| c.r#type == "Ready" && c.status == "True");
+        ready && !self.metadata.labels.contains_key(EXCLUDE_LABEL)
+    }
+}

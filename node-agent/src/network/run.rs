@@ -1,0 +1,241 @@
+//! Follows the nodes, and keeps routes, peers and addresses as they call for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use xebec_clock::Random;
+use xebec_cni::netlink::{Link, Netlink, Route};
+use xebec_ebpf_loader::layout::{Addr, lb_address_flags};
+
+use super::load_balancer::owners;
+use super::nodes::Node;
+use super::peers::{Local, Plan, plan};
+use super::setup::PeerMaps;
+use crate::api::Rest;
+use crate::api::watch::{Change, follow};
+use crate::proxy::LoadBalancerAddresses;
+
+/// How long to wait before trying again what failed, and at most between two comparisons with the kernel: somebody may
+/// have removed a route.
+const RETRY: Duration = Duration::from_secs(2);
+const COMPARE: Duration = Duration::from_secs(60);
+
+/// Runs until `cancel`. What is in the kernel stays there.
+pub async fn run(
+    local: Local,
+    uplink: Link,
+    rest: Rest,
+    random: Random,
+    maps: PeerMaps,
+    mut addresses: watch::Receiver<LoadBalancerAddresses>,
+    cancel: CancellationToken,
+) {
+    let (sender, mut changes) = mpsc::channel(256);
+    let watcher = follow::<Node>(rest, "/api/v1/nodes".to_owned(), String::new(), random, sender);
+    let mut peers = Peers { local, uplink, maps, nodes: BTreeMap::new(), known: BTreeSet::new() };
+    let work = async {
+        let mut listed = false;
+        let mut wait = COMPARE;
+        loop {
+            tokio::select! {
+                biased;
+                change = changes.recv() => {
+                    let Some(change) = change else { return };
+                    listed |= matches!(change, Change::All(_));
+                    peers.take(change);
+                    while let Ok(change) = changes.try_recv() {
+                        peers.take(change);
+                    }
+                }
+                changed = addresses.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(wait) => {}
+            }
+            if !listed {
+                continue;
+            }
+            let wanted = addresses.borrow_and_update().clone();
+            wait = match peers.update(&wanted) {
+                Ok(()) => COMPARE,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot bring the network's routes up to date; trying again");
+                    RETRY
+                }
+            };
+        }
+    };
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => {}
+        () = work => {}
+        () = watcher => {}
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Netlink(#[from] xebec_cni::netlink::Error),
+    #[error(transparent)]
+    Maps(#[from] xebec_ebpf_loader::Error),
+}
+
+struct Peers {
+    local: Local,
+    uplink: Link,
+    maps: PeerMaps,
+    nodes: BTreeMap<String, Arc<Node>>,
+    /// Nodes known to be unreachable: said once.
+    known: BTreeSet<String>,
+}
+
+impl Peers {
+    fn take(&mut self, change: Change<Node>) {
+        match change {
+            Change::All(all) => {
+                self.nodes = all.into_iter().map(|node| (node.metadata.name.clone(), node)).collect();
+            }
+            Change::Put(node) => drop(self.nodes.insert(node.metadata.name.clone(), node)),
+            Change::Gone(node) => drop(self.nodes.remove(&node.metadata.name)),
+        }
+    }
+
+    fn update(&mut self, addresses: &LoadBalancerAddresses) -> Result<(), Failure> {
+        let wanted = plan(self.nodes.values().map(|node| &**node), &self.local);
+        for (node, reason) in &wanted.unreachable {
+            if self.known.insert(node.clone()) {
+                tracing::warn!(%node, %reason, "a node's pods cannot be reached");
+            }
+        }
+        self.known.retain(|node| wanted.unreachable.contains_key(node));
+        self.apply(&wanted)?;
+        let fit: BTreeSet<String> =
+            self.nodes.values().filter(|node| node.takes_load_balancers()).map(|n| n.metadata.name.clone()).collect();
+        let owned: BTreeSet<Ipv4Addr> = owners(addresses, &fit)
+            .into_iter()
+            .filter(|(_, owner)| *owner == self.local.name)
+            .map(|(address, _)| address)
+            .collect();
+        self.announce(&owned)
+    }
+
+    /// Peers before routes: what a route sends into the tunnel must find its peer there.
+    fn apply(&mut self, plan: &Plan) -> Result<(), Failure> {
+        let maps = &mut self.maps;
+        let mut stale = Vec::new();
+        let mut present = BTreeMap::new();
+        for (key, peer) in maps.peers.entries()? {
+            if !plan.peers.contains_key(&key) {
+                stale.push(key);
+            }
+            present.insert(key, peer);
+        }
+        for ((addr, length), entry) in &plan.peers {
+            if present.get(&(*addr, *length)) != Some(&entry.0) {
+                maps.peers.insert(*addr, *length, &entry.0)?;
+            }
+        }
+        let nodes: BTreeMap<Addr, u32> = maps.node_addresses.entries()?.into_iter().collect();
+        for (addr, flags) in &plan.node_addresses {
+            if nodes.get(addr) != Some(flags) {
+                maps.node_addresses.insert(addr, flags)?;
+            }
+        }
+        self.apply_routes(&plan.routes)?;
+        let maps = &mut self.maps;
+        for (addr, length) in stale {
+            maps.peers.remove(addr, length)?;
+        }
+        for addr in nodes.keys().filter(|addr| !plan.node_addresses.contains_key(addr)) {
+            maps.node_addresses.remove(addr)?;
+        }
+        Ok(())
+    }
+
+    fn apply_routes(&self, wanted: &BTreeSet<Route>) -> Result<(), Failure> {
+        let mut netlink = Netlink::open()?;
+        // Routes to pods of this node are ours too, by their own interfaces.
+        let ours = |route: &Route| route.interface == self.local.uplink || Some(route.interface) == self.local.vxlan;
+        let present: BTreeSet<Route> = netlink.own_routes()?.into_iter().filter(ours).collect();
+        for route in wanted.difference(&present) {
+            netlink.set_route(route)?;
+        }
+        let destinations: BTreeSet<_> = wanted.iter().map(|route| route.destination).collect();
+        for route in present.difference(wanted) {
+            // One to the same destination was replaced.
+            if !destinations.contains(&route.destination) {
+                netlink.delete_route(route)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Owns these addresses and no others, and tells the link of new ones: neighbours may know another node's MAC.
+    fn announce(&mut self, owned: &BTreeSet<Ipv4Addr>) -> Result<(), Failure> {
+        let table = &mut self.maps.lb_addresses;
+        let present: BTreeSet<Addr> = table.entries()?.into_iter().map(|(addr, _)| addr).collect();
+        let wanted: BTreeSet<Addr> = owned.iter().map(|ip| (*ip).into()).collect();
+        for addr in present.difference(&wanted) {
+            table.remove(addr)?;
+        }
+        for ip in owned {
+            let addr = Addr::from(*ip);
+            if present.contains(&addr) {
+                continue;
+            }
+            table.insert(&addr, &lb_address_flags::OWNED)?;
+            tracing::info!(address = %ip, "answering for a load balancer address");
+            if let Err(error) = gratuitous_arp(&self.uplink, *ip) {
+                tracing::warn!(%error, address = %ip, "cannot announce a load balancer address; neighbours may take a minute to notice");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells everybody on the link that `address` is at `link` (RFC 5227 section 3, an ARP announcement).
+fn gratuitous_arp(link: &Link, address: Ipv4Addr) -> io::Result<()> {
+    const BROADCAST: [u8; 6] = [0xff; 6];
+    const ETH_P_ARP: u16 = 0x0806;
+    let mut frame = Vec::with_capacity(42);
+    frame.extend(BROADCAST);
+    frame.extend(link.mac);
+    frame.extend(ETH_P_ARP.to_be_bytes());
+    frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
+    frame.extend(link.mac);
+    frame.extend(address.octets());
+    frame.extend([0; 6]);
+    frame.extend(address.octets());
+    // SAFETY: plain numbers; the descriptor is owned at once.
+    let socket = unsafe {
+        use std::os::fd::{FromRawFd as _, OwnedFd};
+        let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    // SAFETY: all zeros is a valid value of this plain struct.
+    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    to.sll_family = libc::AF_PACKET as u16;
+    to.sll_ifindex = i32::try_from(link.index).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    to.sll_halen = 6;
+    to.sll_addr[..6].copy_from_slice(&BROADCAST);
+    // SAFETY: the pointers and lengths are of live values.
+    let sent = unsafe {
+        use std::os::fd::AsRawFd as _;
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const to).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,248 @@
+//! Prepares a node: kernel settings, the tunnel's device, the datapath.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use xebec_cni::ipam::Pool;
+use xebec_cni::netlink::{self, Link, Netlink};
+use xebec_cni::sysctl;
+use xebec_ebpf_loader::layout::{Addr, Config};
+use xebec_ebpf_loader::{Datapath, Maps, Prefixes, Table, probe};
+
+use super::peers::{Local, vtep_mac};
+use super::pod_network::NodeNetwork;
+use crate::proxy::sync::ServiceMaps;
+
+/// The tunnel's device.
+pub const VXLAN_DEVICE: &str = "xb-vxlan";
+/// IANA's port of VXLAN (RFC 7348).
+const VXLAN_PORT: u16 = 4_789;
+/// The one network in it.
+const VNI: u32 = 7_653;
+/// Outer Ethernet excluded: IP, UDP, VXLAN and the inner Ethernet header.
+const VXLAN_OVERHEAD: u32 = 20 + 8 + 8 + 14;
+/// Ports for source NAT: apart from NodePorts (30000 to 32767) and from Linux's range for outgoing sockets (32768 to
+/// 60999), so that no socket of the node's own can have the tuple.
+const NAT_PORTS: [u16; 2] = [10_240, 29_999];
+
+/// When other nodes are reached through VXLAN.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tunnel {
+    /// Where the other node is not on the uplink's link.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never: every node must be on the link.
+    Never,
+}
+
+/// What the network needs to know.
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    /// This node's name.
+    pub node_name: String,
+    /// This node's address (`InternalIP`).
+    pub node_address: Ipv4Addr,
+    /// The interface that has it; none: look for it.
+    pub uplink: Option<String>,
+    /// The node's range, `spec.podCIDR`.
+    pub pod_cidr: Ipv4Net,
+    /// All pods' range.
+    pub cluster_cidr: Ipv4Net,
+    /// All services' range.
+    pub service_cidr: Ipv4Net,
+    /// First and last NodePort.
+    pub node_ports: (u16, u16),
+    /// When to tunnel.
+    pub tunnel: Tunnel,
+    /// Whether pods reach the outside under the node's address.
+    pub masquerade: bool,
+    /// Where the BPF file system is, or is to be mounted: `/sys/fs/bpf`.
+    pub bpffs: PathBuf,
+    /// The cgroup (v2) whose processes see services: the node's.
+    pub cgroup: PathBuf,
+    /// Where address leases are kept.
+    pub lease_dir: PathBuf,
+}
+
+/// Why the network is not up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// Something the kernel lacks.
+    #[error("this machine's kernel lacks what the network needs:\n{0}")]
+    Kernel(probe::Report),
+    /// No interface has the node's address.
+    #[error("no interface {} has the node's address {address}: name the right one as uplink, or the right address", interface.as_deref().unwrap_or("of this machine"))]
+    NoUplink {
+        /// The node's address.
+        address: Ipv4Addr,
+        /// The interface that was named, if one was.
+        interface: Option<String>,
+    },
+    /// Routes, addresses or devices.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    /// Kernel settings.
+    #[error(transparent)]
+    Sysctl(#[from] sysctl::Error),
+    /// The datapath.
+    #[error(transparent)]
+    Datapath(#[from] xebec_ebpf_loader::Error),
+}
+
+/// A node's network, ready.
+pub struct Network {
+    /// Connects pods.
+    pub pods: Arc<NodeNetwork>,
+    /// For [`crate::proxy::run`].
+    pub services: ServiceMaps,
+    /// For [`super::run::run`].
+    pub peers: PeerMaps,
+    /// For [`super::run::run`]: this node.
+    pub local: Local,
+    /// The uplink.
+    pub uplink: Link,
+}
+
+/// The maps that depend on other nodes.
+pub struct PeerMaps {
+    /// Other nodes.
+    pub peers: Prefixes<xebec_ebpf_loader::layout::Peer>,
+    /// Nodes' addresses.
+    pub node_addresses: Table<Addr, u32>,
+    /// Load balancer addresses.
+    pub lb_addresses: Table<Addr, u32>,
+}
+
+impl Network {
+    /// Brings the node's network up, or takes it over from an agent that was here before: no connection breaks. Blocks for
+    /// about a tenth of a second.
+    pub fn start(config: &NetworkConfig) -> Result<Self, SetupError> {
+        let report = probe::probe(&config.cgroup);
+        if !report.is_sufficient() {
+            return Err(SetupError::Kernel(report));
+        }
+        sysctl::prepare_node()?;
+        let mut netlink = Netlink::open()?;
+        let uplink = find_uplink(&mut netlink, config)?;
+        sysctl::set(&format!("net/ipv4/conf/{}/rp_filter", uplink.name), "0")?;
+        let vxlan = match config.tunnel {
+            Tunnel::Never => None,
+            Tunnel::Auto => ensure_vxlan(&mut netlink, config, &uplink)
+                .inspect_err(|error| tracing::warn!(%error, "no VXLAN: only nodes on the link can be reached"))
+                .ok(),
+            Tunnel::Always => Some(ensure_vxlan(&mut netlink, config, &uplink)?),
+        };
+        let (mut datapath, maps) = Datapath::load(&config.bpffs, &datapath_config(config, &uplink, vxlan.as_ref()))?;
+        datapath.attach_sockets(&config.cgroup)?;
+        datapath.attach_uplink(uplink.index)?;
+        match &vxlan {
+            Some(link) => datapath.attach_overlay(link.index)?,
+            None => datapath.detach_overlay()?,
+        }
+        let local = local(&mut netlink, config, &uplink, vxlan.as_ref())?;
+        let Maps {
+            services, slots, backends, service_counters, local_pods, peers, node_addresses, lb_addresses, ..
+        } = maps;
+        let pool = Pool::new(&config.lease_dir, config.pod_cidr);
+        let pods = NodeNetwork::new(pool, pod_mtu(config.tunnel, &uplink), config.node_address, datapath, local_pods);
+        Ok(Self {
+            pods: Arc::new(pods),
+            services: ServiceMaps { services, slots, backends, service_counters },
+            peers: PeerMaps { peers, node_addresses, lb_addresses },
+            local,
+            uplink,
+        })
+    }
+}
+
+/// With the tunnel only for some peers, packets for those that are too large are fragmented or refused with "fragmentation
+/// needed"; all others keep the link's full size.
+fn pod_mtu(tunnel: Tunnel, uplink: &Link) -> u32 {
+    match tunnel {
+        Tunnel::Always => uplink.mtu.saturating_sub(VXLAN_OVERHEAD),
+        Tunnel::Auto | Tunnel::Never => uplink.mtu,
+    }
+}
+
+fn find_uplink(netlink: &mut Netlink, config: &NetworkConfig) -> Result<Link, SetupError> {
+    let addresses = netlink.addresses()?;
+    let found = netlink.links()?.into_iter().find(|link| {
+        config.uplink.as_ref().is_none_or(|name| *name == link.name)
+            && addresses.iter().any(|(index, net)| *index == link.index && net.addr() == config.node_address)
+    });
+    found.ok_or_else(|| SetupError::NoUplink { address: config.node_address, interface: config.uplink.clone() })
+}
+
+fn ensure_vxlan(netlink: &mut Netlink, config: &NetworkConfig, uplink: &Link) -> Result<Link, netlink::Error> {
+    let mac = vtep_mac(config.node_address);
+    let mtu = uplink.mtu.saturating_sub(VXLAN_OVERHEAD);
+    let mut link = netlink.link(VXLAN_DEVICE)?;
+    if link.as_ref().is_some_and(|link| link.kind != "vxlan" || link.mac != mac) {
+        netlink.delete_link(VXLAN_DEVICE)?;
+        link = None;
+    }
+    if link.is_none() {
+        netlink.create_vxlan(VXLAN_DEVICE, VXLAN_PORT, mac, mtu)?;
+        link = netlink.link(VXLAN_DEVICE)?;
+    }
+    let link = link.ok_or_else(|| netlink::Error {
+        action: format!("find interface {VXLAN_DEVICE}"),
+        source: std::io::Error::from_raw_os_error(libc::ENODEV),
+    })?;
+    if link.mtu != mtu {
+        netlink.set_mtu(link.index, mtu)?;
+    }
+    // Its neighbours are worked out, not asked for.
+    netlink.set_up(link.index, false)?;
+    Ok(Link { mtu, ..link })
+}
+
+fn local(
+    netlink: &mut Netlink,
+    config: &NetworkConfig,
+    uplink: &Link,
+    vxlan: Option<&Link>,
+) -> Result<Local, SetupError> {
+    let all = netlink.addresses()?;
+    let on_uplink: Vec<Ipv4Net> = all.iter().filter(|(index, _)| *index == uplink.index).map(|(_, net)| *net).collect();
+    let mut addresses: BTreeSet<Ipv4Addr> = on_uplink.iter().map(Ipv4Net::addr).collect();
+    addresses.insert(config.node_address);
+    Ok(Local {
+        name: config.node_name.clone(),
+        addresses,
+        address: config.node_address,
+        uplink: uplink.index,
+        on_link: on_uplink.iter().filter(|net| net.prefix_len() < 32).map(Ipv4Net::trunc).collect(),
+        vxlan: vxlan.map(|link| link.index),
+        tunnel: config.tunnel,
+    })
+}
+
+fn datapath_config(config: &NetworkConfig, uplink: &Link, vxlan: Option<&Link>) -> Config {
+    let word = |ip: Ipv4Addr| Addr::from(ip).v4_word();
+    Config {
+        node: config.node_address.into(),
+        uplink_ifindex: uplink.index,
+        vxlan_ifindex: vxlan.map_or(0, |link| link.index),
+        vni: VNI,
+        cluster_net: word(config.cluster_cidr.network()),
+        cluster_mask: word(config.cluster_cidr.netmask()),
+        pod_net: word(config.pod_cidr.network()),
+        pod_mask: word(config.pod_cidr.netmask()),
+        service_net: word(config.service_cidr.network()),
+        service_mask: word(config.service_cidr.netmask()),
+        node_ports: [config.node_ports.0, config.node_ports.1],
+        nat_ports: NAT_PORTS,
+        vxlan_mtu: vxlan.map_or(0, |link| link.mtu),
+        uplink_mac: uplink.mac,
+        masquerade: u8::from(config.masquerade),
+        vxlan_mac: vtep_mac(config.node_address),
+        ..Config::ZERO
+    }
+}

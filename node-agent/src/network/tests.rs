@@ -1,0 +1,136 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+use serde_json::json;
+use xebec_ebpf_loader::layout::{node_address_flags, peer_flags};
+
+use super::load_balancer::owners;
+use super::nodes::{EXCLUDE_LABEL, Node};
+use super::peers::{Local, plan};
+use super::setup::Tunnel;
+
+fn node(name: &str, ip: &str, pods: &str) -> Node {
+    serde_json::from_value(json!({
+        "metadata": { "name": name },
+        "spec": { "podCIDR": pods, "podCIDRs": [pods] },
+        "status": {
+            "addresses": [{ "type": "InternalIP", "address": ip }, { "type": "Hostname", "address": name }],
+            "conditions": [{ "type": "Ready", "status": "True" }],
+        },
+    }))
+    .unwrap()
+}
+
+fn local(tunnel: Tunnel) -> Local {
+    Local {
+        name: "n1".to_owned(),
+        addresses: BTreeSet::from([Ipv4Addr::new(172, 30, 0, 11)]),
+        address: Ipv4Addr::new(172, 30, 0, 11),
+        uplink: 2,
+        on_link: vec!["172.30.0.0/24".parse().unwrap()],
+        vxlan: Some(3),
+        tunnel,
+    }
+}
+
+fn nodes() -> [Node; 3] {
+    [
+        node("n1", "172.30.0.11", "10.244.1.0/24"),
+        node("n2", "172.30.0.12", "10.244.2.0/24"),
+        node("n3", "172.31.0.13", "10.244.3.0/24"),
+    ]
+}
+
+#[test]
+fn neighbours_are_routed_and_others_tunnelled() {
+    let plan = plan(nodes().iter(), &local(Tunnel::Auto));
+    let routes: Vec<_> = plan.routes.iter().map(|r| (r.destination.to_string(), r.gateway, r.interface)).collect();
+    assert_eq!(
+        routes,
+        [("10.244.2.0/24".to_owned(), Some(Ipv4Addr::new(172, 30, 0, 12)), 2), ("10.244.3.0/24".to_owned(), None, 3),]
+    );
+    let peers: Vec<_> =
+        plan.peers.iter().map(|((addr, length), peer)| (format!("{addr:?}"), length - 96, peer.0.flags)).collect();
+    assert_eq!(
+        peers,
+        [
+            ("10.244.2.0".to_owned(), 24, 0),
+            ("10.244.3.0".to_owned(), 24, peer_flags::TUNNEL),
+            ("172.31.0.13".to_owned(), 32, peer_flags::TUNNEL),
+        ]
+    );
+    let addresses: Vec<_> = plan.node_addresses.iter().map(|(addr, flags)| (format!("{addr:?}"), *flags)).collect();
+    assert_eq!(
+        addresses,
+        [
+            ("172.30.0.11".to_owned(), node_address_flags::LOCAL),
+            ("172.30.0.12".to_owned(), node_address_flags::PEER),
+            ("172.31.0.13".to_owned(), node_address_flags::PEER),
+        ]
+    );
+    assert!(plan.unreachable.is_empty());
+}
+
+#[test]
+fn the_tunnel_can_be_forced_or_forbidden() {
+    let always = plan(nodes().iter(), &local(Tunnel::Always));
+    assert!(always.routes.iter().all(|route| route.interface == 3));
+    let never = plan(nodes().iter(), &local(Tunnel::Never));
+    assert_eq!(never.routes.len(), 1);
+    assert!(never.unreachable["n3"].contains("tunnel"));
+    let without = Local { vxlan: None, ..local(Tunnel::Auto) };
+    let plan = plan(nodes().iter(), &without);
+    assert_eq!(plan.routes.len(), 1);
+    assert!(plan.unreachable["n3"].contains("VXLAN"));
+}
+
+#[test]
+fn a_node_without_range_or_address_is_left_out() {
+    let plan = plan([node("n2", "172.30.0.12", ""), node("n3", "", "10.244.3.0/24")].iter(), &local(Tunnel::Auto));
+    assert!(plan.routes.is_empty() && plan.peers.is_empty());
+    assert_eq!(plan.node_addresses.len(), 2);
+}
+
+#[test]
+fn only_ready_nodes_that_are_not_excluded_take_load_balancers() {
+    let mut node = node("n1", "172.30.0.11", "10.244.1.0/24");
+    assert!(node.takes_load_balancers());
+    node.metadata.labels.insert(EXCLUDE_LABEL.to_owned(), String::new());
+    assert!(!node.takes_load_balancers());
+    node.metadata.labels.clear();
+    node.status.conditions[0].status = "Unknown".to_owned();
+    assert!(!node.takes_load_balancers());
+}
+
+#[test]
+fn load_balancer_addresses_spread_and_go_where_they_may() {
+    let fit: BTreeSet<String> = (1..=4).map(|i| format!("n{i}")).collect();
+    let addresses = (0..200).map(|i| (Ipv4Addr::new(172, 30, 0, i), None)).collect();
+    let mut counts = BTreeMap::<String, usize>::new();
+    for owner in owners(&addresses, &fit).into_values() {
+        *counts.entry(owner).or_default() += 1;
+    }
+    assert!(counts.values().all(|n| (25..=75).contains(n)), "{counts:?}");
+    let only = BTreeMap::from([(Ipv4Addr::new(172, 30, 0, 1), Some(BTreeSet::from(["n2".to_owned()])))]);
+    assert_eq!(owners(&only, &fit).into_values().collect::<Vec<_>>(), ["n2"]);
+    let nobody = BTreeMap::from([(Ipv4Addr::new(172, 30, 0, 1), Some(BTreeSet::new()))]);
+    assert!(owners(&nobody, &fit).is_empty());
+}
+
+proptest! {
+    /// When a node goes, only its addresses move.
+    #[test]
+    fn a_node_takes_only_its_own_addresses_with_it(count in 2_u8..10, gone in 0_u8..10) {
+        let all: BTreeSet<String> = (0..count).map(|i| format!("n{i}")).collect();
+        let gone = format!("n{}", gone % count);
+        let rest: BTreeSet<String> = all.iter().filter(|n| **n != gone).cloned().collect();
+        let addresses = (0..100).map(|i| (Ipv4Addr::new(172, 30, 0, i), None)).collect();
+        let (before, after) = (owners(&addresses, &all), owners(&addresses, &rest));
+        for (address, owner) in before {
+            if owner != gone {
+                prop_assert_eq!(&after[&address], &owner);
+            }
+        }
+    }
+}
