@@ -118,7 +118,7 @@ pub async fn serve(
         ["openapi", "v3", "apis", group, version] => {
             openapi_v3(parts, document(path, &|registry| openapi::v3_document(registry, group, version))?)
         }
-        ["version"] => Ok(respond::json(200, &version())),
+        ["version"] => Ok(respond::encoded(200, &version(), wanted)),
         ["healthz" | "livez" | "readyz", ..] => Ok(health(server, &segments, query).await),
         ["metrics"] => Ok(respond::raw(200, "text/plain; version=0.0.4", metrics(server, &registry).into_bytes())),
         _ => match server.extensions.documents.get(path) {
