@@ -12,7 +12,7 @@
 //! A service of type ExternalName is a CNAME. A name that exists without records of the asked type is NODATA, a name
 //! that does not exist is NXDOMAIN.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
@@ -112,6 +112,8 @@ pub struct Zone {
     /// Addresses whose reverse names are ours: the services' and the pods' ranges.
     networks: Vec<IpNet>,
     namespaces: BTreeMap<String, BTreeMap<String, Entry>>,
+    /// The service of each slice, by namespace and name of the slice.
+    slices: BTreeMap<(String, String), String>,
     /// Names of an address, for PTR.
     reverse: BTreeMap<IpAddr, Vec<Name>>,
     /// Counts changes: the zone's serial number.
@@ -123,7 +125,8 @@ impl Zone {
     pub fn new(origin: &str, networks: Vec<IpNet>) -> Result<Self, hickory_proto::ProtoError> {
         let mut origin = Name::from_utf8(origin)?.to_lowercase();
         origin.set_fqdn(true);
-        Ok(Self { origin, networks, namespaces: BTreeMap::new(), reverse: BTreeMap::new(), serial: 1 })
+        let (namespaces, slices, reverse) = Default::default();
+        Ok(Self { origin, networks, namespaces, slices, reverse, serial: 1 })
     }
 
     /// Adds a service, or replaces what was known of it.
@@ -140,16 +143,43 @@ impl Zone {
     /// Adds a slice of endpoints, or replaces it.
     pub fn set_slice(&mut self, slice: Slice) {
         let (namespace, service) = (slice.namespace.clone(), slice.service.clone());
+        let key = (namespace.clone(), slice.name.clone());
+        if self.slices.get(&key).is_some_and(|before| *before != service) {
+            self.remove_slice(&key.0, &key.1);
+        }
+        self.slices.insert(key, service.clone());
         self.change(&namespace, &service, |entry| {
             entry.slices.insert(slice.name.clone(), slice);
         });
     }
 
-    /// Forgets a slice of endpoints of a service.
-    pub fn remove_slice(&mut self, namespace: &str, service: &str, name: &str) {
-        self.change(namespace, service, |entry| {
-            entry.slices.remove(name);
+    /// Forgets a slice of endpoints.
+    pub fn remove_slice(&mut self, namespace: &str, name: &str) {
+        if let Some(service) = self.slices.remove(&(namespace.to_owned(), name.to_owned())) {
+            self.change(namespace, &service, |entry| {
+                entry.slices.remove(name);
+            });
+        }
+    }
+
+    /// These are all services there are.
+    pub fn replace_services(&mut self, services: Vec<Service>) {
+        let known = self.namespaces.iter().flat_map(|(namespace, services)| {
+            let named = services.iter().filter(|(_, entry)| entry.service.is_some());
+            named.map(move |(name, _)| (namespace.clone(), name.clone()))
         });
+        let keys: BTreeSet<_> = services.iter().map(|s| (s.namespace.clone(), s.name.clone())).collect();
+        let stale: Vec<_> = known.filter(|key| !keys.contains(key)).collect();
+        stale.iter().for_each(|(namespace, name)| self.remove_service(namespace, name));
+        services.into_iter().for_each(|service| self.set_service(service));
+    }
+
+    /// These are all slices there are.
+    pub fn replace_slices(&mut self, slices: Vec<Slice>) {
+        let keys: BTreeSet<_> = slices.iter().map(|s| (s.namespace.clone(), s.name.clone())).collect();
+        let stale: Vec<_> = self.slices.keys().filter(|key| !keys.contains(*key)).cloned().collect();
+        stale.iter().for_each(|(namespace, name)| self.remove_slice(namespace, name));
+        slices.into_iter().for_each(|slice| self.set_slice(slice));
     }
 
     /// Changes an entry and keeps the reverse names in step.

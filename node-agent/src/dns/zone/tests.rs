@@ -145,9 +145,38 @@ fn what_goes_leaves_nothing_behind() {
         zone.remove_service("shop", name);
     }
     assert_eq!(ask(&zone, "db.shop.svc.cluster.local.", RecordType::A), Found::NotFound, "slices alone are no name");
-    zone.remove_slice("shop", "db", "db-x");
+    zone.remove_slice("shop", "db-x");
     assert_eq!(ask(&zone, "shop.svc.cluster.local.", RecordType::A), Found::NotFound);
-    assert!(zone.reverse.is_empty() && zone.namespaces.is_empty());
+    assert!(zone.reverse.is_empty() && zone.namespaces.is_empty() && zone.slices.is_empty());
+}
+
+#[test]
+fn a_whole_list_replaces_what_was_known() {
+    let mut zone = zone();
+    let web = |address: &str| Service { addresses: vec![address.parse().unwrap()], ..service("shop", "web") };
+    zone.replace_services(vec![web("10.96.0.8")]);
+    assert_eq!(answers(&zone, "web.shop.svc.cluster.local.", RecordType::A), ["10.96.0.8"]);
+    assert_eq!(ask(&zone, "away.shop.svc.cluster.local.", RecordType::A), Found::NotFound);
+    assert_eq!(ask(&zone, "7.0.96.10.in-addr.arpa.", RecordType::PTR), Found::NotFound);
+    zone.replace_slices(Vec::new());
+    zone.replace_services(Vec::new());
+    assert!(zone.reverse.is_empty() && zone.namespaces.is_empty() && zone.slices.is_empty());
+}
+
+#[test]
+fn a_slice_follows_its_label() {
+    let mut zone = zone();
+    zone.set_service(service("shop", "other"));
+    let moved = Slice {
+        namespace: "shop".into(),
+        name: "db-x".into(),
+        service: "other".into(),
+        endpoints: vec![endpoint("10.244.0.1", None, true)],
+        ports: Vec::new(),
+    };
+    zone.set_slice(moved);
+    assert_eq!(answers(&zone, "other.shop.svc.cluster.local.", RecordType::A), ["10.244.0.1"]);
+    assert_eq!(ask(&zone, "db.shop.svc.cluster.local.", RecordType::A), Found::NoData);
 }
 
 proptest::proptest! {
