@@ -16,6 +16,7 @@ pub mod cache;
 pub mod chain;
 mod compaction;
 pub mod discovery;
+mod event_ttl;
 pub mod extension;
 mod json;
 pub mod metrics;

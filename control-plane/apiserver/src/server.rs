@@ -21,7 +21,7 @@ use crate::cache::WatchCache;
 use crate::extension::Extensions;
 use crate::metrics::Metrics;
 use crate::reader::{Entry, Reader};
-use crate::{chain, compaction, discovery};
+use crate::{chain, compaction, discovery, event_ttl};
 
 /// Makes the extensions, once there is something to read from.
 pub type Extend = Box<dyn FnOnce(Arc<dyn Reader>) -> Extensions + Send>;
@@ -87,6 +87,8 @@ impl ApiServer {
         let methods = std::mem::take(&mut extensions.authenticators);
         let authentication = Chain::new(methods, extensions.anonymous, authorization.clone());
         tokio::spawn(compaction::run(config.store.clone(), config.stop.clone()));
+        let (store, clock) = (config.store.clone(), config.clock.clone());
+        tokio::spawn(event_ttl::run(cache.clone(), store, clock, config.stop.clone()));
         Ok(Self(Arc::new(Shared {
             store: config.store,
             registry: ArcSwap::from_pointee(config.registry),
