@@ -1,7 +1,7 @@
 //! Nodes that give no sign of life: their conditions become unknown, taints keep pods away and send them off, and
 //! their pods stop counting as ready (upstream `pkg/controller/nodelifecycle`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -250,7 +250,8 @@ impl NodeLifecycle {
     /// Takes note of new signs of life; when each node gave its last.
     fn last_seen(&self, nodes: &[Arc<Node>], now: Timestamp) -> BTreeMap<String, Timestamp> {
         let mut signs = self.signs.lock();
-        signs.retain(|name, _| nodes.iter().any(|n| n.metadata.name == *name));
+        let names: BTreeSet<&str> = nodes.iter().map(|n| n.metadata.name.as_str()).collect();
+        signs.retain(|name, _| names.contains(name.as_str()));
         for node in nodes {
             let name = &node.metadata.name;
             let lease = self.cx.caches.node_leases.get(&Key::new("kube-node-lease", name));

@@ -46,17 +46,22 @@ pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
 
     let mut plan = Plan::nothing();
     plan.step(claims.actions);
-    let status = status(view, &active, terminating, now);
-    if status != set.status {
-        let patch = json!({"status": status});
-        plan.act(Write::merge(&kind::REPLICA_SET, &set.metadata, "status", patch).into());
-    }
     if !set.metadata.is_terminating() {
         let wanted = usize::try_from(set.replicas()).unwrap_or_default();
         if active.len() < wanted {
             plan.slow_start(create(set, (wanted - active.len()).min(BURST)));
         } else if active.len() > wanted {
             plan.step(delete(view, &active, (active.len() - wanted).min(BURST), now));
+        }
+    }
+    let status = status(view, &active, terminating, now);
+    if status != set.status {
+        let patch = json!({"status": status});
+        let write = Write::merge(&kind::REPLICA_SET, &set.metadata, "status", patch).into();
+        // Beside the first of the others: it holds them up as little as their failure does it.
+        match plan.steps.first_mut() {
+            Some(step) => step.push(write),
+            None => plan.act(write),
         }
     }
     if let Some(wait) = next_available(set.spec.min_ready_seconds, &active, now) {
