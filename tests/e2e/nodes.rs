@@ -151,12 +151,7 @@ pub fn the_server_comes_back(cluster: &Arc<Cluster>) -> Result {
     let ns = cluster.namespace("server")?;
     ns.kubectl(&["create", "configmap", "kept", "--from-literal=a=1"])?;
     ns.client("client", None)?;
-    let state = cluster.xebec(&["status", "--name", cluster.name()])?.ok("status")?;
-    let pid = state
-        .lines()
-        .find(|l| l.contains("server"))
-        .and_then(|l| l.split_whitespace().find_map(|w| w.trim_start_matches("pid=").parse::<u32>().ok()))
-        .ok_or_else(|| format!("no server process in:\n{state}"))?;
+    let pid = cluster.pid("server")?;
     crate::harness::run(std::process::Command::new("kill").args(["-KILL", &pid.to_string()]), None)?.ok("kill")?;
     wait_until("it answers again", SOON, || Ok(cluster.kubectl(&["get", "--raw", "/readyz"])?.status.success()))?;
     same(ns.field("configmap/kept", "{.data.a}")?.as_str(), "1", "what was written before")?;
@@ -171,12 +166,7 @@ pub fn a_node_crashes_and_comes_back(cluster: &Arc<Cluster>) -> Result {
     ns.apply(&web("web", 3, ""))?;
     ns.rolled_out("web")?;
     // PID 1 of the node's namespace, from outside of it.
-    let state = cluster.xebec(&["status", "--name", cluster.name()])?.ok("status")?;
-    let pid = state
-        .lines()
-        .find(|l| l.contains(&node))
-        .and_then(|l| l.split_whitespace().find_map(|w| w.trim_start_matches("pid=").parse::<u32>().ok()))
-        .ok_or_else(|| format!("no process of {node} in:\n{state}"))?;
+    let pid = cluster.pid(&node)?;
     crate::harness::run(std::process::Command::new("kill").args(["-KILL", &pid.to_string()]), None)?.ok("kill")?;
     wait_until("all replicas are ready again", Duration::from_secs(120), || {
         let pods = ns.get(&["pods", "-l", "app=web"])?;
