@@ -29,6 +29,9 @@ const GIT_VERSION: &str = "v1.37.0+xebec";
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
+/// The same as clients can parse it: an `@` is no part of a media type (kube-openapi `handler`).
+const OPENAPI_V2_PROTOBUF_ANSWERED: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
 /// How long the store may take to answer a health check.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -150,8 +153,11 @@ type Make<'a> = &'a dyn Fn(&Registry) -> Option<Value>;
 type Document<'a> = &'a dyn Fn(&str, Make<'_>) -> Result<(Bytes, HeaderValue), Status>;
 
 fn openapi_v2(parts: &Parts, document: Document<'_>) -> Result<Response<Body>, Status> {
-    if wants(parts, OPENAPI_V2_PROTOBUF) && !wants(parts, "application/json") && !wants(parts, "*/*") {
-        return Err(Status::new(406, "NotAcceptable", "only the following media types are accepted: application/json"));
+    if wants(parts, OPENAPI_V2_PROTOBUF) && !wants(parts, "application/json") {
+        let (json, tag) = document("/openapi/v2", &|registry| Some(openapi::v2(registry)))?;
+        let document = serde_json::from_slice(&json).map_err(Status::internal)?;
+        let bytes = openapi::protobuf::encode(&document).into();
+        return Ok(tagged(parts, bytes, tag, OPENAPI_V2_PROTOBUF_ANSWERED));
     }
     let (bytes, tag) = document("/openapi/v2", &|registry| Some(openapi::v2(registry)))?;
     Ok(tagged(parts, bytes, tag, "application/json"))

@@ -180,6 +180,8 @@ async fn kubectl_manages_deployments() {
     assert!(described.contains("StrategyType:           RollingUpdate"), "{described}");
     assert!(cluster.ok("explain deployment.spec.replicas", "").await.contains("FIELD: replicas <integer>"));
     assert!(cluster.ok("api-resources --api-group=apps", "").await.contains("deployments"));
+    let unknown = cluster.fails("create -f -", "apiVersion: foo/v1\nkind: Bar\nmetadata:\n  name: x\n").await;
+    assert!(unknown.contains("no matches for kind \"Bar\" in version \"foo/v1\""), "{unknown}");
     let deleted = cluster.ok("delete deploy web", "").await;
     assert_eq!(deleted, "deployment.apps \"web\" deleted from default namespace\n");
 }

@@ -5,6 +5,7 @@
 //! version of this crate.
 
 mod paths;
+pub mod protobuf;
 mod schemas;
 
 use serde_json::{Map, Value, json};
