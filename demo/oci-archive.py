@@ -18,11 +18,16 @@ import tempfile
 
 def layer(out, drop):
     """Copies the tar on standard input to `out` without what is dropped, owners as numbers and times zeroed."""
+    def dropped(name):
+        return any(name == d or name.startswith(d + "/") for d in drop)
+
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|*") as source, tarfile.open(fileobj=out, mode="w|") as target:
         for member in source:
             name = member.name.removeprefix("./").rstrip("/")
-            if not name or name == "." or any(name == d or name.startswith(d + "/") for d in drop):
+            if not name or name == "." or dropped(name):
                 continue
+            if member.islnk() and dropped(member.linkname.removeprefix("./")):
+                continue  # a hard link to nothing
             if member.ischr() or member.isblk():
                 continue  # the runtime makes /dev
             member.name = name

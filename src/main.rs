@@ -1,5 +1,7 @@
 //! A Kubernetes cluster in one binary: this is the command line, a file per subcommand.
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -10,10 +12,12 @@ mod bench;
 mod cluster;
 mod down;
 mod exec;
+mod image;
 mod kubeconfig;
 mod logging;
 mod node_init;
 mod progress;
+mod renewing;
 mod server;
 mod status;
 mod supervise;
@@ -30,11 +34,13 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Cmd {
     Server(server::config::Args),
+    Agent(agent::config::Args),
     Up(up::Args),
     Down(down::Args),
     Status(status::Args),
     Kubeconfig(kubeconfig::Args),
     Exec(exec::Args),
+    Image(image::Args),
     Token(token::Args),
     Bench(bench::Args),
     /// Keeps a cluster on this machine running (started by `up`)
@@ -53,19 +59,24 @@ enum Cmd {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = called_by_another_name() {
+        return code;
+    }
     let command = Cli::parse().command;
     logging::init(match command {
-        Cmd::Server(_) | Cmd::Supervise { .. } | Cmd::NodeInit { .. } => "info",
-        _ => "warn",
+        Cmd::Server(_) | Cmd::Agent(_) | Cmd::Supervise { .. } | Cmd::NodeInit { .. } => "info,kube_client=off",
+        _ => "warn,kube_client=off",
     });
     let done = |result: anyhow::Result<()>| result.map(|()| ExitCode::SUCCESS);
     let result = match command {
+        Cmd::Agent(args) => done(agent::main(args)),
         Cmd::Server(args) => done(server::main(args)),
         Cmd::Up(args) => done(up::main(&args)),
         Cmd::Down(args) => done(down::main(&args)),
         Cmd::Status(args) => done(status::main(&args)),
         Cmd::Kubeconfig(args) => done(kubeconfig::main(&args)),
         Cmd::Exec(args) => exec::main(&args),
+        Cmd::Image(args) => done(image::main(&args)),
         Cmd::Token(args) => done(token::main(&args)),
         Cmd::Bench(args) => done(bench::main(&args)),
         Cmd::Supervise { name } => supervise::main(&name),
@@ -75,6 +86,22 @@ fn main() -> ExitCode {
         eprintln!("xebec: {}", describe(&error));
         ExitCode::FAILURE
     })
+}
+
+/// What containerd and container runtimes call: the CNI plugin by the program's name, the containers' loggers by a first
+/// argument. Neither knows this command line's options.
+fn called_by_another_name() -> Option<ExitCode> {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let name = arguments.first().map(Path::new).and_then(Path::file_name);
+    if name.is_some_and(|n| n == "xebec-cni") {
+        return Some(xebec_cni::plugin::main());
+    }
+    let verb = arguments.get(1)?.to_str()?;
+    if !xebec_node_agent::logger::VERBS.contains(&verb) {
+        return None;
+    }
+    let code = xebec_node_agent::logger::main(&arguments[1..]);
+    Some(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)))
 }
 
 /// An error and its causes, each said once: some errors repeat their causes in their own words.

@@ -1,5 +1,142 @@
-//! `xebec agent`: a node of a cluster.
+//! `xebec agent`: a node of a cluster. Finds the CA, becomes the node by certificate, and runs the node's parts.
 
 pub mod config;
 pub mod discovery;
 pub mod identity;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use xebec_clock::{Clock, Random};
+use xebec_pki::{Certified, ServerTls, server_config};
+
+use crate::cluster::write_atomically;
+use crate::renewing::Renewing;
+use config::{AgentConfig, Trust};
+use identity::{Node, Purpose, SwitchingClient, private_dir};
+
+/// A CA file may be the work of a server that starts at the same time.
+const CA_PATIENCE: Duration = Duration::from_secs(60);
+
+/// `xebec agent`: runs until SIGTERM or SIGINT. Pods, their connections and what is in the kernel stay.
+pub fn main(args: config::Args) -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("must run as root: pods are made of namespaces, mounts and BPF programs (try sudo)");
+    }
+    let config = args.load()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            result = asked_to_stop() => result,
+            result = run(config) => result,
+        }
+    });
+    // What hangs now would hang for ever.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn asked_to_stop() -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("asked to stop");
+    Ok(())
+}
+
+/// Who this node is, and everything it needs to prove it.
+struct Joined {
+    client: kube::Client,
+    tls: rustls::ServerConfig,
+    ca: String,
+}
+
+/// Has the node's certificates made, or takes those kept; renews them from now on.
+async fn join(config: &AgentConfig, clock: &Clock, random: &Random) -> anyhow::Result<Joined> {
+    let dir = config.data_dir.join("pki");
+    private_dir(&dir)?;
+    let node = Node {
+        server: config.server.clone(),
+        ca: find_ca(config, &dir).await?,
+        name: config.node_name.clone(),
+        serves_as: vec![config.node_name.clone(), config.node_ip.to_string()],
+        dir,
+        clock: clock.clone(),
+        random: random.clone(),
+    };
+    let own = match (node.kept(Purpose::Client), &config.token) {
+        (Some(kept), _) => kept,
+        (None, Some(token)) => {
+            tracing::info!("joining {} as {}", config.server, config.node_name);
+            node.obtain(Purpose::Client, &node.joining_client(token)?).await?
+        }
+        (None, None) => bail!(
+            "this node has no certificate yet: give it a token to join with (`xebec token create` on the server's machine \
+             prints the command)"
+        ),
+    };
+    let switching = SwitchingClient::new(node.client(&own)?);
+    let client = switching.client();
+    let serving = match node.kept(Purpose::Serving) {
+        Some(kept) => kept,
+        None => node.obtain(Purpose::Serving, &client).await?,
+    };
+    let tls = |certified: &Certified| {
+        server_config(&ServerTls { certified, client_ca_pem: &node.ca }, clock).context("cannot set up TLS")
+    };
+    let (renewing, config) = Renewing::new(tls(&serving)?);
+    renew(&node, own, switching, serving, renewing);
+    Ok(Joined { client, tls: config, ca: node.ca })
+}
+
+fn renew(node: &Node, own: Certified, switching: SwitchingClient, serving: Certified, renewing: Arc<Renewing>) {
+    let client = switching.client();
+    let (for_client, for_serving) = (node.clone(), node.clone());
+    let with = client.clone();
+    tokio::spawn(async move {
+        let switch = |new: &Certified| for_client.client(new).map(|client| switching.switch(client));
+        for_client.keep_fresh(Purpose::Client, own, with, switch).await;
+    });
+    tokio::spawn(async move {
+        let show = |new: &Certified| {
+            let tls = ServerTls { certified: new, client_ca_pem: &for_serving.ca };
+            server_config(&tls, &for_serving.clock).map(|new| renewing.renew(&new)).context("cannot set up TLS")
+        };
+        for_serving.keep_fresh(Purpose::Serving, serving, client, show).await;
+    });
+}
+
+async fn find_ca(config: &AgentConfig, dir: &Path) -> anyhow::Result<String> {
+    let kept = dir.join("ca.crt");
+    match &config.trust {
+        Trust::File(path) => discovery::from_file(path, CA_PATIENCE).await,
+        Trust::Kept if kept.exists() => discovery::from_file(&kept, Duration::ZERO).await,
+        Trust::Kept => bail!("which CA? Give --ca-hash or --ca-file (`xebec token create` prints the command)"),
+        Trust::Hash(hash) => {
+            if let Ok(ca) = discovery::from_file(&kept, Duration::ZERO).await
+                && discovery::pin(ca.as_bytes()).is_ok_and(|pin| pin == *hash)
+            {
+                return Ok(ca);
+            }
+            let ca = discovery::by_pin(&config.server, hash).await?;
+            write_atomically(&kept, ca.as_bytes(), 0o644)?;
+            Ok(ca)
+        }
+    }
+}
+
+async fn run(config: AgentConfig) -> anyhow::Result<()> {
+    let (clock, random) = (Clock::system(), Random::system());
+    let joined = join(&config, &clock, &random).await?;
+    let stop = CancellationToken::new();
+    let _ = (joined.client, joined.tls, joined.ca, stop);
+    std::future::pending().await
+}

@@ -1,16 +1,16 @@
 //! What the server shows: a certificate of the cluster's CA, made anew in time, with the CA's own behind it so that
 //! agents can find it by its hash.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::SignedDuration;
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
 use tokio_util::sync::CancellationToken;
 use xebec_clock::Clock;
 use xebec_pki::{Certified, ClusterCa, ServerTls, server_config};
+
+use crate::renewing::Renewing;
 
 /// A year, as upstream.
 const VALIDITY: SignedDuration = SignedDuration::from_hours(365 * 24);
@@ -25,15 +25,13 @@ pub fn config(
     stop: &CancellationToken,
 ) -> anyhow::Result<rustls::ServerConfig> {
     let first = make(ca, names, clock)?;
-    let renewing = Arc::new(Renewing(RwLock::new(Arc::clone(&first.cert_resolver))));
-    let mut config = Arc::unwrap_or_clone(first);
-    config.cert_resolver = Arc::clone(&renewing) as _;
+    let (renewing, config) = Renewing::new(first);
     let (ca, names, clock, stop) = (Arc::clone(ca), names.to_vec(), clock.clone(), stop.clone());
     tokio::spawn(stop.run_until_cancelled_owned(async move {
         loop {
             tokio::time::sleep(RENEW_AFTER).await;
             match make(&ca, &names, &clock) {
-                Ok(new) => *renewing.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new.cert_resolver),
+                Ok(new) => renewing.renew(&new),
                 Err(e) => tracing::error!("cannot renew the server's certificate: {e:#}"),
             }
         }
@@ -48,14 +46,4 @@ fn make(ca: &ClusterCa, names: &[String], clock: &Clock) -> anyhow::Result<Arc<r
     let certified = Certified { certificate_pem, key_pem: own.key_pem };
     server_config(&ServerTls { certified: &certified, client_ca_pem: ca.certificate_pem() }, clock)
         .context("cannot set up TLS")
-}
-
-/// The newest certificate.
-#[derive(Debug)]
-struct Renewing(RwLock<Arc<dyn ResolvesServerCert>>);
-
-impl ResolvesServerCert for Renewing {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).resolve(hello)
-    }
 }
