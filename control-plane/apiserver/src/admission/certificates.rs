@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
+use serde_json::{Value, json};
 use xebec_pki::RequestedIdentity;
 use xebec_schema::status::Status;
 
@@ -34,6 +34,36 @@ fn permitted(authorizer: &dyn Authorizer, review: &Review<'_>, verb: &str, signe
         };
         matches!(authorizer.authorize(&attributes), Decision::Allow(_))
     })
+}
+
+/// Writes down who asks, whatever the request says; upstream does it in its registry. Approval goes by it.
+pub struct CertificateRequester;
+
+#[async_trait]
+impl Plugin for CertificateRequester {
+    fn name(&self) -> &'static str {
+        "CertificateRequester"
+    }
+
+    async fn mutate(&self, review: &mut Review<'_>) -> Result<(), Status> {
+        if review.operation != Operation::Create || !is(review, GROUP, PLURAL) {
+            return Ok(());
+        }
+        let user = review.user;
+        if let Some(spec) = review.object.as_mut().and_then(|o| o.get_mut("spec")).and_then(Value::as_object_mut) {
+            spec.insert("username".into(), user.name.as_str().into());
+            spec.insert("groups".into(), user.groups.clone().into());
+            let extra = (!user.extra.is_empty()).then(|| json!(user.extra));
+            let uid = (!user.uid.is_empty()).then(|| json!(user.uid));
+            for (field, value) in [("uid", uid), ("extra", extra)] {
+                match value {
+                    Some(value) => drop(spec.insert(field.into(), value)),
+                    None => drop(spec.remove(field)),
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The plugin `CertificateApproval`.

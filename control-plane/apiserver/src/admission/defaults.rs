@@ -5,7 +5,9 @@ use std::sync::Arc;
 use xebec_clock::Random;
 
 use super::Plugin;
-use super::certificates::{CertificateApproval, CertificateSigning, CertificateSubjectRestriction};
+use super::certificates::{
+    CertificateApproval, CertificateRequester, CertificateSigning, CertificateSubjectRestriction,
+};
 use super::default_storage_class::DefaultStorageClass;
 use super::default_toleration_seconds::DefaultTolerationSeconds;
 use super::limit_ranger::LimitRanger;
@@ -51,6 +53,7 @@ pub fn default_plugins(parts: &Parts) -> Vec<Arc<dyn Plugin>> {
         Arc::new(DefaultTolerationSeconds),
         Arc::new(DefaultStorageClass::new(reader())),
         Arc::new(RuntimeClass::new(reader())),
+        Arc::new(CertificateRequester),
         Arc::new(CertificateApproval::new(authorizer())),
         Arc::new(CertificateSigning::new(authorizer())),
         Arc::new(CertificateSubjectRestriction),
