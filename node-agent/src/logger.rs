@@ -68,7 +68,9 @@ fn ignore_signals() {
     use nix::sys::signal::{SigHandler, Signal, signal};
     for which in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE] {
         // SAFETY: to ignore a signal installs no handler code.
-        drop(unsafe { signal(which, SigHandler::SigIgn) });
+        if let Err(error) = unsafe { signal(which, SigHandler::SigIgn) } {
+            eprintln!("xebec: container log: cannot ignore {which}: {error}");
+        }
     }
 }
 

@@ -42,7 +42,7 @@ impl<'a> Pod<'a> {
 
     async fn container(&self, id: &str, command: &[&str]) -> ContainerSpec {
         ContainerSpec {
-            id: id.to_owned(),
+            id: self.node.id(id),
             pod: self.identity.clone(),
             name: id.to_owned(),
             attempt: 0,
@@ -76,7 +76,7 @@ impl<'a> Pod<'a> {
 
     async fn remove(&self, ids: &[&str]) {
         for id in ids {
-            self.runtime.remove(id).await.unwrap();
+            self.runtime.remove(&self.node.id(id)).await.unwrap();
         }
         self.runtime.remove_sandbox(&self.identity, &self.spec.cgroup).await.unwrap();
     }
@@ -111,6 +111,7 @@ async fn a_container_lives_from_create_to_remove() {
     let node = Node::start().await;
     let runtime = node.runtime();
     let mut events = runtime.subscribe();
+    assert_eq!(events.recv().await, Some(RuntimeEvent::Resync));
     let pod = Pod::new(&node, &runtime, "life").await;
 
     let script = "echo $GREETING from $(hostname); echo oops >&2; trap 'exit 3' TERM; while true; do sleep 0.05; done";
@@ -129,14 +130,14 @@ async fn a_container_lives_from_create_to_remove() {
 
     let command = ["sh", "-c", "id -u; echo $GREETING; exit 7"].map(str::to_owned);
     let began = tokio::time::Instant::now();
-    let output = runtime.exec_output("talker", &command, Duration::from_secs(5)).await.unwrap();
+    let output = runtime.exec_output(&node.id("talker"), &command, Duration::from_secs(5)).await.unwrap();
     println!("exec: {:?}", began.elapsed());
     assert_eq!((output.code, String::from_utf8(output.output).unwrap().as_str()), (7, "0\nhello\n"));
     let slow = ["sleep", "60"].map(str::to_owned);
-    assert!(runtime.exec_output("talker", &slow, Duration::from_millis(300)).await.is_err());
+    assert!(runtime.exec_output(&node.id("talker"), &slow, Duration::from_millis(300)).await.is_err());
 
     let spec = ExecSpec { command: vec!["cat".to_owned()], tty: false, stdin: true, stdout: true, stderr: true };
-    let mut streams = runtime.exec("talker", spec).await.unwrap();
+    let mut streams = runtime.exec(&node.id("talker"), spec).await.unwrap();
     let big = vec![b'x'; 300_000];
     let input = streams.stdin.take().unwrap();
     let sent = big.clone();
@@ -149,12 +150,12 @@ async fn a_container_lives_from_create_to_remove() {
     assert_eq!(received, big);
     assert_eq!(streams.exit.await.unwrap().unwrap(), 0);
 
-    assert!(runtime.usage("talker").await.unwrap().cpu_ns > 0);
-    runtime.signal("talker", None).await.unwrap();
-    assert_eq!(exit(&mut events, "talker").await.code, 3);
-    assert!(matches!(runtime.inspect("talker").await.unwrap().phase, Phase::Exited(_, e) if e.code == 3));
-    runtime.signal("second", Some(libc::SIGKILL)).await.unwrap();
-    assert_eq!(exit(&mut events, "second").await.code, 137);
+    assert!(runtime.usage(&node.id("talker")).await.unwrap().cpu_ns > 0);
+    runtime.signal(&node.id("talker"), None).await.unwrap();
+    assert_eq!(exit(&mut events, &node.id("talker")).await.code, 3);
+    assert!(matches!(runtime.inspect(&node.id("talker")).await.unwrap().phase, Phase::Exited(_, e) if e.code == 3));
+    runtime.signal(&node.id("second"), Some(libc::SIGKILL)).await.unwrap();
+    assert_eq!(exit(&mut events, &node.id("second")).await.code, 137);
     pod.remove(&["talker", "second"]).await;
     assert!(runtime.list().await.unwrap().is_empty());
     assert!(runtime.sandboxes().await.unwrap().is_empty());
@@ -165,13 +166,14 @@ async fn memory_is_limited_and_the_kill_is_told() {
     let node = Node::start().await;
     let runtime = node.runtime();
     let mut events = runtime.subscribe();
+    assert_eq!(events.recv().await, Some(RuntimeEvent::Resync));
     let pod = Pod::new(&node, &runtime, "oom").await;
     let mut spec =
         pod.container("eater", &["sh", "-c", "head -c 200000000 /dev/zero | cat | (x=$(cat); echo $x)"]).await;
     spec.limits.memory_bytes = Some(16 << 20);
     spec.command = ["dd", "if=/dev/zero", "of=/dev/null", "bs=100M", "count=1"].map(str::to_owned).to_vec();
     pod.run(&spec).await;
-    let ended = exit(&mut events, "eater").await;
+    let ended = exit(&mut events, &node.id("eater")).await;
     assert_eq!((ended.code, ended.oom_killed), (137, true));
     pod.remove(&["eater"]).await;
 }
@@ -209,11 +211,11 @@ async fn containers_outlive_agent_and_containerd() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(std::fs::metadata(&log).unwrap().len() > before, "the log stopped when containerd did");
     let echo = ["echo", "alive"].map(str::to_owned);
-    let output = runtime.exec_output("lasting", &echo, Duration::from_secs(5)).await.unwrap();
+    let output = runtime.exec_output(&node.id("lasting"), &echo, Duration::from_secs(5)).await.unwrap();
     assert_eq!(output.output, b"alive\n");
     let pod = PodIdentity { namespace: "default".to_owned(), name: "p".to_owned(), uid: "adopt".to_owned() };
-    runtime.remove("lasting").await.unwrap();
-    runtime.remove("short").await.unwrap();
+    runtime.remove(&node.id("lasting")).await.unwrap();
+    runtime.remove(&node.id("short")).await.unwrap();
     runtime.remove_sandbox(&pod, "burstable/podadopt").await.unwrap();
 }
 
@@ -224,7 +226,7 @@ async fn a_command_that_is_not_there_is_an_error() {
     let pod = Pod::new(&node, &runtime, "wrong").await;
     let spec = pod.container("wrong", &["/no/such/file"]).await;
     runtime.create(&spec).await.unwrap();
-    let error = runtime.start("wrong").await.unwrap_err().to_string();
+    let error = runtime.start(&node.id("wrong")).await.unwrap_err().to_string();
     assert!(error.contains("/no/such/file"), "{error}");
     pod.remove(&["wrong"]).await;
 }
@@ -234,21 +236,22 @@ async fn a_container_with_standard_input_reads_it() {
     let node = Node::start().await;
     let runtime = node.runtime();
     let mut events = runtime.subscribe();
+    assert_eq!(events.recv().await, Some(RuntimeEvent::Resync));
     let pod = Pod::new(&node, &runtime, "input").await;
     let mut spec = pod.container("reader", &["sh", "-c", "read line; echo got $line; exit 4"]).await;
     spec.stdin = true;
     pod.run(&spec).await;
-    let input = runtime.stdin("reader").await.unwrap();
+    let input = runtime.stdin(&node.id("reader")).await.unwrap();
     input.send("words\n".into()).await.unwrap();
-    assert_eq!(exit(&mut events, "reader").await.code, 4);
+    assert_eq!(exit(&mut events, &node.id("reader")).await.code, 4);
     log_holds(&pod.log("reader"), " stdout F got words\n").await;
     let mut spec = pod.container("terminal", &["sh", "-c", "read line; echo got $line; exit 6"]).await;
     (spec.stdin, spec.tty) = (true, true);
     pod.run(&spec).await;
-    runtime.resize("terminal", 100, 30).await.unwrap();
-    let input = runtime.stdin("terminal").await.unwrap();
+    runtime.resize(&node.id("terminal"), 100, 30).await.unwrap();
+    let input = runtime.stdin(&node.id("terminal")).await.unwrap();
     input.send("words\n".into()).await.unwrap();
-    assert_eq!(exit(&mut events, "terminal").await.code, 6);
+    assert_eq!(exit(&mut events, &node.id("terminal")).await.code, 6);
     log_holds(&pod.log("terminal"), "got words").await;
     pod.remove(&["reader", "terminal"]).await;
 }

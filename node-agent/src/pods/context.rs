@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
 use xebec_clock::{Clock, Random};
 
 use super::env::{Facts, Sources};
@@ -90,6 +91,19 @@ pub struct Context {
     pub services: Option<Arc<RwLock<View<Service>>>>,
     /// Which pod a container id belongs to: its uid.
     pub owners: Mutex<BTreeMap<String, String>>,
+    /// The latest containers, by pod uid and name.
+    pub latest: Mutex<BTreeMap<(String, String), watch::Sender<Latest>>>,
+}
+
+/// The latest container of a name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Latest {
+    /// Its id.
+    pub id: String,
+    /// How many there were before it.
+    pub attempt: u32,
+    /// Whether it runs.
+    pub running: bool,
 }
 
 impl Context {
@@ -99,6 +113,28 @@ impl Context {
             .join(format!("{}_{}_{}", pod.namespace, pod.name, pod.uid))
             .join(container)
             .join(format!("{attempt}.log"))
+    }
+
+    /// Tells those who look at a container (streams, mostly) what it does.
+    pub fn tell_latest(&self, uid: &str, container: &str, latest: Latest) {
+        let mut all = self.latest.lock();
+        let sender = all.entry((uid.to_owned(), container.to_owned())).or_default();
+        sender.send_if_modified(|old| {
+            let changed = *old != latest;
+            *old = latest;
+            changed
+        });
+    }
+
+    /// Forgets the containers of a pod.
+    pub fn forget_latest(&self, uid: &str) {
+        self.latest.lock().retain(|(pod, _), _| pod != uid);
+    }
+
+    /// What the latest container of a name does, and will do.
+    pub fn latest(&self, uid: &str, container: &str) -> Option<watch::Receiver<Latest>> {
+        let all = self.latest.lock();
+        all.get(&(uid.to_owned(), container.to_owned())).map(watch::Sender::subscribe)
     }
 
     /// What variables and files may be told about the pod.

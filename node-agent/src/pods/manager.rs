@@ -106,6 +106,7 @@ impl PodManager {
             random: random.clone(),
             services: config.service_links.then(Arc::default),
             owners: Mutex::default(),
+            latest: Mutex::default(),
         };
         Self {
             context: Arc::new(context),

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::operations::Done;
 use self::probing::{ProbeDone, Probing};
-use super::context::Context;
+use super::context::{Context, Latest};
 use super::plan::{self, Action};
 use super::spec::identity;
 use super::state::{ContainerState, Instance, Operation, PodState, Problem, Step, TerminatedEq, Unhealthy};
@@ -119,7 +119,9 @@ impl Worker {
         loop {
             let now = self.context.clock.now();
             let wake_at = self.step(now);
+            self.tell_latest();
             if self.state.deleted.done().is_some() {
+                self.context.forget_latest(&self.identity.uid);
                 return;
             }
             let wake = async {
@@ -138,6 +140,16 @@ impl Worker {
                 Some(done) = self.operations.next() => self.finish(done).await,
                 Some(done) = self.probes.next() => self.probed(done),
                 () = wake => {}
+            }
+        }
+    }
+
+    fn tell_latest(&self) {
+        for (name, container) in &self.state.containers {
+            if let Some(instance) = &container.instance {
+                let latest =
+                    Latest { id: instance.id.clone(), attempt: instance.attempt, running: instance.is_running() };
+                self.context.tell_latest(&self.identity.uid, name, latest);
             }
         }
     }
@@ -618,11 +630,18 @@ fn adopt_record(pod: &Pod, state: &mut PodState, record: Record, told: Option<&c
         running && (spec.startup_probe.is_none() || same && told.is_some_and(|t| t.started == Some(true)));
     container.ready = running && (spec.readiness_probe.is_none() || same && told.is_some_and(|t| t.ready));
     let terminated = told.and_then(|t| t.state.terminated.as_ref()).filter(|_| same);
+    // The runtime knows the time of its creation only; what was reported is the time of its start.
+    let reported_start = told.filter(|_| same).and_then(|t| t.state.running.as_ref()?.started_at);
+    let phase = match (record.phase, reported_start) {
+        (Phase::Running(_), Some(since)) => Phase::Running(since),
+        (Phase::Exited(_, exit), Some(since)) => Phase::Exited(Some(since), exit),
+        (phase, _) => phase,
+    };
     container.instance = Some(Instance {
         id: record.id,
         attempt: record.attempt,
         image: record.image,
-        phase: record.phase,
+        phase,
         message: terminated.and_then(|t| t.message.clone()),
         reason: None,
     });

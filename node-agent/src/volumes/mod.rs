@@ -1,5 +1,12 @@
 //! A pod's files: its volumes, and what the kubelet puts into every container (`/etc/hosts`, the termination message).
 
+pub mod atomic;
+pub mod files;
+pub mod local;
+pub mod objects;
+pub mod payload;
+mod token;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -40,6 +40,11 @@ impl Node {
         self.folder.path().join(name)
     }
 
+    /// An id that no container of another test has: runc's state is the machine's.
+    pub fn id(&self, name: &str) -> String {
+        format!("{name}-{}", self.cgroup_root.trim_start_matches("/xebec-node-"))
+    }
+
     pub fn client(&self) -> Client {
         Client::new(&self.path("containerd.sock"))
     }
@@ -98,6 +103,13 @@ impl Drop for Node {
         }
         let _ = self.containerd.kill();
         let _ = self.containerd.wait();
+        let suffix = self.id("");
+        for entry in std::fs::read_dir("/run/containerd/runc/k8s.io").into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().ends_with(&suffix) {
+                let root = ["--root", "/run/containerd/runc/k8s.io", "delete", "-f"];
+                let _ = Command::new("runc").args(root).arg(entry.file_name()).status();
+            }
+        }
         // Deepest mounts first.
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let root = self.folder.path().to_string_lossy().into_owned();

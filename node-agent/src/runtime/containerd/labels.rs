@@ -17,7 +17,6 @@ const CGROUP: &str = "xebec.io/cgroup";
 const STOP_SIGNAL: &str = "xebec.io/stop-signal";
 /// `code oom started finished`, with times in seconds.
 const EXIT: &str = "xebec.io/exit";
-const TTY: &str = "xebec.io/tty";
 
 /// What the labels of a container say.
 #[derive(Clone, Debug)]
@@ -28,8 +27,6 @@ pub struct Known {
     pub cgroup: String,
     /// What stops it.
     pub stop_signal: i32,
-    /// Whether it has a terminal.
-    pub tty: bool,
 }
 
 /// The labels of a new container.
@@ -43,7 +40,6 @@ pub fn labels(spec: &ContainerSpec, cgroup: &str, stop_signal: i32) -> HashMap<S
         (IMAGE_ID, spec.image.id.clone()),
         (CGROUP, cgroup.to_owned()),
         (STOP_SIGNAL, stop_signal.to_string()),
-        (TTY, spec.tty.to_string()),
     ];
     labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
@@ -78,7 +74,6 @@ pub fn known(container: &containerd_client::services::v1::Container) -> Option<K
         record,
         cgroup: label(CGROUP).cloned().unwrap_or_default(),
         stop_signal: label(STOP_SIGNAL).and_then(|s| s.parse().ok()).unwrap_or(libc::SIGTERM),
-        tty: label(TTY).is_some_and(|t| t == "true"),
     })
 }
 

@@ -14,6 +14,8 @@ pub mod oci;
 mod stdio;
 pub mod user;
 
+pub use client::Client;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,7 +36,7 @@ use prost_types::Any;
 use tokio::sync::mpsc;
 use xebec_clock::{Clock, Random};
 
-use self::client::{Client, request, timestamp};
+use self::client::{request, timestamp};
 use self::host::Host;
 use self::labels::Known;
 use self::namespaces::Pins;
@@ -175,11 +177,13 @@ impl Inner {
     }
 
     async fn prepare(&self, id: &str, parent: &str) -> Result<Vec<Mount>, RuntimeError> {
+        // A root of its own: until the container refers to it, the collector would take it away.
+        let labels = [("containerd.io/gc.root".to_owned(), self.clock.now_seconds().to_string())].into();
         let prepare = PrepareSnapshotRequest {
             snapshotter: SNAPSHOTTER.to_owned(),
             key: id.to_owned(),
             parent: parent.to_owned(),
-            labels: std::collections::HashMap::new(),
+            labels,
         };
         Ok(self.client.snapshots().prepare(request(prepare)).await?.into_inner().mounts)
     }

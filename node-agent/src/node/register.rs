@@ -1,0 +1,184 @@
+//! Registers the node, and keeps its status as it is.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use xebec_clock::Clock;
+
+use super::machine::pressure;
+use super::status::{self, Facts, Observed, conditions};
+use super::lease;
+use crate::api::{ApiError, Meta, Rest};
+use crate::events::{About, Recorder};
+use crate::images::manifest::architecture;
+use crate::runtime::{Images, Runtime};
+
+/// How often the machine and the runtime are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often the status is reported if nothing changes, in rounds of [`LOOK_EVERY`]: five minutes.
+const REPORT_ROUNDS: u32 = 60;
+/// How often the images are listed, in rounds.
+const IMAGE_ROUNDS: u32 = 6;
+
+/// What a node registers with.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// What does not change.
+    pub facts: Facts,
+    /// Labels besides the usual ones.
+    pub labels: BTreeMap<String, String>,
+    /// Taints to register with, as in `spec.taints`.
+    pub taints: Vec<Value>,
+    /// Where pods' files are.
+    pub data: PathBuf,
+}
+
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct Node {
+    metadata: Meta,
+}
+
+/// Registers the node, trying until it succeeds; gives its uid.
+pub async fn register(config: &NodeConfig, rest: &Rest) -> String {
+    let mut delay = Duration::from_millis(100);
+    loop {
+        match try_register(config, rest).await {
+            Ok(uid) => return uid,
+            Err(error) => tracing::warn!(%error, "the node is not registered yet"),
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(Duration::from_secs(7));
+    }
+}
+
+async fn try_register(config: &NodeConfig, rest: &Rest) -> Result<String, ApiError> {
+    let name = &config.facts.name;
+    let mut labels = config.labels.clone();
+    for prefix in ["kubernetes.io", "beta.kubernetes.io"] {
+        labels.insert(format!("{prefix}/os"), "linux".to_owned());
+        labels.insert(format!("{prefix}/arch"), architecture().to_owned());
+    }
+    labels.insert("kubernetes.io/hostname".to_owned(), name.clone());
+    let path = format!("/api/v1/nodes/{name}");
+    let existing = match rest.get::<Node>(&path).await {
+        Ok(node) => Some(node.metadata),
+        Err(error) if error.is_not_found() => None,
+        Err(error) => return Err(error),
+    };
+    match existing {
+        Some(meta) => {
+            // Labels that were put there by others stay.
+            if labels.iter().any(|(key, value)| meta.labels.get(key) != Some(value)) {
+                rest.patch::<Value>(&path, &json!({ "metadata": { "labels": labels } })).await?;
+            }
+            Ok(meta.uid)
+        }
+        None => {
+            let mut spec = json!({});
+            if !config.taints.is_empty() {
+                spec["taints"] = json!(config.taints);
+            }
+            let node = json!({
+                "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "labels": labels }, "spec": spec,
+            });
+            let made: Node = rest.post("/api/v1/nodes", &node).await?;
+            Ok(made.metadata.uid)
+        }
+    }
+}
+
+/// Keeps the registered node's lease and status for ever. `network_problem` says why pods cannot be connected.
+pub async fn run(
+    config: NodeConfig,
+    rest: Rest,
+    uid: String,
+    runtime: Arc<dyn Runtime>,
+    images: Arc<dyn Images>,
+    events: Recorder,
+    mut network_problem: watch::Receiver<Option<String>>,
+    clock: Clock,
+) {
+    let renewing = lease::keep(rest.clone(), config.facts.name.clone(), uid, clock.clone());
+    let about = About::node(&config.facts.name);
+    events.normal(about.clone(), "Starting", "Starting kubelet.");
+    let reporting = async {
+        let mut reporter = Reporter { config, rest, clock, since: BTreeMap::new(), reported: None };
+        let mut observed = Observed::default();
+        for round in 0_u32.. {
+            observed.pressure = pressure(&reporter.config.data);
+            observed.runtime = Some(runtime.version().await.map_err(|e| e.to_string()));
+            observed.network_problem = network_problem.borrow_and_update().clone();
+            if round % IMAGE_ROUNDS == 0 {
+                observed.images = images.images().await.unwrap_or_default();
+            }
+            reporter.report(&observed, round % REPORT_ROUNDS == 0, &events, &about).await;
+            tokio::select! {
+                biased;
+                changed = network_problem.changed() => if changed.is_err() {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                },
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    };
+    tokio::join!(renewing, reporting);
+}
+
+struct Reporter {
+    config: NodeConfig,
+    rest: Rest,
+    clock: Clock,
+    /// Since when a condition has had its value.
+    since: BTreeMap<&'static str, (bool, Timestamp)>,
+    reported: Option<Observed>,
+}
+
+impl Reporter {
+    async fn report(&mut self, observed: &Observed, due: bool, events: &Recorder, about: &About) {
+        if !due && self.reported.as_ref() == Some(observed) {
+            return;
+        }
+        let now = self.clock.now_seconds();
+        for condition in conditions(observed) {
+            let before = self.since.get(condition.kind).map(|(holds, _)| *holds);
+            if before == Some(condition.holds) {
+                continue;
+            }
+            self.since.insert(condition.kind, (condition.holds, now));
+            // What upstream says on a change, the first state included.
+            let event = match (condition.kind, condition.holds) {
+                ("Ready", true) => "NodeReady",
+                ("Ready", false) => "NodeNotReady",
+                ("MemoryPressure", false) => "NodeHasSufficientMemory",
+                ("MemoryPressure", true) => "NodeHasInsufficientMemory",
+                ("DiskPressure", false) => "NodeHasNoDiskPressure",
+                ("DiskPressure", true) => "NodeHasDiskPressure",
+                ("PIDPressure", false) => "NodeHasSufficientPID",
+                _ => "NodeHasInsufficientPID",
+            };
+            events.normal(about.clone(), event, format!("Node {} status is now: {event}", self.config.facts.name));
+        }
+        let since = |kind: &str, holds: bool| {
+            self.since.get(kind).filter(|(value, _)| *value == holds).map(|(_, at)| *at)
+        };
+        let patch = status::status(&self.config.facts, observed, since, now);
+        let path = format!("/api/v1/nodes/{}/status", self.config.facts.name);
+        match self.rest.patch::<Value>(&path, &patch).await {
+            Ok(_) => self.reported = Some(observed.clone()),
+            Err(error) => {
+                tracing::warn!(%error, "the node's status was not reported");
+                self.reported = None;
+                if error.is_not_found() {
+                    // Somebody deleted the node: it comes back, as upstream's does on restart.
+                    drop(try_register(&self.config, &self.rest).await);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Mounts below pods' directories.
+
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, mkdirat};
+
+use super::{VolumeError, failed, make_dir};
+
+/// Mounts a tmpfs at `path`, unless there is one.
+pub(super) fn mount_tmpfs(path: &Path, size_bytes: Option<i64>, mode: u32) -> Result<(), VolumeError> {
+    make_dir(path, mode)?;
+    let there = nix::sys::statfs::statfs(path).is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC);
+    // The directory's parent may be on a tmpfs itself: then only the mount table tells.
+    if there && mounted_below(path)?.iter().any(|p| p == path) {
+        return Ok(());
+    }
+    let mut options = format!("mode={mode:o}");
+    if let Some(size) = size_bytes {
+        options.push_str(&format!(",size={size}"));
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options.as_str()))
+        .map_err(|e| failed("mount a tmpfs at", path, &e.into()))
+}
+
+/// Binds what is at `inside` of `volume` to `at`, making a directory if there is nothing. A link that leads out of the
+/// volume is refused; since what was opened is what is bound, it cannot be swapped in between.
+pub(super) fn bind_beneath(volume: &Path, inside: &str, at: &Path) -> Result<PathBuf, VolumeError> {
+    if Path::new(inside).is_absolute() || inside.split('/').any(|part| part == "..") {
+        return Err(VolumeError(format!("subPath {inside:?} must stay within its volume")));
+    }
+    let root = nix::fcntl::open(volume, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|e| failed("open", volume, &e.into()))?;
+    let open = |path: &Path| {
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        openat2(&root, path, how)
+    };
+    let mut walked = PathBuf::new();
+    let mut target = None;
+    for part in Path::new(inside).components() {
+        let parent = if walked.as_os_str().is_empty() { open(Path::new(".")) } else { open(&walked) };
+        let parent = parent.map_err(|e| failed("open", &volume.join(&walked), &e.into()))?;
+        walked.push(part);
+        target = Some(match open(&walked) {
+            Err(nix::errno::Errno::ENOENT) => {
+                let name = Path::new(part.as_os_str());
+                mkdirat(&parent, name, Mode::from_bits_truncate(0o755))
+                    .map_err(|e| failed("mkdir", &volume.join(&walked), &e.into()))?;
+                open(&walked)
+            }
+            opened => opened,
+        });
+    }
+    let target = match target {
+        Some(opened) => opened.map_err(|e| failed("open", &volume.join(inside), &e.into()))?,
+        None => return Ok(volume.to_owned()),
+    };
+    let source = PathBuf::from(format!("/proc/self/fd/{}", target.as_raw_fd()));
+    let is_dir = source.metadata().map_err(|e| failed("stat", &volume.join(inside), &e))?.is_dir();
+    if let Some(parent) = at.parent() {
+        make_dir(parent, 0o750)?;
+    }
+    // What an earlier container of that name had.
+    match umount2(at, MntFlags::MNT_DETACH) {
+        Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
+        Err(error) => return Err(failed("unmount", at, &error.into())),
+    }
+    if is_dir {
+        make_dir(at, 0o750)?;
+    } else {
+        fs::File::create(at).map_err(|e| failed("make", at, &e))?;
+    }
+    mount(Some(&source), at, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+        .map_err(|e| failed("bind to", at, &e.into()))?;
+    Ok(at.to_owned())
+}
+
+/// Unmounts everything below a directory, the deepest first; an error if something stays.
+pub(super) fn unmount_below(dir: &Path) -> Result<(), VolumeError> {
+    let mut points = mounted_below(dir)?;
+    points.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
+    for point in &points {
+        if let Err(error) = umount2(point, MntFlags::MNT_DETACH) {
+            return Err(failed("unmount", point, &error.into()));
+        }
+    }
+    match mounted_below(dir)?.first() {
+        Some(left) => Err(VolumeError(format!("{} is still mounted", left.display()))),
+        None => Ok(()),
+    }
+}
+
+/// The mount points below a directory.
+fn mounted_below(dir: &Path) -> Result<Vec<PathBuf>, VolumeError> {
+    let table = Path::new("/proc/self/mountinfo");
+    let text = fs::read_to_string(table).map_err(|e| failed("read", table, &e))?;
+    let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| PathBuf::from(unescape(point)));
+    Ok(points.filter(|point| point.starts_with(dir)).collect())
+}
+
+/// The kernel writes spaces and the like as `\040`.
+fn unescape(text: &str) -> String {
+    let mut out = Vec::new();
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let octal = bytes.get(at + 1..at + 4).and_then(|d| std::str::from_utf8(d).ok());
+        match (bytes[at], octal.and_then(|d| u8::from_str_radix(d, 8).ok())) {
+            (b'\\', Some(byte)) => {
+                out.push(byte);
+                at += 4;
+            }
+            (byte, _) => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sub_path_cannot_leave_its_volume() {
+        let folder = tempfile::tempdir().unwrap();
+        let volume = folder.path().join("v");
+        fs::create_dir(&volume).unwrap();
+        fs::write(volume.join("file"), "x").unwrap();
+        std::os::unix::fs::symlink("/etc", volume.join("out")).unwrap();
+        let at = folder.path().join("at");
+        assert!(bind_beneath(&volume, "../x", &at).is_err());
+        assert!(bind_beneath(&volume, "out", &at).is_err());
+        assert!(bind_beneath(&volume, "out/passwd", &at).is_err());
+        let bound = bind_beneath(&volume, "new/deep", &at).unwrap();
+        fs::write(bound.join("a"), "1").unwrap();
+        assert_eq!(fs::read_to_string(volume.join("new/deep/a")).unwrap(), "1");
+        unmount_below(&at).unwrap();
+        let file_at = folder.path().join("file-at");
+        bind_beneath(&volume, "file", &file_at).unwrap();
+        assert_eq!(fs::read_to_string(&file_at).unwrap(), "x");
+        unmount_below(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn escaped_names_are_read() {
+        assert_eq!(unescape("/a\\040b"), "/a b");
+    }
+}

@@ -1,0 +1,550 @@
+//! Namespaces, nodes and pods, and the traffic between them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::agent;
+
+/// Answers each connection and each datagram with "<name> <the asker's address>"; and on port 8081, with how many bytes
+/// came; what follows the first line on a connection is sent back.
+const SERVER: &str = r#"
+import socket, sys, threading
+name = sys.argv[1]
+def stream(port):
+    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(("0.0.0.0", port)); s.listen(64)
+    while True:
+        c, peer = s.accept()
+        threading.Thread(target=talk, args=(c, peer, port), daemon=True).start()
+def talk(c, peer, port):
+    try:
+        if port == 8081:
+            n = 0
+            while (d := c.recv(1 << 16)): n += len(d)
+            c.sendall(str(n).encode())
+        else:
+            c.sendall(f"{name} {peer[0]}\n".encode())
+            while (d := c.recv(1 << 16)): c.sendall(d)
+    except OSError: pass
+    c.close()
+def datagrams():
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("0.0.0.0", 8080))
+    while True:
+        d, peer = s.recvfrom(65536)
+        s.sendto(f"{name} {peer[0]}\n".encode(), peer)
+for port in (8080, 8081): threading.Thread(target=stream, args=(port,), daemon=True).start()
+threading.Thread(target=datagrams, daemon=True).start()
+print("ready", flush=True)
+sys.stdin.read()
+"#;
+
+/// Asks a server, and prints its answer and the address that it seems to be at.
+const CLIENT: &str = r#"
+import socket, sys
+protocol, host, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+try:
+    if protocol == "tcp":
+        s = socket.create_connection((host, port), timeout=2)
+        peer = s.getpeername(); answer = s.makefile().readline()
+    else:
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(1)
+        # Unconnected, as resolvers of some C libraries do, to see whose address the answer bears;
+        # then connected, to be told of a refusal.
+        s.sendto(b"?", (host, port))
+        try: answer, peer = s.recvfrom(4096); answer = answer.decode()
+        except TimeoutError:
+            s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(1)
+            s.connect((host, port)); s.send(b"?"); answer = s.recv(4096).decode(); peer = s.getpeername()
+    print(answer.strip(), f"{peer[0]}:{peer[1]}")
+except OSError as e:
+    print("error:", str(e) or type(e).__name__)
+"#;
+
+const TRANSFER: &str = r#"
+import socket, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10)
+s.sendall(b"x" * int(sys.argv[3])); s.shutdown(socket.SHUT_WR)
+print(s.recv(100).decode())
+"#;
+
+const STREAM: &str = r#"
+import socket, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5)
+f = s.makefile("rw"); f.readline()
+print("open", flush=True)
+for line in sys.stdin:
+    f.write(line); f.flush(); print(f.readline().strip(), flush=True)
+"#;
+
+/// Tries for five seconds.
+pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    let begin = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+    loop {
+        match attempt() {
+            Ok(value) => return value,
+            Err(error) => {
+                let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+                assert!(now.tv_sec() - begin.tv_sec() < 10, "{what}: {error}");
+                // Somebody else's turn, so that what is waited for can happen.
+                Command::new("sleep").arg("0.05").status().unwrap();
+            }
+        }
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A network namespace, held by a process that sleeps.
+pub struct Namespace(Child);
+
+impl Namespace {
+    fn new() -> Self {
+        let child = Command::new("unshare").args(["--net", "sleep", "3600"]).spawn().unwrap();
+        let path = format!("/proc/{}/ns/net", child.id());
+        let own = fs::read_link("/proc/self/ns/net").unwrap();
+        while fs::read_link(&path).map_or(true, |link| link == own) {
+            std::thread::yield_now();
+        }
+        let namespace = Self(child);
+        namespace.ip("link set lo up");
+        namespace
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/ns/net", self.0.id())
+    }
+
+    fn ip(&self, arguments: &str) -> String {
+        let mut all = vec![format!("--net={}", self.path()), "ip".to_owned()];
+        all.extend(arguments.split_whitespace().map(str::to_owned));
+        run("nsenter", &all.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Joins it to the bridge port `port` of `fabric`.
+    fn plug(&self, fabric: &Self, port: &str) {
+        fabric.ip(&format!("link add {port} type veth peer name up0 netns {}", self.0.id()));
+        fabric.ip(&format!("link set {port} up"));
+        self.ip("link set up0 up");
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Where processes run: a network namespace and a cgroup.
+pub struct Place {
+    pub name: String,
+    pub address: String,
+    namespace: Rc<Namespace>,
+    cgroup: Option<PathBuf>,
+    server: Option<Child>,
+}
+
+/// A server's answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// The server's name.
+    pub server: String,
+    /// The asker's address as the server saw it.
+    pub seen: String,
+    /// The server's address as the asker sees it.
+    pub peer: String,
+}
+
+impl Place {
+    fn new(name: &str, address: &str, namespace: Rc<Namespace>, cgroup: Option<PathBuf>) -> Self {
+        let mut place = Self { name: name.to_owned(), address: address.to_owned(), namespace, cgroup, server: None };
+        let mut server = place.python(SERVER, &[name]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n", "the server of {name}");
+        place.server = Some(server);
+        place
+    }
+
+    /// The same place, without a server of its own.
+    fn again(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            address: self.address.clone(),
+            namespace: Rc::clone(&self.namespace),
+            cgroup: self.cgroup.clone(),
+            server: None,
+        }
+    }
+
+    fn python(&self, script: &str, arguments: &[&str]) -> Command {
+        // The shell joins the cgroup before it becomes the program: from outside the namespace, where the cgroup's
+        // file system is to be seen.
+        let join = match &self.cgroup {
+            Some(cgroup) => format!("echo $$ > {}/cgroup.procs; ", cgroup.display()),
+            None => String::new(),
+        };
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{join}exec nsenter --net={} python3 \"$@\"", self.namespace.path()), "sh"]);
+        command.args(["-S", "-c", script]).args(arguments);
+        command
+    }
+
+    pub fn ask(&self, protocol: &str, to: &str) -> Result<Answer, String> {
+        let (host, port) = to.split_once(':').unwrap();
+        let output = self.python(CLIENT, &[protocol, host, port]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        match words.as_slice() {
+            [server, seen, peer] if *server != "error:" => {
+                Ok(Answer { server: (*server).to_owned(), seen: (*seen).to_owned(), peer: (*peer).to_owned() })
+            }
+            _ => Err(text),
+        }
+    }
+
+    /// Sends that many bytes, and asserts that they all arrive.
+    pub fn transfer(&self, to: &str, port: u16, bytes: usize) {
+        let output = self.python(TRANSFER, &[to, &port.to_string(), &bytes.to_string()]).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), bytes.to_string(), "{} to {to}", self.name);
+    }
+
+    /// Opens a connection that stays.
+    pub fn open(&self, to: &str) -> Stream {
+        let (host, port) = to.split_once(':').unwrap();
+        let mut child =
+            self.python(STREAM, &[host, port]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut stream = Stream { name: format!("{} to {to}", self.name), child, input, output };
+        assert_eq!(stream.line(), "open", "{}", stream.name);
+        stream
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(server) = &mut self.server {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+    }
+}
+
+/// An open connection to a server that sends back what it gets.
+pub struct Stream {
+    name: String,
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Stream {
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    /// Sends a line and waits for it to come back.
+    pub fn exchange(&mut self, text: &str) {
+        writeln!(self.input, "{text}").unwrap();
+        assert_eq!(self.line(), text, "{}", self.name);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Node {
+    facts: Value,
+    namespace: Rc<Namespace>,
+    cgroup: PathBuf,
+    bpffs: PathBuf,
+    host: Place,
+    agent: Option<Agent>,
+}
+
+struct Agent {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Agent {
+    /// Reads lines up to an answer.
+    fn answer(&mut self) -> Value {
+        loop {
+            let mut line = String::new();
+            assert!(self.output.read_line(&mut line).unwrap() > 0, "the agent died");
+            // The test harness writes its own lines, not all of them ended.
+            if let Some(at) = line.find('@') {
+                return serde_json::from_str(&line[at + 1..]).unwrap();
+            }
+        }
+    }
+}
+
+/// Three nodes, a router between them, and a client outside.
+pub struct Cluster {
+    objects: BTreeMap<String, BTreeMap<String, Value>>,
+    nodes: BTreeMap<String, Node>,
+    client: Place,
+    pods: BTreeMap<String, Rc<Namespace>>,
+    fabric: Namespace,
+    cgroup: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+/// Where the cgroup v2 file system is.
+fn cgroup_root() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields[2] == "cgroup2");
+    PathBuf::from(mount.expect("a cgroup v2 mount")[1])
+}
+
+impl Cluster {
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let cgroup = cgroup_root().join(format!("xebec-network-test-{}-{number}", std::process::id()));
+        fs::create_dir(&cgroup).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let fabric = Namespace::new();
+        for (bridge, address) in [("br0", "172.30.0.1/24"), ("br1", "172.31.0.1/24")] {
+            fabric.ip(&format!("link add {bridge} type bridge"));
+            fabric.ip(&format!("address add {address} dev {bridge}"));
+            fabric.ip(&format!("link set {bridge} up"));
+        }
+        run("nsenter", &[&format!("--net={}", fabric.path()), "sysctl", "-qw", "net.ipv4.ip_forward=1"]);
+
+        let outside = Rc::new(Namespace::new());
+        outside.plug(&fabric, "client");
+        fabric.ip("link set client master br0");
+        outside.ip("address add 172.30.0.50/24 dev up0");
+        outside.ip("route add default via 172.30.0.1");
+        let client = Place::new("client", "172.30.0.50", outside, None);
+
+        let mut cluster = Self {
+            objects: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            client,
+            pods: BTreeMap::new(),
+            fabric,
+            cgroup,
+            dir,
+        };
+        for (number, network) in [(1, "172.30.0"), (2, "172.30.0"), (3, "172.31.0")] {
+            cluster.add_node(number, network);
+        }
+        for name in ["n1", "n2", "n3"] {
+            cluster.start_agent(name);
+        }
+        cluster
+    }
+
+    fn add_node(&mut self, number: u32, network: &str) {
+        let name = format!("n{number}");
+        let address = format!("{network}.1{number}");
+        let namespace = Rc::new(Namespace::new());
+        namespace.plug(&self.fabric, &name);
+        self.fabric.ip(&format!("link set {name} master {}", if network == "172.30.0" { "br0" } else { "br1" }));
+        namespace.ip(&format!("address add {address}/24 dev up0"));
+        namespace.ip(&format!("route add default via {network}.1"));
+        let cgroup = self.cgroup.join(&name);
+        fs::create_dir(&cgroup).unwrap();
+        let bpffs = self.dir.path().join(format!("{name}-bpf"));
+        let pods = format!("10.244.{number}.0/24");
+        let facts = json!({
+            "name": name, "address": address, "podCidr": pods, "bpffs": bpffs, "cgroup": cgroup,
+            "leases": self.dir.path().join(format!("{name}-leases")),
+        });
+        self.remember("nodes", &node_object(&name, &address, &pods, true));
+        let host = Place::new(&format!("{name}-host"), &address, Rc::clone(&namespace), Some(cgroup.clone()));
+        self.nodes.insert(name, Node { facts, namespace, cgroup, bpffs, host, agent: None });
+    }
+
+    fn remember(&mut self, collection: &str, object: &Value) {
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        self.objects.entry(collection.to_owned()).or_default().insert(name, object.clone());
+    }
+
+    pub fn start_agent(&mut self, name: &str) {
+        let objects: BTreeMap<&String, Vec<&Value>> =
+            self.objects.iter().map(|(collection, all)| (collection, all.values().collect())).collect();
+        let node = self.nodes.get_mut(name).unwrap();
+        let mut facts = node.facts.clone();
+        facts["objects"] = json!(objects);
+        let exe = std::env::current_exe().unwrap();
+        let mut child = Command::new("nsenter")
+            .arg(format!("--net={}", node.namespace.path()))
+            .arg(exe)
+            .args(["--exact", "agent::agent", "--ignored", "--nocapture"])
+            .env(agent::VARIABLE, facts.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut agent = Agent { child, input, output };
+        assert_eq!(agent.answer(), json!({ "ready": true }), "{name}");
+        node.agent = Some(agent);
+    }
+
+    /// SIGKILL.
+    pub fn kill_agent(&mut self, name: &str) {
+        let mut agent = self.nodes.get_mut(name).unwrap().agent.take().unwrap();
+        agent.child.kill().unwrap();
+        agent.child.wait().unwrap();
+    }
+
+    fn order(&mut self, name: &str, order: &Value) -> Value {
+        let agent = self.nodes.get_mut(name).unwrap().agent.as_mut().unwrap();
+        writeln!(agent.input, "{order}").unwrap();
+        let answer = agent.answer();
+        assert!(answer.get("error").is_none(), "{order}: {answer}");
+        answer
+    }
+
+    fn order_all(&mut self, order: &Value) {
+        let names: Vec<String> =
+            self.nodes.iter().filter(|(_, n)| n.agent.is_some()).map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.order(&name, order);
+        }
+    }
+
+    /// Makes a pod with a server in it.
+    pub fn pod(&mut self, node: &str, name: &str) -> Place {
+        let namespace = Rc::new(Namespace::new());
+        let answer = self.order(node, &json!({ "do": "setup", "uid": name, "netns": namespace.path() }));
+        let again = self.order(node, &json!({ "do": "setup", "uid": name, "netns": namespace.path() }));
+        assert_eq!(answer, again, "setting up a pod again");
+        self.pods.insert(name.to_owned(), Rc::clone(&namespace));
+        let cgroup = self.nodes[node].cgroup.join(name);
+        fs::create_dir(&cgroup).unwrap();
+        Place::new(name, answer["address"].as_str().unwrap(), namespace, Some(cgroup))
+    }
+
+    pub fn remove_pod(&mut self, node: &str, name: &str) {
+        self.order(node, &json!({ "do": "teardown", "uid": name }));
+        self.order(node, &json!({ "do": "teardown", "uid": name }));
+    }
+
+    pub fn host(&self, node: &str) -> Place {
+        self.nodes[node].host.again()
+    }
+
+    pub fn client(&self) -> Place {
+        self.client.again()
+    }
+
+    pub fn put(&mut self, collection: &str, object: &Value) {
+        self.remember(collection, object);
+        self.order_all(&json!({ "do": "put", "collection": collection, "object": object }));
+    }
+
+    pub fn delete(&mut self, collection: &str, name: &str) {
+        self.objects.get_mut(collection).unwrap().remove(name);
+        self.order_all(&json!({ "do": "delete", "collection": collection, "name": name }));
+    }
+
+    pub fn set_ready(&mut self, node: &str, ready: bool) {
+        let facts = &self.nodes[node].facts;
+        let text = |key: &str| facts[key].as_str().unwrap().to_owned();
+        let object = node_object(node, &text("address"), &text("podCidr"), ready);
+        self.put("nodes", &object);
+    }
+
+    /// The node whose MAC the client's neighbour table has for an address.
+    pub fn owner_of(&self, address: &str) -> String {
+        let neighbours = self.client.namespace.ip(&format!("neighbour show to {address}"));
+        let mac = neighbours.split_whitespace().skip_while(|word| *word != "lladdr").nth(1).unwrap_or_default();
+        let has = |node: &Node| node.namespace.ip("link show up0").contains(mac);
+        self.nodes
+            .iter()
+            .find(|(_, node)| !mac.is_empty() && has(node))
+            .map(|(name, _)| name.clone())
+            .unwrap_or_default()
+    }
+
+    /// Neither route, interface nor pin is left of a pod.
+    pub fn assert_no_trace(&self, node: &str, address: &str) {
+        let node = &self.nodes[node];
+        assert!(!node.namespace.ip("route").contains(address));
+        let links = node
+            .namespace
+            .ip("-o link")
+            .lines()
+            .filter(|line| line.contains(": xb") && !line.contains("vxlan"))
+            .count();
+        let pins = fs::read_dir(node.bpffs.join("xebec/links")).unwrap();
+        let pins = pins.filter(|pin| pin.as_ref().unwrap().file_name().to_string_lossy().starts_with("pod-")).count();
+        assert_eq!(links, pins);
+    }
+
+    /// What `xebec down` does to the datapath of a node.
+    pub fn unload(&mut self, node: &str) {
+        self.kill_agent(node);
+        xebec_ebpf_loader::unload(&self.nodes[node].bpffs).unwrap();
+        assert!(!self.nodes[node].bpffs.join("xebec").exists());
+    }
+}
+
+fn node_object(name: &str, address: &str, pods: &str, ready: bool) -> Value {
+    json!({
+        "metadata": { "name": name },
+        "spec": { "podCIDR": pods, "podCIDRs": [pods] },
+        "status": {
+            "addresses": [{ "type": "InternalIP", "address": address }],
+            "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" } }],
+        },
+    })
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in self.nodes.values_mut() {
+            if let Some(agent) = &mut node.agent {
+                let _ = agent.child.kill();
+                let _ = agent.child.wait();
+            }
+            let _ = xebec_ebpf_loader::unload(&node.bpffs);
+            let _ = Command::new("umount").arg(&node.bpffs).status();
+        }
+        self.nodes.clear();
+        remove_cgroups(&self.cgroup);
+    }
+}
+
+/// Processes that are being killed keep a cgroup for a moment.
+fn remove_cgroups(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroups(&entry.path());
+        }
+    }
+    for _ in 0..50 {
+        if fs::remove_dir(dir).is_ok() || !dir.exists() {
+            return;
+        }
+        let _ = Command::new("sleep").arg("0.02").status();
+    }
+}
