@@ -14,12 +14,13 @@ use xebec_apiserver::body::Body;
 use xebec_apiserver::{ApiServer, Config, Extensions};
 use xebec_clock::{Clock, Random};
 use xebec_schema::registry::Registry;
+use xebec_store::Store;
 use xebec_store::memory::MemoryStore;
 
 /// A server whose requests are made by an administrator.
 pub struct Api {
     pub server: ApiServer,
-    pub store: Arc<MemoryStore>,
+    pub store: Arc<dyn Store>,
     pub user: UserInfo,
     stop: CancellationToken,
 }
@@ -65,7 +66,7 @@ impl Api {
         Self::over(store, extensions).await
     }
 
-    pub async fn over(store: Arc<MemoryStore>, extensions: Extensions) -> Self {
+    pub async fn over(store: Arc<dyn Store>, extensions: Extensions) -> Self {
         let stop = CancellationToken::new();
         let server = ApiServer::start(Config {
             store: store.clone(),

@@ -1,5 +1,4 @@
 use serde_json::Value;
-use xebec_store::Store;
 
 use crate::harness::{Api, MAPS, PODS, TABLE, config_map, pod};
 

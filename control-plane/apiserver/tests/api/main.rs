@@ -5,6 +5,7 @@ mod client;
 mod connect;
 mod create;
 mod delete;
+mod durable;
 mod harness;
 mod list;
 mod patch;
