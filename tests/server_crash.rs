@@ -70,8 +70,9 @@ impl Drop for Server {
 
 async fn connect(kubeconfig: &PathBuf) -> Result<kube::Client, String> {
     let file = Kubeconfig::read_from(kubeconfig).map_err(|e| e.to_string())?;
-    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default());
-    kube::Client::try_from(config.await.map_err(|e| e.to_string())?).map_err(|e| e.to_string())
+    let options = KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|e| e.to_string())?;
+    kube::Client::try_from(config).map_err(|e| e.to_string())
 }
 
 async fn ready(client: &kube::Client) -> bool {

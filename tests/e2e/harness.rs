@@ -269,16 +269,10 @@ fn start(command: &mut Command) -> Result<Running> {
 
 /// Runs a command to its end.
 pub fn run(command: &mut Command, input: Option<&str>) -> Result<Printed> {
-    let failed = |e: std::io::Error| format!("{:?}: {e}", command.get_program());
-    let mut child = {
-        let program = command.get_program().to_owned();
-        command
-            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| format!("{program:?}: {e}"))?
-    };
+    let program = command.get_program().to_owned();
+    let failed = |e: std::io::Error| format!("{}: {e}", program.display());
+    let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
+    let mut child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
     if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
         // A command that refuses early closes its input.
         let _ = stdin.write_all(input.as_bytes());
