@@ -10,7 +10,6 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail};
 
 use crate::cluster::{Name, Paths};
-use figure::Figure;
 
 /// Measures.
 #[derive(Debug, clap::Args)]

@@ -61,7 +61,7 @@ fn kernel(missing: &mut Vec<String>) {
         [("overlay", "CONFIG_OVERLAY_FS"), ("bpf", "CONFIG_BPF_SYSCALL"), ("cgroup2", "CONFIG_CGROUPS")]
     {
         // A module that is not loaded yet is loaded by the first mount; only overlay is a module anywhere.
-        if !known.contains(&kind) && !(kind == "overlay" && module("overlay")) {
+        if !known.contains(&kind) && (kind != "overlay" || !module("overlay")) {
             missing.push(format!("the kernel has no {kind} file system ({option})"));
         }
     }

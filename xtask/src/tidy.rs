@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     // Pure: no I/O, no runtime, nothing of the rest.
     ("xebec-schema", &["tokio", "kube", "axum", "hyper", "rusqlite", "nix", "libc", "xebec-*"]),
     ("xebec-clock", &["kube", "axum", "xebec-*"]),
-    ("xebec-ebpf-layout", &["tokio", "aya", "nix", "serde_json", "xebec-*"]),
+    ("xebec-ebpf-layout", &["tokio", "nix", "serde_json", "xebec-*"]),
     ("xebec-store", &["kube", "axum", "xebec-apiserver", "xebec-controllers", "xebec-node-agent"]),
     ("xebec-pki", &["kube", "axum", "xebec-apiserver", "xebec-controllers", "xebec-node-agent"]),
     ("xebec-apiserver", &["aya", "containerd-client", "xebec-controllers", "xebec-scheduler", "xebec-node-agent"]),
