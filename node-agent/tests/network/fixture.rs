@@ -49,20 +49,23 @@ sys.stdin.read()
 const CLIENT: &str = r#"
 import socket, sys
 protocol, host, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+# Java's and many others' sockets are IPv6 ones, with mapped addresses.
+family = socket.AF_INET6 if protocol.endswith("6") else socket.AF_INET
+to = ("::ffff:" + host if protocol.endswith("6") else host, port)
 try:
-    if protocol == "tcp":
-        s = socket.create_connection((host, port), timeout=2)
+    if protocol.startswith("tcp"):
+        s = socket.socket(family); s.settimeout(2); s.connect(to)
         peer = s.getpeername(); answer = s.makefile().readline()
     else:
-        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(1)
+        s = socket.socket(family, socket.SOCK_DGRAM); s.settimeout(1)
         # Unconnected, as resolvers of some C libraries do, to see whose address the answer bears;
         # then connected, to be told of a refusal.
-        s.sendto(b"?", (host, port))
+        s.sendto(b"?", to)
         try: answer, peer = s.recvfrom(4096); answer = answer.decode()
         except TimeoutError:
-            s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(1)
-            s.connect((host, port)); s.send(b"?"); answer = s.recv(4096).decode(); peer = s.getpeername()
-    print(answer.strip(), f"{peer[0]}:{peer[1]}")
+            s = socket.socket(family, socket.SOCK_DGRAM); s.settimeout(1)
+            s.connect(to); s.send(b"?"); answer = s.recv(4096).decode(); peer = s.getpeername()
+    print(answer.strip(), f"{peer[0].removeprefix('::ffff:')}:{peer[1]}")
 except OSError as e:
     print("error:", str(e) or type(e).__name__)
 "#;

@@ -18,12 +18,11 @@ use serde_json::{Value, json};
 use fixture::{Cluster, Place, eventually};
 
 fn service(name: &str, kind: &str, ip: &str, port: u16, node_port: u16) -> Value {
-    let ports: Vec<Value> = ["TCP", "UDP"]
-        .into_iter()
-        .map(|protocol| {
-            json!({ "name": protocol.to_lowercase(), "protocol": protocol, "port": port, "nodePort": node_port })
-        })
-        .collect();
+    let ports = json!([
+        { "name": "tcp", "protocol": "TCP", "port": port, "nodePort": node_port },
+        { "name": "udp", "protocol": "UDP", "port": port, "nodePort": node_port },
+        { "name": "bulk", "protocol": "TCP", "port": port + 1, "nodePort": node_port + 1 },
+    ]);
     json!({
         "metadata": { "namespace": "default", "name": name },
         "spec": { "type": kind, "clusterIP": ip, "clusterIPs": [ip], "ports": ports },
@@ -45,13 +44,14 @@ fn slice(service: &str, endpoints: &[(&str, &str)]) -> Value {
         "ports": [
             { "name": "tcp", "protocol": "TCP", "port": 8_080 },
             { "name": "udp", "protocol": "UDP", "port": 8_080 },
+            { "name": "bulk", "protocol": "TCP", "port": 8_081 },
         ],
     })
 }
 
-/// Asks `to` over both protocols until both answers come from one of `from`; gives the addresses the servers saw.
+/// Asks `to` over both protocols, from IPv4 sockets and from dual-stack ones, until both answers come from one of `from`; gives the addresses the servers saw.
 fn ask_until(place: &Place, to: &str, from: &[&str]) -> Vec<String> {
-    ["tcp", "udp"]
+    ["tcp", "udp", "tcp6", "udp6"]
         .into_iter()
         .map(|protocol| {
             eventually(&format!("{protocol} to {to} from {}", place.name), || {
@@ -73,7 +73,7 @@ fn pods_and_services_across_nodes() {
     // Pod to pod: same node, by the link, by the tunnel; addresses kept.
     for (from, to) in [(&a1, &b1), (&b1, &a1), (&a1, &a2), (&a2, &a1), (&a1, &a3), (&a3, &a1), (&a3, &a2)] {
         let seen = ask_until(from, &format!("{}:8080", to.address), &[&to.name]);
-        assert_eq!(seen, [from.address.clone(), from.address.clone()], "{} to {}", from.name, to.name);
+        assert!(seen.iter().all(|seen| *seen == from.address), "{} to {}: {seen:?}", from.name, to.name);
     }
     // Large transfers: segmentation offload and its checksums.
     for to in [&b1, &a2, &a3] {
@@ -83,14 +83,14 @@ fn pods_and_services_across_nodes() {
     for node in ["n1", "n2", "n3"] {
         let server = cluster.host(node);
         let seen = ask_until(&a1, &format!("{}:8080", server.address), &[&server.name]);
-        assert_eq!(seen, [a1.address.clone(), a1.address.clone()], "a1 to {node}");
+        assert!(seen.iter().all(|seen| *seen == a1.address), "a1 to {node}: {seen:?}");
         ask_until(&server, &format!("{}:8080", a1.address), &["a1"]);
     }
 
     // To the outside under the node's address, and no way in from there.
     let client = cluster.client();
     for (pod, node) in [(&a1, "172.30.0.11"), (&a2, "172.30.0.12"), (&a3, "172.31.0.13")] {
-        assert_eq!(ask_until(pod, "172.30.0.50:8080", &["client"]), [node, node]);
+        assert_eq!(ask_until(pod, "172.30.0.50:8080", &["client"]), [node; 4]);
     }
 
     // ClusterIP, for pods and node processes; a pod that meets itself; UDP answers come from the service's address.
@@ -99,10 +99,10 @@ fn pods_and_services_across_nodes() {
     cluster.put("endpointslices", &slice("web", &all));
     for place in [&a1, &b1, &a2, &a3, &cluster.host("n1"), &cluster.host("n3")] {
         ask_until(place, "10.96.0.20:80", &["a1", "a2", "a3"]);
-        let peer = place.ask("tcp", "10.96.0.20:80").unwrap().peer;
-        assert_eq!(peer, "10.96.0.20:80", "getpeername in {}", place.name);
-        let peer = place.ask("udp", "10.96.0.20:80").unwrap().peer;
-        assert_eq!(peer, "10.96.0.20:80", "recvfrom in {}", place.name);
+        for protocol in ["tcp", "udp", "tcp6", "udp6"] {
+            let peer = place.ask(protocol, "10.96.0.20:80").unwrap().peer;
+            assert_eq!(peer, "10.96.0.20:80", "the server's address to {protocol} in {}", place.name);
+        }
     }
     cluster.put("endpointslices", &slice("web", &all[..1]));
     ask_until(&a1, "10.96.0.20:80", &["a1"]);
@@ -111,12 +111,25 @@ fn pods_and_services_across_nodes() {
     for node in ["172.30.0.11", "172.30.0.12", "172.31.0.13"] {
         let seen = ask_until(&client, &format!("{node}:30080"), &["a1"]);
         let expected = if node == "172.30.0.11" { "172.30.0.50" } else { node };
-        assert_eq!(seen, [expected, expected], "through {node}");
+        assert_eq!(seen, [expected; 4], "through {node}");
         ask_until(&b1, &format!("{node}:30080"), &["a1"]);
     }
     // The tunnel in the way of a service.
     cluster.put("endpointslices", &slice("web", &all[2..]));
-    assert_eq!(ask_until(&client, "172.30.0.11:30080", &["a3"]), ["172.30.0.11", "172.30.0.11"]);
+    assert_eq!(ask_until(&client, "172.30.0.11:30080", &["a3"]), ["172.30.0.11"; 4]);
+    // Much data, by every way.
+    for (number, pod) in [&a1, &a2, &a3].into_iter().enumerate() {
+        cluster.put("endpointslices", &slice("web", &all[number..=number]));
+        ask_until(&client, "172.30.0.11:30080", &[&pod.name]);
+        client.transfer("172.30.0.11", 30_081, 3_000_000);
+        b1.transfer("10.96.0.20", 81, 3_000_000);
+    }
+    // Endpoints in the host's network: this node's own, and another's.
+    cluster.put("endpointslices", &slice("web", &[("172.30.0.11", "n1")]));
+    assert_eq!(ask_until(&client, "172.30.0.11:30080", &["n1-host"]), ["172.30.0.50"; 4]);
+    assert_eq!(ask_until(&client, "172.30.0.12:30080", &["n1-host"]), ["172.30.0.12"; 4]);
+    ask_until(&a1, "10.96.0.20:80", &["n1-host"]);
+    ask_until(&a3, "10.96.0.20:80", &["n1-host"]);
 
     // LoadBalancer: one node answers ARP; all endpoints are met.
     let mut balanced = service("web", "LoadBalancer", "10.96.0.20", 80, 30_080);
@@ -148,7 +161,7 @@ fn pods_and_services_across_nodes() {
         (&client, "172.30.0.12:30080"),
         (&client, "172.30.0.130:80"),
     ] {
-        for protocol in ["tcp", "udp"] {
+        for protocol in ["tcp", "udp", "tcp6", "udp6"] {
             eventually(&format!("{protocol} refusal of {to} to {}", place.name), || match place.ask(protocol, to) {
                 Err(error) if error.contains("refused") => Ok(()),
                 other => Err(format!("{other:?}")),
