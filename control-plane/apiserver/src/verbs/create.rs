@@ -53,14 +53,15 @@ pub async fn create(call: &mut Call, mut object: Value, dry_run: bool) -> Result
     let mut object = admit::mutate(call, admission, Some(object)).await?.unwrap_or_default();
     let resource = call.stored.clone();
     system_metadata(&call.server, &resource, &mut object);
-    (resource.strategy.prepare_create)(&mut object);
-
-    let generate_from = generated_prefix(&object);
+    // What is prepared may depend on the name (labels that carry it): each try begins with the object without one.
+    let generate_from = generated_prefix(&object).map(|prefix| (prefix, object.clone()));
     for attempt in 1.. {
-        if let Some(prefix) = &generate_from {
+        if let Some((prefix, nameless)) = &generate_from {
+            object.clone_from(nameless);
             let suffix = call.server.random.name_suffix(SUFFIX);
             metadata_mut(&mut object).insert("name".into(), format!("{prefix}{suffix}").into());
         }
+        (resource.strategy.prepare_create)(&mut object);
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let errors = validate::create(&resource, &object);
         if !errors.is_empty() {
