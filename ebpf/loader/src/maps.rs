@@ -54,6 +54,9 @@ impl<K: Pod, V: Pod> Table<K, V> {
     }
 }
 
+/// An address, and how many of its 128 bits count.
+pub type Prefix = (Addr, u32);
+
 /// A map of address prefixes in the kernel; the longest that matches counts.
 #[derive(Debug)]
 pub struct Prefixes<V> {
@@ -82,7 +85,7 @@ impl<V: Pod> Prefixes<V> {
     }
 
     /// All prefixes with their lengths and values.
-    pub fn entries(&self) -> Result<Vec<((Addr, u32), V)>, Error> {
+    pub fn entries(&self) -> Result<Vec<(Prefix, V)>, Error> {
         self.inner
             .iter()
             .map(|entry| entry.map(|(key, value)| ((key.data(), key.prefix_len()), value)))
