@@ -157,6 +157,7 @@ fn agent(spec: &NodeSpec, unified: Option<&Path>) -> Program {
         ("--node-ip", spec.address.to_string()),
         ("--data-dir", text(&spec.data.join("agent"))),
         ("--containerd-socket", CONTAINERD_SOCKET.to_owned()),
+        ("--log-dir", text(&spec.data.join("pod-logs"))),
         ("--resolv-conf", "/run/xebec/resolv.conf".to_owned()),
     ];
     let arguments =

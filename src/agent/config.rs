@@ -1,11 +1,13 @@
 //! The configuration of `xebec agent`: a YAML file, and flags that go before it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
+use xebec_node_agent::network::Tunnel;
 use xebec_pki::BootstrapToken;
 
 use super::discovery::parse_pin;
@@ -48,6 +50,25 @@ pub struct Args {
     /// The resolver configuration for names outside the cluster [default: /etc/resolv.conf]
     #[arg(long)]
     pub resolv_conf: Option<PathBuf>,
+    /// Where pods' logs are kept [default: /var/log/pods]
+    #[arg(long)]
+    pub log_dir: Option<PathBuf>,
+    /// A label to register the node with, KEY=VALUE; may be given again
+    #[arg(long = "node-label")]
+    pub node_labels: Vec<String>,
+    /// A registry (HOST:PORT) to speak to in plain HTTP; may be given again
+    #[arg(long = "insecure-registry")]
+    pub insecure_registries: Vec<String>,
+    /// The interface that has the node's address [default: look for it]
+    #[arg(long)]
+    pub uplink: Option<String>,
+    /// When other nodes' pods are reached through VXLAN: auto (nodes not on the same link), always, never
+    #[arg(long, value_parser = parse_tunnel)]
+    pub tunnel: Option<Tunnel>,
+}
+
+fn parse_tunnel(text: &str) -> Result<Tunnel, String> {
+    serde_json::from_value(text.into()).map_err(|_| "one of auto, always, never".to_owned())
 }
 
 /// A configuration that is complete.
@@ -69,6 +90,16 @@ pub struct AgentConfig {
     pub containerd_socket: PathBuf,
     /// The resolver configuration for names outside the cluster.
     pub resolv_conf: PathBuf,
+    /// Where pods' logs are kept.
+    pub log_dir: PathBuf,
+    /// Labels to register the node with.
+    pub node_labels: BTreeMap<String, String>,
+    /// Registries spoken to in plain HTTP.
+    pub insecure_registries: Vec<String>,
+    /// The interface that has the node's address.
+    pub uplink: Option<String>,
+    /// When other nodes' pods are reached through VXLAN.
+    pub tunnel: Tunnel,
 }
 
 /// Which CA to trust.
@@ -124,9 +155,22 @@ impl Args {
                 .or(file.containerd_socket)
                 .unwrap_or_else(|| "/run/containerd/containerd.sock".into()),
             resolv_conf: self.resolv_conf.or(file.resolv_conf).unwrap_or_else(|| "/etc/resolv.conf".into()),
+            log_dir: self.log_dir.or(file.log_dir).unwrap_or_else(|| "/var/log/pods".into()),
+            node_labels: parse_labels(file.node_labels.iter().chain(&self.node_labels))?,
+            insecure_registries: [file.insecure_registries, self.insecure_registries].concat(),
+            uplink: self.uplink.or(file.uplink),
+            tunnel: self.tunnel.or(file.tunnel).unwrap_or_default(),
             server,
         })
     }
+}
+
+fn parse_labels<'a>(labels: impl Iterator<Item = &'a String>) -> anyhow::Result<BTreeMap<String, String>> {
+    let pair = |label: &String| {
+        let (key, value) = label.split_once('=').with_context(|| format!("node label {label:?} is not KEY=VALUE"))?;
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    labels.map(pair).collect()
 }
 
 fn read(path: &Path) -> anyhow::Result<Args> {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use xebec_clock::{Clock, Random};
 use xebec_pki::{Certified, ServerTls, server_config};
 
-use crate::cluster::write_atomically;
+use crate::cluster::{cgroups, write_atomically};
 use crate::renewing::Renewing;
 use config::{AgentConfig, Trust};
 use identity::{Node, Purpose, SwitchingClient, private_dir};
@@ -22,13 +22,18 @@ use identity::{Node, Purpose, SwitchingClient, private_dir};
 /// A CA file may be the work of a server that starts at the same time.
 const CA_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Threads that tasks run on, at most.
+const MAX_THREADS: usize = 4;
+
 /// `xebec agent`: runs until SIGTERM or SIGINT. Pods, their connections and what is in the kernel stay.
 pub fn main(args: config::Args) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("must run as root: pods are made of namespaces, mounts and BPF programs (try sudo)");
     }
     let config = args.load()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // An agent mostly waits; a thread for each core of a large machine would only cost memory.
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).min(MAX_THREADS);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     let result = runtime.block_on(async {
         tokio::select! {
             biased;
@@ -56,7 +61,6 @@ async fn asked_to_stop() -> anyhow::Result<()> {
 struct Joined {
     client: kube::Client,
     tls: rustls::ServerConfig,
-    ca: String,
 }
 
 /// Has the node's certificates made, or takes those kept; renews them from now on.
@@ -94,7 +98,7 @@ async fn join(config: &AgentConfig, clock: &Clock, random: &Random) -> anyhow::R
     };
     let (renewing, config) = Renewing::new(tls(&serving)?);
     renew(&node, own, switching, serving, renewing);
-    Ok(Joined { client, tls: config, ca: node.ca })
+    Ok(Joined { client, tls: config })
 }
 
 fn renew(node: &Node, own: Certified, switching: SwitchingClient, serving: Certified, renewing: Arc<Renewing>) {
@@ -135,8 +139,29 @@ async fn find_ca(config: &AgentConfig, dir: &Path) -> anyhow::Result<String> {
 
 async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let (clock, random) = (Clock::system(), Random::system());
+    let hierarchies = cgroups::hierarchies()?;
+    let Some(cgroup) = cgroups::unified(&hierarchies) else {
+        bail!(
+            "no cgroup version 2 is mounted, which BPF programs attach to (mkdir -p /sys/fs/cgroup/unified && mount -t \
+             cgroup2 cgroup2 /sys/fs/cgroup/unified)"
+        )
+    };
     let joined = join(&config, &clock, &random).await?;
+    let node = xebec_node_agent::AgentConfig {
+        labels: config.node_labels,
+        run_dir: "/run/xebec-agent".into(),
+        log_root: config.log_dir,
+        containerd_socket: config.containerd_socket,
+        insecure_registries: config.insecure_registries,
+        cgroup: cgroup.to_owned(),
+        resolv_conf: config.resolv_conf,
+        uplink: config.uplink,
+        tunnel: config.tunnel,
+        data_dir: config.data_dir,
+        ..xebec_node_agent::AgentConfig::new(&config.node_name, config.node_ip)
+    };
     let stop = CancellationToken::new();
-    let _ = (joined.client, joined.tls, joined.ca, stop);
-    std::future::pending().await
+    // Stopped by dropping; what is in the kernel and in containerd stays.
+    let _stopped = stop.clone().drop_guard();
+    xebec_node_agent::run(node, joined.client, Arc::new(joined.tls), clock, random, stop).await.context("the node")
 }
