@@ -1,14 +1,19 @@
 //! The node agent: pods, images, volumes, probes, streams, service proxy and DNS.
 
+pub mod agent;
 pub mod api;
 pub mod dns;
 pub mod events;
 pub mod images;
 pub mod logger;
 pub mod network;
+pub mod node;
 pub mod pods;
 pub mod probes;
 pub mod proxy;
 pub mod runtime;
+pub mod server;
 pub mod streams;
 pub mod volumes;
+
+pub use agent::{AgentConfig, AgentError, run};

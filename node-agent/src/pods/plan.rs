@@ -280,3 +280,6 @@ fn stop_running(state: &PodState, container: &Container, now: Timestamp, grace: 
     }
     true
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ use super::views::{EndpointSlice, Service};
 use super::world::{Changes, World};
 use crate::api::Rest;
 use crate::api::watch::{Change, follow};
+use crate::dns::Names;
 
 /// Changes taken in before the maps are written: a bound on how long one round holds up the next.
 const BATCH_LIMIT: usize = 1_024;
@@ -38,13 +39,14 @@ pub struct Config {
 /// Load balancer addresses, with the nodes that may answer for each if not any node may.
 pub type LoadBalancerAddresses = BTreeMap<Ipv4Addr, Option<BTreeSet<String>>>;
 
-/// Runs until `cancel`. What is in the maps stays there. `addresses` is told of load balancer addresses; `synced` turns
+/// Runs until `cancel`. What is in the maps stays there. `names` is what the DNS server answers from; `addresses` is told of load balancer addresses; `synced` turns
 /// true when the maps first hold what the API says.
 pub async fn run(
     config: Config,
     rest: Rest,
     random: Random,
     maps: ServiceMaps,
+    names: Names,
     addresses: watch::Sender<LoadBalancerAddresses>,
     synced: watch::Sender<bool>,
     cancel: CancellationToken,
@@ -79,12 +81,20 @@ pub async fn run(
                 () = tokio::time::sleep(RETRY), if proxy.is_behind() => Some(News::Retry),
             };
             let Some(first) = first else { return };
-            proxy.take(first);
+            let mut take = |news: News| {
+                match &news {
+                    News::Service(change) => names.services_changed(change),
+                    News::Slice(change) => names.slices_changed(change),
+                    News::Retry => {}
+                }
+                proxy.take(news);
+            };
+            take(first);
             for _ in 0..BATCH_LIMIT {
                 if let Ok(change) = services.try_recv() {
-                    proxy.take(News::Service(change));
+                    take(News::Service(change));
                 } else if let Ok(change) = slices.try_recv() {
-                    proxy.take(News::Slice(change));
+                    take(News::Slice(change));
                 } else {
                     break;
                 }

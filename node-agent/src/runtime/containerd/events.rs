@@ -45,7 +45,7 @@ pub(super) async fn follow(inner: Arc<Inner>, out: mpsc::Sender<RuntimeEvent>) {
 async fn subscribe(inner: &Arc<Inner>, out: &mpsc::Sender<RuntimeEvent>, down: &mut bool) -> Result<(), RuntimeError> {
     // Fails at once if nobody is there, which the subscription would not.
     inner.client.version().version(()).await?;
-    let filters = ["/tasks/exit", "/tasks/oom"].map(|topic| format!("namespace=={NAMESPACE},topic=={topic}"));
+    let filters = ["/tasks/exit", "/tasks/oom"].map(|topic| format!("namespace==\"{NAMESPACE}\",topic==\"{topic}\""));
     let mut events_client = inner.client.events();
     let subscribe = events_client.subscribe(request(SubscribeRequest { filters: filters.to_vec() }));
     tokio::pin!(subscribe);

@@ -1,0 +1,381 @@
+//! The agent as a whole: node, network, proxy, DNS, pods and the kubelet API, read top-down in [`run`].
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net};
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use xebec_clock::{Clock, Random};
+
+use crate::api::{ApiError, ConfigMap, Rest};
+use crate::dns::Names;
+use crate::dns::server::{DnsServer, upstream};
+use crate::dns::zone::Zone;
+use crate::images::ImageStore;
+use crate::network::{Network, NetworkConfig, SetupError, Tunnel, run as follow_nodes};
+use crate::node::{self, Machine, NodeConfig};
+use crate::pods::env::Facts;
+use crate::pods::{Allocatable, Parts, PodManager, PodManagerConfig};
+use crate::probes::check::Checker;
+use crate::proxy;
+use crate::runtime::RuntimeError;
+use crate::runtime::containerd::{Client, Containerd, ContainerdConfig};
+use crate::server;
+use crate::server::backend::RuntimeBackend;
+use crate::volumes::files::ClusterDns;
+use crate::volumes::local::{LocalVolumes, LocalVolumesConfig};
+
+/// Where the node's DNS server listens, in the node's own network namespace.
+pub const DNS_PORT: u16 = 10053;
+/// The kubelet API's port.
+pub const KUBELET_PORT: u16 = 10250;
+/// The level of the API that this agent speaks.
+pub const KUBELET_VERSION: &str = "v1.37.1";
+
+/// How a node runs.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// The node's name.
+    pub node_name: String,
+    /// The node's address.
+    pub node_ip: IpAddr,
+    /// Labels to register with, besides the usual ones.
+    pub labels: BTreeMap<String, String>,
+    /// What lasts: pods' files, address leases. `/var/lib/xebec-agent`.
+    pub data_dir: PathBuf,
+    /// What goes with the machine's start: pins, pipes. `/run/xebec`.
+    pub run_dir: PathBuf,
+    /// Pods' logs. `/var/log/pods`.
+    pub log_root: PathBuf,
+    /// containerd's socket.
+    pub containerd_socket: PathBuf,
+    /// Registries (`host:port`) that are spoken to in plain HTTP, besides those on this machine.
+    pub insecure_registries: Vec<String>,
+    /// Pods' cgroups, from the root of the hierarchy: `/kubepods`.
+    pub cgroup_root: String,
+    /// The cgroup (v2) whose processes see services: the node's.
+    pub cgroup: PathBuf,
+    /// The BPF file system.
+    pub bpffs: PathBuf,
+    /// The node's resolver.
+    pub resolv_conf: PathBuf,
+    /// The program that writes logs: `xebec` itself.
+    pub logger: PathBuf,
+    /// The interface that has the node's address; none: look for it.
+    pub uplink: Option<String>,
+    /// When to tunnel.
+    pub tunnel: Tunnel,
+    /// What the node offers, if not all that the machine has.
+    pub allocatable: Option<Allocatable>,
+    /// How many pods the node takes.
+    pub pods_max: i64,
+    /// How many processes a pod may have.
+    pub pod_pids_max: Option<i64>,
+}
+
+impl AgentConfig {
+    /// A node with everything in its usual place.
+    pub fn new(node_name: &str, node_ip: IpAddr) -> Self {
+        Self {
+            node_name: node_name.to_owned(),
+            node_ip,
+            labels: BTreeMap::new(),
+            data_dir: "/var/lib/xebec-agent".into(),
+            run_dir: "/run/xebec".into(),
+            log_root: "/var/log/pods".into(),
+            containerd_socket: "/run/containerd/containerd.sock".into(),
+            insecure_registries: Vec::new(),
+            cgroup_root: "/kubepods".to_owned(),
+            cgroup: "/sys/fs/cgroup".into(),
+            bpffs: "/sys/fs/bpf".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            logger: std::env::current_exe().unwrap_or_else(|_| "xebec".into()),
+            uplink: None,
+            tunnel: Tunnel::Auto,
+            allocatable: None,
+            pods_max: 110,
+            pod_pids_max: None,
+        }
+    }
+}
+
+/// Why an agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] SetupError),
+    /// The container runtime.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The proxy.
+    #[error("the service proxy stopped: {0}")]
+    Proxy(String),
+    /// DNS.
+    #[error(transparent)]
+    Dns(#[from] crate::dns::server::ServerError),
+    /// The kubelet API's address.
+    #[error(transparent)]
+    Listen(#[from] std::io::Error),
+    /// What the cluster says of itself.
+    #[error("the ConfigMap kube-system/xebec-cluster does not describe a cluster: {0}")]
+    Cluster(String),
+    /// The node's address.
+    #[error("the node's address {0} is not IPv4, and the pod network needs that")]
+    NodeAddress(IpAddr),
+}
+
+/// What agents must know of the cluster: the ConfigMap `kube-system/xebec-cluster`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ClusterFacts {
+    cluster_cidr: Ipv4Net,
+    service_cidr: Ipv4Net,
+    cluster_dns: IpAddr,
+    cluster_domain: String,
+    node_port_range: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct NodeView {
+    spec: NodeSpecView,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct NodeSpecView {
+    #[serde(rename = "podCIDR")]
+    pod_cidr: Option<Ipv4Net>,
+}
+
+/// Runs the node until `cancel`. Containers, their connections and what is in the kernel stay.
+pub async fn run(
+    config: AgentConfig,
+    client: kube::Client,
+    tls: Arc<rustls::ServerConfig>,
+    clock: Clock,
+    random: Random,
+    cancel: CancellationToken,
+) -> Result<(), AgentError> {
+    let work = start(&config, client, tls, &clock, &random, &cancel);
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Ok(()),
+        result = work => result,
+    }
+}
+
+async fn start(
+    config: &AgentConfig,
+    client: kube::Client,
+    tls: Arc<rustls::ServerConfig>,
+    clock: &Clock,
+    random: &Random,
+    cancel: &CancellationToken,
+) -> Result<(), AgentError> {
+    let rest = Rest::new(client.clone());
+    let listener = server::bind(SocketAddr::new(config.node_ip, KUBELET_PORT)).await?;
+    let containerd = Client::new(&config.containerd_socket);
+    let images =
+        Arc::new(ImageStore::new(containerd.clone(), config.insecure_registries.clone(), clock.clone(), random.clone()));
+    let runtime = Arc::new(Containerd::new(
+        ContainerdConfig {
+            socket: config.containerd_socket.clone(),
+            run_root: config.run_dir.clone(),
+            cgroup_root: config.cgroup_root.clone(),
+            logger: config.logger.clone(),
+        },
+        containerd,
+        Arc::clone(&images),
+        clock.clone(),
+        random.clone(),
+    )?);
+
+    // The node first: by it the control plane gives out the pod range that the network waits for.
+    let machine = Machine::detect(&config.data_dir);
+    let allocatable = config.allocatable.unwrap_or(Allocatable {
+        cpu_milli: machine.cpu_milli,
+        memory_bytes: machine.memory_bytes,
+        pods: config.pods_max,
+    });
+    let node = NodeConfig {
+        facts: node::status::Facts {
+            name: config.node_name.clone(),
+            addresses: vec![config.node_ip],
+            machine,
+            allocatable,
+            port: KUBELET_PORT,
+            version: KUBELET_VERSION.to_owned(),
+        },
+        labels: config.labels.clone(),
+        taints: Vec::new(),
+        data: config.data_dir.clone(),
+    };
+    let uid = node::register::register(&node, &rest).await;
+    let events = crate::events::Recorder::start(rest.clone(), &config.node_name, clock.clone(), random.clone());
+    let (network_problem, problem) = watch::channel(Some("the pod network is being set up".to_owned()));
+    let node_work = node::run(node, rest.clone(), uid, runtime.clone(), images.clone(), events, problem, clock.clone());
+
+    let pods_work = async {
+        let cluster = cluster_facts(&rest).await?;
+        let pod_cidr = pod_cidr(&rest, &config.node_name).await;
+        let network = start_network(config, &cluster, pod_cidr)?;
+        let dns = start_dns(config, &cluster, random).await?;
+        let parts = Parts {
+            runtime: runtime.clone(),
+            images,
+            network: network.pods.clone(),
+            volumes: Arc::new(LocalVolumes::new(
+                LocalVolumesConfig {
+                    pod_root: config.data_dir.join("pods"),
+                    log_root: config.log_root.clone(),
+                    resolv_conf: config.resolv_conf.clone(),
+                    cluster_dns: Some(ClusterDns { address: cluster.cluster_dns, domain: cluster.cluster_domain }),
+                    facts: Facts {
+                        addresses: Vec::new(),
+                        host_ip: config.node_ip,
+                        allocatable_cpu_milli: allocatable.cpu_milli,
+                        allocatable_memory_bytes: allocatable.memory_bytes,
+                    },
+                },
+                rest.clone(),
+                clock.clone(),
+                random.clone(),
+            )),
+            prober: Arc::new(Checker::new(runtime)),
+        };
+        let manager = PodManager::new(
+            PodManagerConfig {
+                node_name: config.node_name.clone(),
+                host_ip: config.node_ip,
+                allocatable,
+                log_root: config.log_root.clone(),
+                pod_pids_max: config.pod_pids_max,
+                events: true,
+                service_links: true,
+            },
+            client,
+            parts,
+            clock.clone(),
+            random.clone(),
+        );
+        network_problem.send_replace(None);
+        let backend = Arc::new(RuntimeBackend::new(manager.context(), manager.pods()));
+        let router = server::router(backend, manager.pods(), clock.clone());
+        let (addresses, addresses_seen) = watch::channel(BTreeMap::new());
+        let (synced, _) = watch::channel(false);
+        let proxy_config = proxy::Config {
+            node_name: config.node_name.clone(),
+            node_address: config.node_ip,
+            dns_port: DNS_PORT,
+            dns_service: ("kube-system".to_owned(), "kube-dns".to_owned()),
+        };
+        let Network { services, peers, local, uplink, .. } = network;
+        let proxy_work = proxy::run(
+            proxy_config,
+            rest.clone(),
+            random.clone(),
+            services,
+            dns.names,
+            addresses,
+            synced,
+            cancel.clone(),
+        );
+        let peer_work =
+            follow_nodes::run(local, uplink, rest.clone(), random.clone(), peers, addresses_seen, cancel.clone());
+        let (proxied, ..) = tokio::join!(
+            proxy_work,
+            peer_work,
+            dns.server.run(cancel.clone()),
+            manager.run(cancel.clone()),
+            server::serve(listener, tls, router, cancel.clone()),
+        );
+        proxied.map_err(|e| AgentError::Proxy(e.to_string()))
+    };
+    tokio::select! {
+        biased;
+        result = pods_work => result,
+        () = node_work => Ok(()),
+    }
+}
+
+/// Reads what the cluster says of itself, waiting for it to be there.
+async fn cluster_facts(rest: &Rest) -> Result<ClusterFacts, AgentError> {
+    let map: ConfigMap = patiently("the cluster's configuration", || async {
+        rest.get("/api/v1/namespaces/kube-system/configmaps/xebec-cluster").await.map(Some)
+    })
+    .await;
+    let text = map.data.get("config").ok_or_else(|| AgentError::Cluster("it has no key config".to_owned()))?;
+    serde_json::from_str(text).map_err(|e| AgentError::Cluster(e.to_string()))
+}
+
+/// The range that the node's pods get their addresses from, once it is given out.
+async fn pod_cidr(rest: &Rest, node: &str) -> Ipv4Net {
+    let path = format!("/api/v1/nodes/{node}");
+    patiently("the node's pod range", || async { Ok(rest.get::<NodeView>(&path).await?.spec.pod_cidr) }).await
+}
+
+/// Asks until there is an answer: soon at first.
+async fn patiently<T, F>(what: &str, ask: impl Fn() -> F) -> T
+where
+    F: Future<Output = Result<Option<T>, ApiError>>,
+{
+    let mut delay = Duration::from_millis(20);
+    loop {
+        match ask().await {
+            Ok(Some(answer)) => return answer,
+            Ok(None) => tracing::debug!(%what, "not there yet"),
+            Err(error) => tracing::warn!(%what, %error, "cannot be read yet"),
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(Duration::from_secs(2));
+    }
+}
+
+fn start_network(config: &AgentConfig, cluster: &ClusterFacts, pod_cidr: Ipv4Net) -> Result<Network, AgentError> {
+    let IpAddr::V4(node_address) = config.node_ip else { return Err(AgentError::NodeAddress(config.node_ip)) };
+    Ok(Network::start(&NetworkConfig {
+        node_name: config.node_name.clone(),
+        node_address,
+        uplink: config.uplink.clone(),
+        pod_cidr,
+        cluster_cidr: cluster.cluster_cidr,
+        service_cidr: cluster.service_cidr,
+        node_ports: cluster.node_ports()?,
+        tunnel: config.tunnel,
+        masquerade: true,
+        bpffs: config.bpffs.clone(),
+        cgroup: config.cgroup.clone(),
+        lease_dir: config.data_dir.join("leases"),
+    })?)
+}
+
+impl ClusterFacts {
+    fn node_ports(&self) -> Result<(u16, u16), AgentError> {
+        let parse = || {
+            let (first, last) = self.node_port_range.split_once('-')?;
+            Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
+        };
+        parse().ok_or_else(|| AgentError::Cluster(format!("nodePortRange {:?} is no range", self.node_port_range)))
+    }
+}
+
+struct Dns {
+    names: Names,
+    server: DnsServer,
+}
+
+async fn start_dns(config: &AgentConfig, cluster: &ClusterFacts, random: &Random) -> Result<Dns, AgentError> {
+    let networks = vec![IpNet::V4(cluster.cluster_cidr), IpNet::V4(cluster.service_cidr)];
+    let zone = Zone::new(&cluster.cluster_domain, networks).map_err(|e| AgentError::Cluster(e.to_string()))?;
+    let names = Names::new(zone);
+    let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), DNS_PORT);
+    let server = DnsServer::bind(address, names.clone(), upstream(&config.resolv_conf)?, random.clone()).await?;
+    Ok(Dns { names, server })
+}
