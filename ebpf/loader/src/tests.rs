@@ -348,6 +348,25 @@ fn the_answer_of_an_old_connection_still_finds_its_pod_after_the_port_was_reused
 }
 
 #[test]
+fn who_comes_to_a_pods_own_address_is_answered_from_it() {
+    for l4 in [L4::syn(40_000, 80), L4::udp(40_000, 80), L4::echo(8, 77)] {
+        let world = World::new();
+        let (verdict, out) = world.run("uplink_ingress", &Frame::new(CLIENT, POD, l4.clone()));
+        assert_eq!((verdict, out.src, out.dst, out.ttl), (REDIRECT, CLIENT, POD, 64));
+        let answer = match l4 {
+            L4::Icmp { .. } => L4::echo(0, 77),
+            _ => l4.answer(80, 40_000),
+        };
+        let answer = Frame::new(POD, CLIENT, answer);
+        assert_eq!(world.run("uplink_egress", &answer), (OK, answer.clone()));
+        // Another node's pod leaves no trace in the flow table.
+        let flows = world.flow_kinds().len();
+        world.run("uplink_ingress", &Frame::new(REMOTE_POD, POD, l4));
+        assert_eq!(world.flow_kinds().len(), flows);
+    }
+}
+
+#[test]
 fn pods_keep_their_address_towards_pods_and_nodes() {
     let world = World::new();
     for dst in [REMOTE_POD, FAR_POD, PEER] {

@@ -53,6 +53,10 @@ fn still_stands(packet: &Packet, flow: &Flow) -> bool {
     if packet.key.proto == proto::TCP {
         return !packet.is_syn();
     }
+    // To a pod's own address.
+    if flow.backend == 0 {
+        return true;
+    }
     // SAFETY: read at once.
     match unsafe { BACKENDS.get(flow.backend) } {
         Some(backend) => backend.addr == flow.dst && backend.port == flow.dst_port,

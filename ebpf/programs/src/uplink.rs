@@ -53,11 +53,10 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn ingress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
-    let packet = &scratch.packet;
-    if in_pod_net(&packet.key.dst) {
-        // From another node's pod, by route.
-        return deliver::to_local_pod(ctx, &packet.key.dst).unwrap_or(Ok(PASS));
+    if in_pod_net(&scratch.packet.key.dst) {
+        return direct(ctx, scratch);
     }
+    let packet = &scratch.packet;
     if packet.is(Kind::IcmpError) {
         return icmp::error(ctx, packet);
     }
@@ -75,6 +74,25 @@ fn ingress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
         Some((frontend, found)) => begin(ctx, scratch, &frontend, found),
         None => Ok(PASS),
     }
+}
+
+/// A packet to a pod's own address: from another node's pod, by route; or from somebody outside who has a route to pods,
+/// and then the pod's answer must not be masqueraded.
+#[inline(always)]
+fn direct(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
+    let packet = &scratch.packet;
+    let key = &packet.key;
+    // SAFETY: only its presence is read.
+    let inside = in_cluster_net(&key.src) || unsafe { NODE_ADDRESSES.get(key.src) }.is_some();
+    if !inside && packet.is(Kind::Flow) && config!(masquerade) != 0 && !flows::known(packet, &mut scratch.to) {
+        scratch.to.src = key.src;
+        scratch.to.dst = key.dst;
+        scratch.to.src_port = key.src_port;
+        scratch.to.dst_port = key.dst_port;
+        // If the way back is taken, the client has the same port open through a service, whose answers come first.
+        flows::record_plain(scratch, 0, 0)?;
+    }
+    deliver::to_local_pod(ctx, &scratch.packet.key.dst).unwrap_or(Ok(PASS))
 }
 
 /// Gives the packet the tuple `scratch.to` and sends it on.

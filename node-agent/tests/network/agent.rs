@@ -17,6 +17,8 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use xebec_clock::Random;
 use xebec_node_agent::api::Rest;
+use xebec_node_agent::dns::Names;
+use xebec_node_agent::dns::zone::Zone;
 use xebec_node_agent::network::{self, Network, NetworkConfig, PodIdentity, PodNetwork as _, Tunnel};
 use xebec_node_agent::proxy;
 
@@ -139,11 +141,13 @@ async fn serve(config: NetworkConfig, api: Api) {
         dns_service: ("kube-system".to_owned(), "kube-dns".to_owned()),
     };
     let random = Random::seeded(1);
+    let names = Names::new(Zone::new("cluster.local", Vec::new()).unwrap());
     tokio::spawn(proxy::run(
         proxy_config,
         rest.clone(),
         random.clone(),
         network.services,
+        names,
         addresses,
         synced,
         cancel.clone(),

@@ -459,6 +459,11 @@ impl Cluster {
         self.client.again()
     }
 
+    /// Tells the client's router of a way to pods.
+    pub fn route_from_outside(&self, pods: &str, node: &str) {
+        self.fabric.ip(&format!("route add {pods} via {node}"));
+    }
+
     pub fn put(&mut self, collection: &str, object: &Value) {
         self.remember(collection, object);
         self.order_all(&json!({ "do": "put", "collection": collection, "object": object }));

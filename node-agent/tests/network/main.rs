@@ -87,11 +87,14 @@ fn pods_and_services_across_nodes() {
         ask_until(&server, &format!("{}:8080", a1.address), &["a1"]);
     }
 
-    // To the outside under the node's address, and no way in from there.
+    // To the outside under the node's address; but who knows a way to a pod is answered from its own.
     let client = cluster.client();
     for (pod, node) in [(&a1, "172.30.0.11"), (&a2, "172.30.0.12"), (&a3, "172.31.0.13")] {
         assert_eq!(ask_until(pod, "172.30.0.50:8080", &["client"]), [node; 4]);
     }
+
+    cluster.route_from_outside("10.244.1.0/24", "172.30.0.11");
+    assert_eq!(ask_until(&client, &format!("{}:8080", a1.address), &["a1"]), ["172.30.0.50"; 4]);
 
     // ClusterIP, for pods and node processes; a pod that meets itself; UDP answers come from the service's address.
     cluster.put("services", &service("web", "LoadBalancer", "10.96.0.20", 80, 30_080));
