@@ -247,6 +247,7 @@ impl Controller for Namespaces {
             return Ok(None);
         }
         let found = self.empty(&key.name).await?;
+        tracing::debug!(namespace = key.name, left = ?found, "emptied");
         let plan = plan(&namespace, &found, self.cx.clock.now());
         let wait = plan.requeue_after;
         if wait.is_none() {

@@ -30,6 +30,11 @@ impl Mirror {
         self.steady.clear();
     }
 
+    /// Pods are deleted by hand: deployments are held to their bounds when they are complete again.
+    pub fn disturbed(&mut self) {
+        self.steady.clear();
+    }
+
     /// A deployment is scaled: its availability is a new one.
     pub fn scaled(&mut self, namespace: &str, name: &str) {
         self.steady.remove(&format!("/registry/apps/deployments/{namespace}/{name}"));

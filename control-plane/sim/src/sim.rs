@@ -37,11 +37,15 @@ const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 /// If the runtime cannot be built: the machine is out of file descriptors or the like.
 pub fn simulate<T>(simulation: impl Future<Output = T>) -> T {
     #[expect(clippy::expect_used, reason = "nothing can be simulated without a runtime, and only tests do")]
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime for the simulation");
+    let runtime = {
+        // `RUST_LOG=debug` shows what goes on; a second simulation of the process finds it set up.
+        drop(tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).try_init());
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime for the simulation")
+    };
     runtime.block_on(simulation)
 }
 
@@ -96,18 +100,8 @@ impl Sim {
             cancel.clone(),
         ));
         tasks.spawn(xebec_scheduler::run(client(), clock.clone(), random.clone(), cancel.clone()));
-        let mut sim = Self {
-            api,
-            clock,
-            server,
-            store,
-            mirror,
-            random,
-            nodes: BTreeMap::new(),
-            made: 0,
-            cancel,
-            _tasks: tasks,
-        };
+        let mut sim =
+            Self { api, clock, server, store, mirror, random, nodes: BTreeMap::new(), made: 0, cancel, _tasks: tasks };
         for _ in 0..nodes {
             sim.add_node();
         }
@@ -168,6 +162,9 @@ impl Sim {
     ///
     /// The API server's refusal.
     pub async fn delete(&self, kind: &Kind, namespace: &str, name: &str) -> Result<(), ApiError> {
+        if kind.kind == "Pod" {
+            self.mirror.lock().disturbed();
+        }
         let options = DeleteOptions { propagation_policy: Some("Background"), ..DeleteOptions::default() };
         self.api.delete(kind, namespace, name, &options).await.map(drop)
     }

@@ -7,6 +7,7 @@
 pub mod entry;
 pub mod resource;
 pub mod ring;
+mod signal;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -5,10 +5,10 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use tokio::sync::watch;
 use xebec_schema::resource::Resource;
 
 use super::ring::{CachedEvent, Gone, Ring};
+use super::signal::{Signal, Subscription};
 use crate::reader::Entry;
 
 /// All objects of a resource, in the order of their keys.
@@ -20,7 +20,7 @@ pub struct ResourceCache {
     pub prefix: Box<str>,
     state: RwLock<State>,
     /// The ring's end: changes with every event.
-    changed: watch::Sender<u64>,
+    changed: Arc<Signal>,
 }
 
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl ResourceCache {
     pub fn new(resource: Arc<Resource>, objects: BTreeMap<Box<str>, Arc<Entry>>, revision: u64) -> Self {
         let prefix = super::prefix(&resource).into_boxed_str();
         let state = State { objects, ring: Ring::new(revision), revision };
-        Self { resource, prefix, state: RwLock::new(state), changed: watch::Sender::new(0) }
+        Self { resource, prefix, state: RwLock::new(state), changed: Arc::default() }
     }
 
     /// Carries out a change: a new state of the object under `key`, or its deletion.
@@ -55,7 +55,7 @@ impl ResourceCache {
             state.ring.push(CachedEvent::new(revision, entry, previous));
             state.ring.end()
         };
-        self.changed.send_replace(end);
+        self.changed.set(end);
     }
 
     /// Puts other contents in place of what there was. Those who watch have to start again.
@@ -67,7 +67,7 @@ impl ResourceCache {
             state.ring.reset(revision);
             state.ring.end()
         };
-        self.changed.send_replace(end);
+        self.changed.set(end);
     }
 
     /// The object under `key`.
@@ -122,8 +122,8 @@ impl ResourceCache {
         self.len() == 0
     }
 
-    /// Says when there are new events: its value is the sequence number of the next.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
+    /// Says when there are new events.
+    pub fn subscribe(&self) -> Subscription {
         self.changed.subscribe()
     }
 }

@@ -230,7 +230,7 @@ impl Watch {
                 let wake = tokio::select! {
                     biased;
                     () = server.stop.cancelled() => Wake::End,
-                    changed = changed.changed() => if changed.is_ok() { Wake::Events } else { Wake::End },
+                    () = changed.changed() => Wake::Events,
                     () = tokio::time::sleep_until(deadline) => Wake::End,
                     _ = bookmarks.tick(), if options.bookmarks => Wake::Bookmark,
                 };

@@ -45,7 +45,14 @@ fn set(image: &str, revision: u32, replicas: i32, desired: i32, patch: Value) ->
 
 fn merge(target: &mut Value, patch: &Value) {
     match patch {
-        Value::Object(fields) => fields.iter().for_each(|(key, value)| merge(&mut target[key], value)),
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match target.as_object_mut() {
+                    Some(target) if value.is_null() => drop(target.remove(key)),
+                    _ => merge(&mut target[key], value),
+                }
+            }
+        }
         other => *target = other.clone(),
     }
 }
@@ -100,7 +107,8 @@ fn reason(status: &DeploymentStatus, kind: &str) -> (String, String, String) {
 
 #[test]
 fn the_first_set_is_made_at_full_size() {
-    let plan = run(&deployment(4, json!({"metadata": {"annotations": {REVISION: null}}, "status": {"conditions": []}})), &[]);
+    let plan =
+        run(&deployment(4, json!({"metadata": {"annotations": {REVISION: null}}, "status": {"conditions": []}})), &[]);
     let (body, report) = created(&plan).unwrap();
     let name = body["metadata"]["name"].as_str().unwrap();
     assert_eq!(name, format!("web-{}", template_hash(&template("v2"), None)));
@@ -183,7 +191,10 @@ fn going_back_makes_the_old_set_the_newest_revision() {
         })
         .collect();
     assert_eq!(patches[0].0, "web-v1");
-    assert_eq!((&patches[0].1[REVISION], &patches[0].1["deployment.kubernetes.io/revision-history"]), (&json!("3"), &json!("1")));
+    assert_eq!(
+        (&patches[0].1[REVISION], &patches[0].1["deployment.kubernetes.io/revision-history"]),
+        (&json!("3"), &json!("1"))
+    );
     assert_eq!((patches[1].0, &patches[1].1[REVISION]), ("web", &json!("3")));
 }
 
@@ -223,14 +234,13 @@ fn recreate_waits_for_the_last_old_pod() {
 
 #[test]
 fn old_revisions_are_cleaned_up() {
-    let mut web = deployment(3, json!({"spec": {"revisionHistoryLimit": 1}, "status": {"replicas": 3,
-        "updatedReplicas": 3, "readyReplicas": 3, "availableReplicas": 3, "observedGeneration": 2}}));
+    let mut web = deployment(
+        3,
+        json!({"spec": {"revisionHistoryLimit": 1}, "status": {"replicas": 3,
+        "updatedReplicas": 3, "readyReplicas": 3, "availableReplicas": 3, "observedGeneration": 2}}),
+    );
     web.metadata.annotations.insert(REVISION.into(), "4".into());
-    let sets = [
-        set("v0", 1, 0, 3, json!({})),
-        set("v1", 3, 0, 3, json!({})),
-        set("v2", 4, 3, 3, json!({})),
-    ];
+    let sets = [set("v0", 1, 0, 3, json!({})), set("v1", 3, 0, 3, json!({})), set("v2", 4, 3, 3, json!({}))];
     let plan = run(&web, &sets);
     let deleted: Vec<&str> = plan
         .actions()

@@ -182,12 +182,14 @@ impl Executor {
                     self.forget(write, options.uid.as_deref().unwrap_or(&meta.uid));
                 }
             }
-            (_, Some(sink)) => {
+            (verb, Some(sink)) => {
                 // Taking away the last finalizer of an object that is being deleted removes it.
-                if meta.is_terminating()
+                let took_finalizers =
+                    matches!(verb, Verb::Patch(_, _, patch) if patch.pointer("/metadata/finalizers").is_some());
+                let is_last = meta.is_terminating()
                     && meta.finalizers.is_empty()
-                    && meta.deletion_grace_period_seconds.unwrap_or_default() == 0
-                {
+                    && meta.deletion_grace_period_seconds.unwrap_or_default() == 0;
+                if took_finalizers && is_last {
                     sink.deleted(&meta.key(), &meta.uid);
                 } else {
                     sink.wrote(body);
