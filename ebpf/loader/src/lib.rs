@@ -251,7 +251,17 @@ fn load<'a>(loader: &mut EbpfLoader<'a>, config: &'a Config) -> Result<Ebpf, Err
         };
         result.map_err(|source| Error::Program { program: name, source: Box::new(source) })?;
     }
+    give_back_memory();
     Ok(ebpf)
+}
+
+/// The loader reads all of the kernel's type information, some 15 MB, once. An agent is to stay small.
+fn give_back_memory() {
+    // SAFETY: no preconditions.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Removes pinned maps whose keys or values have other sizes than ours: a build under development that forgot to raise

@@ -255,6 +255,27 @@ fn flows_spread_over_the_backends() {
 }
 
 #[test]
+fn with_session_affinity_a_client_stays_with_its_backend() {
+    let mut world = World::new();
+    let backends = [(POD, 8_080), (OTHER_POD, 8_080), (REMOTE_POD, 8_080), (FAR_POD, 8_080)];
+    let id = world.service(LB.into(), 80, proto::TCP, SCOPE_EXTERNAL, &backends);
+    let key = ServiceKey { addr: LB.into(), port: Port::new(80), proto: proto::TCP, scope: SCOPE_EXTERNAL };
+    let service = Service { id, set: id, count: 4, affinity_timeout_s: 10_800, ..Service::default() };
+    world.maps.services.insert(&key, &service).unwrap();
+    let met = |client: Ipv4Addr| -> std::collections::BTreeSet<Ipv4Addr> {
+        let ask = |port| world.run("uplink_ingress", &Frame::new(client, LB, L4::syn(port, 80))).1.dst;
+        (40_000..40_020).map(ask).collect()
+    };
+    let mut all = std::collections::BTreeSet::new();
+    for last in 1..=40 {
+        let one = met(Ipv4Addr::new(192, 0, 2, last));
+        assert_eq!(one.len(), 1);
+        all.extend(one);
+    }
+    assert_eq!(all.len(), 4);
+}
+
+#[test]
 fn no_endpoint_means_a_reset_or_port_unreachable() {
     let mut world = World::new();
     let id = world.service(LB.into(), 80, proto::TCP, SCOPE_EXTERNAL, &[]);

@@ -32,7 +32,7 @@ const REPLY: u16 = 2_u16.to_be();
 /// Answers a request for an address this node owns; leaves everything else to the kernel.
 #[inline(always)]
 pub fn answer(ctx: &TcContext) -> i32 {
-    let pass = TC_ACT_OK as i32;
+    let pass = TC_ACT_OK;
     let Ok(request) = ctx.load::<Arp>(ETH_LEN) else { return pass };
     if request.hardware != ETHERNET || request.protocol != IPV4 || request.operation != REQUEST {
         return pass;

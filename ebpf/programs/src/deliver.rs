@@ -87,7 +87,7 @@ pub fn onward(ctx: &TcContext, dst: &Addr, leaves_node: bool) -> Result<i32, Dro
         return match to_local_pod(ctx, dst) {
             Some(result) => result,
             // The node itself, or a pod that is just going.
-            None => Ok(TC_ACT_OK as i32),
+            None => Ok(TC_ACT_OK),
         };
     }
     if in_cluster_net(dst) {

@@ -55,7 +55,7 @@ pub fn verdict(ctx: &TcContext, key: &FlowKey, result: Result<i32, DropReason>) 
         Ok(action) => action,
         Err(reason) => {
             count_drop(ctx, reason, key, 0);
-            TC_ACT_SHOT as i32
+            TC_ACT_SHOT
         }
     }
 }

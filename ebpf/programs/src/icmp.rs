@@ -19,7 +19,7 @@ const ICMP_LEN: usize = 8;
 /// Translates an error about one of our flows; others pass.
 #[inline(always)]
 pub fn error(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
-    let pass = Ok(TC_ACT_OK as i32);
+    let pass = Ok(TC_ACT_OK);
     let l4 = packet.l4 as usize;
     let quote = l4 + ICMP_LEN;
     let Ok(ip) = ctx.load::<Ipv4>(quote) else { return pass };

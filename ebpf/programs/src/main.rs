@@ -1,6 +1,10 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value, a key would be copied to the stack, which has 512 bytes"
+)]
 //! The eBPF programs, a file for each hook, and the vocabulary they share.
 //!
 //! Hooks:

@@ -12,7 +12,7 @@ use crate::nat::store;
 use crate::packet::{ETH_P_IP, Kind, Packet};
 use crate::{deliver, event, flows, icmp, packet, uplink};
 
-const PASS: i32 = TC_ACT_OK as i32;
+const PASS: i32 = TC_ACT_OK;
 
 /// Out: whose packet it is decides where the tunnel leads.
 #[classifier]

@@ -10,7 +10,7 @@ use crate::maps::{LOCAL_PODS, scratch};
 use crate::packet::{ETH_P_IP, Packet};
 use crate::{deliver, event, nat, packet, reject};
 
-const PASS: i32 = TC_ACT_OK as i32;
+const PASS: i32 = TC_ACT_OK;
 
 #[classifier]
 pub fn pod_egress(ctx: TcContext) -> i32 {

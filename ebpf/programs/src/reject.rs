@@ -15,7 +15,7 @@ pub fn refuse(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
     match packet.key.proto {
         proto::TCP => reset(ctx, packet),
         proto::UDP => port_unreachable(ctx, packet),
-        _ => Ok(TC_ACT_SHOT as i32),
+        _ => Ok(TC_ACT_SHOT),
     }
 }
 
@@ -31,7 +31,7 @@ fn turn_round(ctx: &TcContext) -> Result<(), DropReason> {
 #[inline(always)]
 fn reset(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
     if packet.tcp_flags & tcp::RST != 0 {
-        return Ok(TC_ACT_SHOT as i32);
+        return Ok(TC_ACT_SHOT);
     }
     let l4 = packet.l4 as usize;
     let old: Tcp = ctx.load(l4).map_err(|_| DropReason::RewriteFailed)?;
@@ -82,7 +82,7 @@ fn port_unreachable(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason>
     let failed = |_| DropReason::RewriteFailed;
     // With IP options the quote would be longer; nobody sends those.
     if packet.ip.length() != IPV4_LEN {
-        return Ok(TC_ACT_SHOT as i32);
+        return Ok(TC_ACT_SHOT);
     }
     // SAFETY: the context the kernel gave us.
     if unsafe { bpf_skb_change_tail(ctx.skb.skb, (ETH_LEN + QUOTE_LEN) as u32, 0) } != 0 {

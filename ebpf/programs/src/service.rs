@@ -94,3 +94,9 @@ pub fn hash(key: &FlowKey) -> u32 {
     h = mix(h, ports);
     mix(h, key.proto as u32)
 }
+
+/// A hash of the client alone, for session affinity: it stays with its backend for as long as the backend set stays.
+#[inline(always)]
+pub fn client_hash(key: &FlowKey) -> u32 {
+    mix(0x85eb_ca77, key.src.0[3])
+}

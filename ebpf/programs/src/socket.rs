@@ -4,7 +4,7 @@
 //! reverse, for programs that look at the peer's address (UDP receivers, `getpeername`), goes by the socket's cookie.
 
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use xebec_ebpf_layout::{Addr, Frontend, Port, SCOPE_CLUSTER, SocketKey, node_address_flags, proto};
@@ -40,7 +40,12 @@ fn translate(ctx: &SockAddrContext, addr: Addr, port: Port) -> Outcome {
     };
     // SAFETY: the context is a socket's.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
-    let hash = if protocol == proto::UDP {
+    let hash = if service.affinity_timeout_s != 0 {
+        // The client is the pod, whose network namespace is known where its address is not yet chosen.
+        // SAFETY: the context is a socket's.
+        let client = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
+        service::mix(service::mix(service.id, client as u32), (client >> 32) as u32)
+    } else if protocol == proto::UDP {
         // A datagram socket stays with its backend from one send to the next.
         service::mix(service::mix(service.id, cookie as u32), (cookie >> 32) as u32)
     } else {

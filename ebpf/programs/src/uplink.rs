@@ -17,7 +17,7 @@ use crate::packet::{ETH_P_ARP, ETH_P_IP, Kind};
 use crate::service::Count;
 use crate::{arp, deliver, event, flows, icmp, nat, packet, reject, service};
 
-const PASS: i32 = TC_ACT_OK as i32;
+const PASS: i32 = TC_ACT_OK;
 const VXLAN_PORT: u16 = 4789;
 
 #[classifier]
@@ -108,7 +108,8 @@ pub fn translate(ctx: &TcContext, scratch: &Scratch) -> Result<i32, DropReason> 
 fn begin(ctx: &TcContext, scratch: &mut Scratch, frontend: &ServiceKey, mut found: Service) -> Result<i32, DropReason> {
     let key = &scratch.packet.key;
     let hash = service::hash(key);
-    let Some((id, backend)) = service::choose(frontend, &mut found, hash) else {
+    let choice = if found.affinity_timeout_s != 0 { service::client_hash(key) } else { hash };
+    let Some((id, backend)) = service::choose(frontend, &mut found, choice) else {
         service::count(found.id, Count::Refused);
         if found.flags & service_flags::DROP_IF_EMPTY != 0 {
             return Err(DropReason::NoLocalBackend);
