@@ -20,13 +20,13 @@ say() { printf 'images: %s\n' "$*" >&2; }
 
 # A root file system as a tar, from packages.
 packages() {
-    mmdebstrap --quiet --variant=extract --include="$1" --customize-hook="$2" bookworm - 2>/dev/null
+    mmdebstrap --quiet --variant=extract --include="$1" --extract-hook="$2" bookworm - 2>/dev/null
 }
 
 # Users that the packages would have made in their scripts, which "extract" does not run.
 users='mkdir -p "$1/etc" "$1/tmp" "$1/run" "$1/var/log/nginx" "$1/var/lib/nginx" "$1/data"; chmod 1777 "$1/tmp";
-printf "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/var/www:/bin/false\nredis:x:101:101::/data:/bin/false\n" >"$1/etc/passwd";
-printf "root:x:0:\nadm:x:4:\nwww-data:x:33:\nredis:x:101:\n" >"$1/etc/group"; chown 101:101 "$1/data"'
+printf "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/var/www:/bin/false\nnobody:x:65534:65534::/:/bin/false\nredis:x:101:101::/data:/bin/false\n" >"$1/etc/passwd";
+printf "root:x:0:\nadm:x:4:\nwww-data:x:33:\nnogroup:x:65534:\nredis:x:101:\n" >"$1/etc/group"; chown 101:101 "$1/data"'
 
 # A link to busybox for each of its programs that no package brought.
 applets='for program in $("$1/bin/busybox" --list); do [ -e "$1/bin/$program" ] || ln -s busybox "$1/bin/$program"; done'
