@@ -488,6 +488,31 @@ fn the_tunnel_delivers_to_pods_and_back_to_flows() {
 }
 
 #[test]
+fn segments_are_made_to_fit_the_tunnel() {
+    let world = World::new();
+    // The size first, after another option, and at an odd place; 1460 becomes 1410.
+    for (options, expected) in [
+        ([2, 4, 5, 180, 1, 1, 1, 0], [2, 4, 5, 130, 1, 1, 1, 0]),
+        ([4, 2, 2, 4, 5, 180, 1, 0], [4, 2, 2, 4, 5, 130, 1, 0]),
+        ([1, 2, 4, 5, 180, 1, 1, 0], [1, 2, 4, 5, 130, 1, 1, 0]),
+        // Small enough; absent; malformed.
+        ([2, 4, 2, 0, 1, 1, 1, 0], [2, 4, 2, 0, 1, 1, 1, 0]),
+        ([1, 1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1, 1, 0]),
+        ([9, 0, 2, 4, 5, 180, 1, 0], [9, 0, 2, 4, 5, 180, 1, 0]),
+        ([9, 255, 2, 4, 5, 180, 1, 0], [9, 255, 2, 4, 5, 180, 1, 0]),
+    ] {
+        for (program, src, dst) in [("overlay_egress", POD, FAR_POD), ("overlay_ingress", FAR_POD, POD)] {
+            for l4 in [L4::syn(50_000, 80), L4::syn_ack(80, 50_000)] {
+                let (_, out) = world.run(program, &Frame::new(src, dst, l4.with_options(&options)));
+                let L4::Tcp { options, .. } = &out.l4 else { panic!("not TCP") };
+                assert_eq!(options, &expected, "{program}");
+                out.assert_checksums();
+            }
+        }
+    }
+}
+
+#[test]
 fn the_owner_of_a_load_balancer_address_answers_arp() {
     let mut world = World::new();
     let request = Arp { operation: 1, sender_mac: MAC_A, sender: CLIENT, target_mac: [0; 6], target: LB };

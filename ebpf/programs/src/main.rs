@@ -15,7 +15,7 @@
 //!
 //! Vocabulary: [`packet`] (parsing), [`service`] (frontend and backend lookup), [`flows`] (the flow table), [`nat`]
 //! (rewriting with right checksums), [`deliver`] (the way on), [`reject`] (answers instead of silence), [`arp`],
-//! [`icmp`] (errors about translated flows), [`event`] (drops and flows made visible).
+//! [`icmp`] (errors about translated flows), [`mss`] (segments that fit the tunnel), [`event`] (drops and flows made visible).
 
 mod arp;
 mod config;
@@ -24,6 +24,7 @@ mod event;
 mod flows;
 mod icmp;
 mod maps;
+mod mss;
 mod nat;
 mod overlay;
 mod packet;

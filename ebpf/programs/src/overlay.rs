@@ -10,7 +10,7 @@ use crate::config::{config, in_pod_net};
 use crate::maps::{Scratch, scratch};
 use crate::nat::store;
 use crate::packet::{ETH_P_IP, Kind, Packet};
-use crate::{deliver, event, flows, icmp, packet, uplink};
+use crate::{deliver, event, flows, icmp, mss, packet, uplink};
 
 const PASS: i32 = TC_ACT_OK;
 
@@ -47,6 +47,7 @@ pub fn overlay_ingress(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn egress(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
     let Some(peer) = deliver::peer(&packet.key.dst) else { return Err(DropReason::NoPeer) };
+    mss::clamp(ctx, packet)?;
     store(ctx, 0, &[peer.vtep_mac, config!(vxlan_mac)])?;
     // SAFETY: plain numbers, for which all zeros is a valid value.
     let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
@@ -69,6 +70,7 @@ fn egress(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
 #[inline(always)]
 fn ingress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
     let packet = &scratch.packet;
+    mss::clamp(ctx, packet)?;
     if in_pod_net(&packet.key.dst) {
         return deliver::to_local_pod(ctx, &packet.key.dst).unwrap_or(Ok(PASS));
     }

@@ -15,12 +15,14 @@ pub const SEQ: u32 = 0x0102_0304;
 /// What follows the IP header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum L4 {
+    /// Options are padded to words by whoever gives them.
     Tcp {
         src: u16,
         dst: u16,
         seq: u32,
         ack: u32,
         flags: u8,
+        options: Vec<u8>,
         payload: Vec<u8>,
     },
     Udp {
@@ -41,7 +43,7 @@ pub enum L4 {
 
 impl L4 {
     pub fn tcp(src: u16, dst: u16, flags: u8) -> Self {
-        Self::Tcp { src, dst, seq: SEQ, ack: 0, flags, payload: Vec::new() }
+        Self::Tcp { src, dst, seq: SEQ, ack: 0, flags, options: Vec::new(), payload: Vec::new() }
     }
 
     pub fn syn(src: u16, dst: u16) -> Self {
@@ -75,6 +77,13 @@ impl L4 {
     pub fn with_ports(mut self, new_src: u16, new_dst: u16) -> Self {
         if let Self::Tcp { src, dst, .. } | Self::Udp { src, dst, .. } = &mut self {
             (*src, *dst) = (new_src, new_dst);
+        }
+        self
+    }
+
+    pub fn with_options(mut self, bytes: &[u8]) -> Self {
+        if let Self::Tcp { options, .. } = &mut self {
+            *options = bytes.to_vec();
         }
         self
     }
@@ -114,12 +123,13 @@ impl L4 {
     fn bytes(&self) -> (Vec<u8>, usize) {
         let mut out = Vec::new();
         match self {
-            Self::Tcp { src, dst, seq, ack, flags, payload } => {
+            Self::Tcp { src, dst, seq, ack, flags, options, payload } => {
                 out.extend(src.to_be_bytes());
                 out.extend(dst.to_be_bytes());
                 out.extend(seq.to_be_bytes());
                 out.extend(ack.to_be_bytes());
-                out.extend([0x50, *flags, 0x20, 0, 0, 0, 0, 0]);
+                out.extend([(5 + options.len() as u8 / 4) << 4, *flags, 0x20, 0, 0, 0, 0, 0]);
+                out.extend(options);
                 out.extend(payload);
                 (out, 16)
             }
@@ -238,7 +248,8 @@ impl Frame {
                 seq: u32_at(4),
                 ack: u32_at(8),
                 flags: l4[13],
-                payload: l4[20..].to_vec(),
+                options: l4[20..usize::from(l4[12] >> 4) * 4].to_vec(),
+                payload: l4[usize::from(l4[12] >> 4) * 4..].to_vec(),
             },
             proto::UDP => {
                 frame.without_udp_checksum = u16_at(6) == 0;
