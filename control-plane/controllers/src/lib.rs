@@ -83,6 +83,9 @@ impl Default for Config {
     }
 }
 
+/// Starts a controller's workers.
+type Start = Box<dyn FnOnce(&mut JoinSet<()>, &CancellationToken) + Send>;
+
 /// Runs all controllers until `cancel`. `client` is a user who may do everything.
 pub async fn run_all(client: kube::Client, clock: Clock, random: Random, config: Config, cancel: CancellationToken) {
     let api = Api::new(client);
@@ -96,7 +99,7 @@ pub async fn run_all(client: kube::Client, clock: Clock, random: Random, config:
     let event_ttl = SignedDuration::try_from(config.event_ttl).unwrap_or(SignedDuration::from_hours(1));
     let certificate = config.ca.as_ref().map(|ca| ca.certificate_pem().to_owned());
     // All are connected to the caches before the informers start, and start to work when the caches are filled.
-    let mut workers: Vec<Box<dyn FnOnce(&mut JoinSet<()>, &CancellationToken) + Send>> = Vec::new();
+    let mut workers: Vec<Start> = Vec::new();
     macro_rules! run {
         ($controller:expr) => {{
             let controller = $controller;

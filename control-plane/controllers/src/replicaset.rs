@@ -236,8 +236,7 @@ impl ReplicaSets {
             pods.iter().filter(|p| !p.spec.node_name.is_empty()).map(|p| (p.spec.node_name.clone(), 0)).collect();
         for (node, count) in &mut nodes {
             let on_node = self.cx.caches.pods.by_index(BY_NODE, node);
-            let of_siblings =
-                |p: &Pod| p.metadata.controller().is_some_and(|o| siblings.iter().any(|uid| *uid == o.uid));
+            let of_siblings = |p: &Pod| p.metadata.controller().is_some_and(|o| siblings.contains(&o.uid));
             *count = on_node.iter().filter(|p| p.is_active() && of_siblings(p)).count();
         }
         nodes

@@ -162,7 +162,7 @@ impl Sim {
     ///
     /// The API server's refusal.
     pub async fn delete(&self, kind: &Kind, namespace: &str, name: &str) -> Result<(), ApiError> {
-        if kind.kind == "Pod" {
+        if kind.kind == "Pod" || kind.kind == "Namespace" {
             self.mirror.lock().disturbed();
         }
         let options = DeleteOptions { propagation_policy: Some("Background"), ..DeleteOptions::default() };

@@ -232,7 +232,7 @@ fn verdict(job: &Job, pods: &Pods<'_>, status: &JobStatus, now: Timestamp) -> Op
     let successes = status.succeeded + number(status.uncounted_terminated_pods.succeeded.len());
     let complete = match job.spec.completions {
         Some(wanted) => successes >= wanted,
-        None => (successes > 0 && pods.active.is_empty()) || job.spec.parallelism == Some(0) && successes > 0,
+        None => successes > 0 && (pods.active.is_empty() || job.spec.parallelism == Some(0)),
     };
     complete.then(|| Verdict {
         succeeded: true,
