@@ -94,6 +94,7 @@ async fn try_register(config: &NodeConfig, rest: &Rest) -> Result<String, ApiErr
 }
 
 /// Keeps the registered node's lease and status for ever. `network_problem` says why pods cannot be connected.
+#[expect(clippy::too_many_arguments, reason = "one caller, and each is another part of the agent")]
 pub async fn run(
     config: NodeConfig,
     rest: Rest,

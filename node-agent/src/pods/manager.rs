@@ -335,3 +335,6 @@ impl std::fmt::Debug for PodManager {
         write!(f, "PodManager({}, {} pods)", self.context.node_name, self.workers.len())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -172,6 +172,10 @@ fn waiting(
     if let Some(problem) = &container_state.problem {
         return Some(Waiting { reason: problem.reason.clone(), message: Some(problem.message.clone()) });
     }
+    // On its way already: what is waited for is the next time.
+    if container_state.operation == Some(Operation::Starting) {
+        return None;
+    }
     let exit = container_state.exit()?;
     let until = plan::crash_backoff_until(container_state)?;
     if until <= now || !PodState::restarts(pod, container, exit.code) {
@@ -209,7 +213,9 @@ fn conditions(pod: &Pod, state: &PodState, previous: &PodStatus, phase: &str, no
         .collect();
     let uninitialized: Vec<&str> =
         pod.spec.init_containers.iter().filter(|c| !state.is_init_done(c)).map(|c| c.name.as_str()).collect();
-    let connected = state.network.done().is_some() && state.torn_down.done().is_none();
+    // A container that outlived the agent shows that the network is there before the agent has looked.
+    let running = state.containers.values().any(ContainerState::is_running);
+    let connected = (state.network.done().is_some() || running) && state.torn_down.done().is_none();
     let initialized = if phase == "Succeeded" {
         ("True", Some("PodCompleted"), None)
     } else if state.is_initialized(pod) {
@@ -231,31 +237,28 @@ fn conditions(pod: &Pod, state: &PodState, previous: &PodStatus, phase: &str, no
         Some(message) if containers_ready.0 == "True" => ("False", Some("ReadinessGatesNotReady"), Some(message)),
         _ => containers_ready.clone(),
     };
-    let mut conditions = vec![
+    let conditions = [
         ("PodReadyToStartContainers", (if connected { "True" } else { "False" }, None, None)),
         ("Initialized", initialized),
         ("Ready", ready),
         ("ContainersReady", containers_ready),
     ];
-    // Of a pod that was bound without a scheduler nobody else says so.
-    if !pod.status.conditions.iter().any(|c| c.kind == "PodScheduled") {
-        conditions.push(("PodScheduled", ("True", None, None)));
-    }
-    status.conditions = conditions
-        .into_iter()
-        .map(|(kind, (value, reason, message))| {
-            let before = previous.conditions.iter().find(|c| c.kind == kind && c.status == value);
-            Condition {
-                kind: kind.to_owned(),
-                status: value.to_owned(),
-                observed_generation: pod.metadata.generation,
-                last_probe_time: None,
-                last_transition_time: before.and_then(|c| c.last_transition_time).or(Some(seconds(now))),
-                reason: reason.map(str::to_owned),
-                message,
-            }
-        })
-        .collect();
+    let condition = |(kind, (value, reason, message)): (&str, (&str, Option<&str>, Option<String>))| {
+        let before = previous.conditions.iter().find(|c| c.kind == kind && c.status == value);
+        Condition {
+            kind: kind.to_owned(),
+            status: value.to_owned(),
+            observed_generation: pod.metadata.generation,
+            last_probe_time: None,
+            last_transition_time: before.and_then(|c| c.last_transition_time).or(Some(seconds(now))),
+            reason: reason.map(str::to_owned),
+            message,
+        }
+    };
+    // The scheduler's own word, if it has spoken; of a pod that was bound without it nobody else says so.
+    let scheduled = pod.status.conditions.iter().find(|c| c.kind == "PodScheduled").cloned();
+    let scheduled = scheduled.unwrap_or_else(|| condition(("PodScheduled", ("True", None, None))));
+    status.conditions = conditions.into_iter().map(condition).chain([scheduled]).collect();
 }
 
 /// What is wrong with the pod's readiness gates, if anything.

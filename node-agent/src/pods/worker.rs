@@ -603,8 +603,8 @@ fn adopt(context: &Context, pod: &Pod, records: Vec<Record>, rejected: Option<su
         container.last = told.last_state.terminated.clone().map(|t| Box::new(TerminatedEq(t)));
     }
     for record in records {
-        let told = pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses);
-        let told = told.filter(|s| s.name == record.name).next_back();
+        let mut told = pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses);
+        let told = told.find(|s| s.name == record.name);
         adopt_record(pod, &mut state, record, told);
     }
     // One that the API server knows and the runtime has lost: it ended somehow.

@@ -41,6 +41,7 @@ pub type LoadBalancerAddresses = BTreeMap<Ipv4Addr, Option<BTreeSet<String>>>;
 
 /// Runs until `cancel`. What is in the maps stays there. `names` is what the DNS server answers from; `addresses` is told of load balancer addresses; `synced` turns
 /// true when the maps first hold what the API says.
+#[expect(clippy::too_many_arguments, reason = "one caller, and each is another part of the agent")]
 pub async fn run(
     config: Config,
     rest: Rest,

@@ -248,10 +248,10 @@ async fn follow_log(
             let line: Vec<u8> = rest.drain(..=end).collect();
             let Some((is_error, text)) = parse(&line) else { continue };
             let to = if is_error { &mut stderr } else { &mut stdout };
-            if let Some(to) = to {
-                if to.write_all(&text).await.is_err() || to.flush().await.is_err() {
-                    return Ok(());
-                }
+            if let Some(to) = to
+                && (to.write_all(&text).await.is_err() || to.flush().await.is_err())
+            {
+                return Ok(());
             }
         }
         if read == 0 {

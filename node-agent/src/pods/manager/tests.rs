@@ -1,0 +1,292 @@
+//! The manager and its workers on the fake runtime, in virtual time, against a small API of the test's own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use kube::client::Body;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+
+use super::*;
+use crate::runtime::fake::{FakeRuntime, Script};
+
+/// One pod, and what is said of it.
+#[derive(Default)]
+struct Store {
+    pod: Option<Value>,
+    version: u64,
+    events: Vec<String>,
+    deletes: Vec<Value>,
+}
+
+#[derive(Clone)]
+struct Api {
+    store: Arc<Mutex<Store>>,
+    changes: broadcast::Sender<Value>,
+}
+
+impl Api {
+    fn new() -> Self {
+        Self { store: Arc::default(), changes: broadcast::channel(256).0 }
+    }
+
+    fn client(&self) -> kube::Client {
+        let api = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let api = api.clone();
+            async move { Ok::<_, std::convert::Infallible>(api.answer(request).await) }
+        });
+        kube::Client::new(service, "default")
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<axum::body::Body> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let path = parts.uri.path();
+        let query = parts.uri.query().unwrap_or_default();
+        match parts.method {
+            Method::GET if query.contains("watch=true") => self.watch(),
+            Method::GET if path == "/api/v1/pods" => {
+                let store = self.store.lock();
+                let version = store.version.to_string();
+                reply(200, &json!({ "metadata": { "resourceVersion": version }, "items": store.pod.iter().collect::<Vec<_>>() }))
+            }
+            Method::POST if path.ends_with("/events") => {
+                let told = format!("{} {}", body["reason"].as_str().unwrap(), body["message"].as_str().unwrap());
+                self.store.lock().events.push(told);
+                reply(201, &body)
+            }
+            Method::PATCH if path.ends_with("/status") => {
+                self.change(|pod| pod["status"] = body["status"].clone());
+                reply(200, &json!({}))
+            }
+            Method::PATCH => reply(200, &json!({})),
+            Method::DELETE => {
+                let pod = {
+                    let mut store = self.store.lock();
+                    store.deletes.push(body);
+                    store.version += 1;
+                    store.pod.take()
+                };
+                drop(self.changes.send(json!({ "type": "DELETED", "object": pod })));
+                reply(200, &json!({}))
+            }
+            _ => reply(404, &json!({ "kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": "nothing there" })),
+        }
+    }
+
+    fn watch(&self) -> Response<axum::body::Body> {
+        let mut changes = self.changes.subscribe();
+        let lines = async_stream::stream! {
+            while let Ok(change) = changes.recv().await {
+                yield Ok::<_, std::convert::Infallible>(bytes::Bytes::from(format!("{change}\n")));
+            }
+        };
+        Response::new(axum::body::Body::from_stream(lines))
+    }
+
+    fn change(&self, apply: impl FnOnce(&mut Value)) {
+        let mut store = self.store.lock();
+        store.version += 1;
+        let version = store.version.to_string();
+        let Some(pod) = &mut store.pod else { return };
+        apply(pod);
+        pod["metadata"]["resourceVersion"] = json!(version);
+        drop(self.changes.send(json!({ "type": "MODIFIED", "object": pod })));
+    }
+
+    fn put(&self, spec: Value) {
+        let mut store = self.store.lock();
+        store.version += 1;
+        let mut pod = json!({ "metadata": { "name": "p", "namespace": "ns", "uid": "u", "resourceVersion": store.version.to_string() }, "spec": spec });
+        pod["spec"]["nodeName"] = json!("n1");
+        store.pod = Some(pod.clone());
+        drop(self.changes.send(json!({ "type": "ADDED", "object": pod })));
+    }
+
+    fn status(&self) -> Value {
+        self.store.lock().pod.as_ref().map(|p| p["status"].clone()).unwrap_or_default()
+    }
+
+    fn events(&self) -> Vec<String> {
+        self.store.lock().events.clone()
+    }
+
+    /// Waits (in virtual time) until the status is as it should be.
+    async fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        for _ in 0..100_000 {
+            let status = self.status();
+            if holds(&status) {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{what} did not come: {:#}\n{:#?}", self.status(), self.events());
+    }
+}
+
+fn reply(code: u16, body: &Value) -> Response<axum::body::Body> {
+    let mut response = Response::new(axum::body::Body::from(body.to_string()));
+    *response.status_mut() = StatusCode::from_u16(code).unwrap();
+    response
+}
+
+struct World {
+    api: Api,
+    fake: FakeRuntime,
+    clock: Clock,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
+        Self { api: Api::new(), fake: FakeRuntime::new(clock.clone(), [10, 244, 1, 0].into()), clock }
+    }
+
+    fn agent(&self) -> CancellationToken {
+        let cancel = CancellationToken::new();
+        let manager = PodManager::new(
+            PodManagerConfig::simulated("n1", "172.30.0.11".parse().unwrap()),
+            self.api.client(),
+            Parts::simulated(&self.fake),
+            self.clock.clone(),
+            Random::seeded(1),
+        );
+        tokio::spawn(manager.run(cancel.clone()));
+        cancel
+    }
+
+    fn now(&self) -> i64 {
+        self.clock.now().as_second()
+    }
+}
+
+fn ready(status: &Value) -> bool {
+    let conditions = status["conditions"].as_array();
+    conditions.is_some_and(|c| c.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+}
+
+fn waiting(status: &Value, reason: &str) -> bool {
+    status["containerStatuses"][0]["state"]["waiting"]["reason"] == reason
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_becomes_ready_and_goes_when_deleted() {
+    let world = World::new();
+    let _agent = world.agent();
+    world.api.put(json!({ "containers": [{ "name": "a", "image": "i", "imagePullPolicy": "IfNotPresent" }] }));
+    let status = world.api.until("Ready", ready).await;
+    assert_eq!((&status["phase"], &status["podIP"], &status["hostIP"]), (&json!("Running"), &json!("10.244.1.1"), &json!("172.30.0.11")));
+    assert!(status["containerStatuses"][0]["containerID"].as_str().unwrap().starts_with("containerd://"));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let events = world.api.events();
+    let expected = [
+        "Pulled Container image \"i\" already present on machine and can be accessed by the pod",
+        "Created Container created",
+        "Started Container started",
+    ];
+    assert_eq!(events, expected);
+    world.api.change(|pod| {
+        pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:30Z");
+        pod["metadata"]["deletionGracePeriodSeconds"] = json!(30);
+    });
+    world.api.until("the end", Value::is_null).await;
+    let deletes = world.api.store.lock().deletes.clone();
+    assert_eq!(deletes.len(), 1);
+    assert_eq!((&deletes[0]["gracePeriodSeconds"], &deletes[0]["preconditions"]["uid"]), (&json!(0), &json!("u")));
+    assert!(world.fake.running().is_empty());
+    assert!(world.api.events().contains(&"Killing Stopping container a".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crashing_container_backs_off() {
+    let world = World::new();
+    let _agent = world.agent();
+    world.fake.script("i", Script { exit: Some((Duration::from_secs(1), 3)), ..Script::default() });
+    world.api.put(json!({ "containers": [{ "name": "a", "image": "i" }] }));
+    let began = world.now();
+    let status = world.api.until("the first wait", |s| waiting(s, "CrashLoopBackOff")).await;
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 1);
+    assert_eq!(status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 3);
+    world.api.until("the third restart", |s| s["containerStatuses"][0]["restartCount"] == 3).await;
+    let took = world.now() - began;
+    assert!((30..40).contains(&took), "10 s and 20 s of waiting, and took {took} s");
+    assert!(world.api.events().iter().any(|e| e == "BackOff Back-off restarting failed container a in pod p_ns(u)"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_is_not_there_is_tried_again() {
+    let world = World::new();
+    let _agent = world.agent();
+    let script = Script { pull_error: Some("not found".to_owned()), ..Script::default() };
+    world.fake.script("i", script);
+    world.api.put(json!({ "containers": [{ "name": "a", "image": "i" }] }));
+    world.api.until("ErrImagePull", |s| waiting(s, "ErrImagePull")).await;
+    let status = world.api.until("ImagePullBackOff", |s| waiting(s, "ImagePullBackOff")).await;
+    let message = &status["containerStatuses"][0]["state"]["waiting"]["message"];
+    assert_eq!(message, "Back-off pulling image \"i\": ErrImagePull: not found");
+    world.fake.script("i", Script::default());
+    world.api.until("Ready", ready).await;
+    let events = world.api.events();
+    for expected in ["Pulling Pulling image \"i\"", "Failed Failed to pull image \"i\": not found", "BackOff Back-off pulling image \"i\""] {
+        assert!(events.iter().any(|e| e == expected), "{expected}: {events:#?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn probes_decide_who_is_ready_and_who_is_restarted() {
+    let world = World::new();
+    let _agent = world.agent();
+    let script = Script { ready_delay: Duration::from_secs(12), ..Script::default() };
+    world.fake.script("i", script);
+    let probe = json!({ "tcpSocket": { "port": 80 }, "periodSeconds": 5 });
+    world.api.put(json!({ "containers": [{ "name": "a", "image": "i", "readinessProbe": probe }] }));
+    world.api.until("Running", |s| s["phase"] == "Running").await;
+    assert!(!ready(&world.api.status()));
+    let began = world.now();
+    world.api.until("Ready", ready).await;
+    assert!((10..18).contains(&(world.now() - began)));
+    assert!(world.api.events().iter().any(|e| e.starts_with("Unhealthy Readiness probe failed: ")));
+
+    let world = World::new();
+    let _agent = world.agent();
+    world.fake.script("i", Script { ready_delay: Duration::from_secs(1000), ..Script::default() });
+    world.api.put(json!({ "containers": [{ "name": "a", "image": "i", "livenessProbe": probe }] }));
+    world.api.until("the restart", |s| s["containerStatuses"][0]["restartCount"] == 1).await;
+    let killing = "Killing Container a failed liveness probe, will be restarted";
+    assert!(world.api.events().iter().any(|e| e == killing));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_agent_takes_over_what_runs() {
+    let world = World::new();
+    let first = world.agent();
+    world.api.put(json!({ "containers": [{ "name": "a", "image": "i" }] }));
+    let before = world.api.until("Ready", ready).await;
+    first.cancel();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let _second = world.agent();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.api.status(), before, "nothing happened to the pod");
+    assert_eq!(world.fake.running().len(), 1);
+    assert_eq!(world.fake.crash("u", "a", 9).await, 1);
+    let after = world.api.until("the restart", |s| s["containerStatuses"][0]["restartCount"] == 1 && ready(s)).await;
+    assert_eq!(after["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_was_force_deleted_leaves_nothing() {
+    let world = World::new();
+    let _agent = world.agent();
+    world.api.put(json!({ "containers": [{ "name": "a", "image": "i" }] }));
+    world.api.until("Ready", ready).await;
+    let pod = world.api.store.lock().pod.take();
+    drop(world.api.changes.send(json!({ "type": "DELETED", "object": pod })));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(world.fake.running().is_empty());
+    assert!(world.api.store.lock().deletes.is_empty());
+}
