@@ -182,8 +182,12 @@ async fn start(
     let rest = Rest::new(client.clone());
     let listener = server::bind(SocketAddr::new(config.node_ip, KUBELET_PORT)).await?;
     let containerd = Client::new(&config.containerd_socket);
-    let images =
-        Arc::new(ImageStore::new(containerd.clone(), config.insecure_registries.clone(), clock.clone(), random.clone()));
+    let images = Arc::new(ImageStore::new(
+        containerd.clone(),
+        config.insecure_registries.clone(),
+        clock.clone(),
+        random.clone(),
+    ));
     let runtime = Arc::new(Containerd::new(
         ContainerdConfig {
             socket: config.containerd_socket.clone(),

@@ -15,14 +15,16 @@ pub struct PodStatus {
     pub reason: Option<String>,
     #[serde(rename = "hostIP")]
     pub host_ip: Option<String>,
-    #[serde(rename = "hostIPs")]
+    #[serde(rename = "hostIPs", skip_serializing_if = "Vec::is_empty")]
     pub host_ips: Vec<Address>,
     #[serde(rename = "podIP")]
     pub pod_ip: Option<String>,
-    #[serde(rename = "podIPs")]
+    #[serde(rename = "podIPs", skip_serializing_if = "Vec::is_empty")]
     pub pod_ips: Vec<Address>,
     pub start_time: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub init_container_statuses: Vec<ContainerStatus>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub container_statuses: Vec<ContainerStatus>,
     pub qos_class: Option<String>,
 }

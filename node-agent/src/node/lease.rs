@@ -34,13 +34,7 @@ pub async fn keep(rest: Rest, node: String, uid: String, clock: Clock) {
     }
 }
 
-async fn renew(
-    rest: &Rest,
-    node: &str,
-    uid: &str,
-    clock: &Clock,
-    known: Option<Value>,
-) -> Result<Value, ApiError> {
+async fn renew(rest: &Rest, node: &str, uid: &str, clock: &Clock, known: Option<Value>) -> Result<Value, ApiError> {
     let path = format!("{LEASES}/{node}");
     let renew_time = format!("{:.6}", clock.now());
     let lease = match known {

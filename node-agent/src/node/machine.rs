@@ -66,9 +66,9 @@ impl Machine {
 pub fn pressure(data: &Path) -> Pressure {
     let number = |path: &str| fs::read_to_string(path).ok().and_then(|t| t.trim().parse::<i64>().ok());
     // `0.10 0.20 0.30 1/234 5678`: running and all threads.
-    let threads = fs::read_to_string("/proc/loadavg").ok().and_then(|t| {
-        t.split_whitespace().nth(3)?.split_once('/')?.1.parse::<i64>().ok()
-    });
+    let threads = fs::read_to_string("/proc/loadavg")
+        .ok()
+        .and_then(|t| t.split_whitespace().nth(3)?.split_once('/')?.1.parse::<i64>().ok());
     let pid_max = number("/proc/sys/kernel/pid_max");
     Pressure {
         memory: memory("MemAvailable:").is_some_and(|left| left < MEMORY_LEFT_MIN_BYTES),

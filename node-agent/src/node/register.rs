@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use xebec_clock::Clock;
 
+use super::lease;
 use super::machine::pressure;
 use super::status::{self, Facts, Observed, conditions};
-use super::lease;
 use crate::api::{ApiError, Meta, Rest};
 use crate::events::{About, Recorder};
 use crate::images::manifest::architecture;
@@ -165,9 +165,8 @@ impl Reporter {
             };
             events.normal(about.clone(), event, format!("Node {} status is now: {event}", self.config.facts.name));
         }
-        let since = |kind: &str, holds: bool| {
-            self.since.get(kind).filter(|(value, _)| *value == holds).map(|(_, at)| *at)
-        };
+        let since =
+            |kind: &str, holds: bool| self.since.get(kind).filter(|(value, _)| *value == holds).map(|(_, at)| *at);
         let patch = status::status(&self.config.facts, observed, since, now);
         let path = format!("/api/v1/nodes/{}/status", self.config.facts.name);
         match self.rest.patch::<Value>(&path, &patch).await {

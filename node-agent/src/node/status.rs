@@ -184,7 +184,10 @@ mod tests {
         assert!(ready(&observed).message.contains("NetworkPluginNotReady message:no pod CIDR yet"));
         observed.runtime = Some(Err("gone".to_owned()));
         let ready = ready(&observed);
-        assert_eq!((ready.holds, ready.reason, ready.message.as_str()), (false, "KubeletNotReady", "container runtime is down"));
+        assert_eq!(
+            (ready.holds, ready.reason, ready.message.as_str()),
+            (false, "KubeletNotReady", "container runtime is down")
+        );
     }
 
     #[test]

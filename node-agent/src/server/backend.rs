@@ -67,9 +67,7 @@ impl RuntimeBackend {
         let waiting = statuses.filter(|s| s.name == name).find_map(|s| s.state.waiting.as_ref());
         let reason = waiting.map_or("ContainerCreating", |w| w.reason.as_str());
         let message = match reason {
-            "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" => {
-                "trying and failing to pull image".to_owned()
-            }
+            "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" => "trying and failing to pull image".to_owned(),
             reason => reason.to_owned(),
         };
         StreamError::BadRequest(format!(

@@ -111,7 +111,9 @@ impl IntoResponse for authorize::Refusal {
     fn into_response(self) -> Response {
         match self {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized").into_response(),
-            Self::Forbidden => (StatusCode::FORBIDDEN, "Forbidden: only the API server and administrators may do this").into_response(),
+            Self::Forbidden => {
+                (StatusCode::FORBIDDEN, "Forbidden: only the API server and administrators may do this").into_response()
+            }
         }
     }
 }

@@ -53,7 +53,10 @@ impl Api {
             Method::GET if path == "/api/v1/pods" => {
                 let store = self.store.lock();
                 let version = store.version.to_string();
-                reply(200, &json!({ "metadata": { "resourceVersion": version }, "items": store.pod.iter().collect::<Vec<_>>() }))
+                reply(
+                    200,
+                    &json!({ "metadata": { "resourceVersion": version }, "items": store.pod.iter().collect::<Vec<_>>() }),
+                )
             }
             Method::POST if path.ends_with("/events") => {
                 let told = format!("{} {}", body["reason"].as_str().unwrap(), body["message"].as_str().unwrap());
@@ -75,7 +78,10 @@ impl Api {
                 drop(self.changes.send(json!({ "type": "DELETED", "object": pod })));
                 reply(200, &json!({}))
             }
-            _ => reply(404, &json!({ "kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": "nothing there" })),
+            _ => reply(
+                404,
+                &json!({ "kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": "nothing there" }),
+            ),
         }
     }
 
@@ -180,7 +186,10 @@ async fn a_pod_becomes_ready_and_goes_when_deleted() {
     let _agent = world.agent();
     world.api.put(json!({ "containers": [{ "name": "a", "image": "i", "imagePullPolicy": "IfNotPresent" }] }));
     let status = world.api.until("Ready", ready).await;
-    assert_eq!((&status["phase"], &status["podIP"], &status["hostIP"]), (&json!("Running"), &json!("10.244.1.1"), &json!("172.30.0.11")));
+    assert_eq!(
+        (&status["phase"], &status["podIP"], &status["hostIP"]),
+        (&json!("Running"), &json!("10.244.1.1"), &json!("172.30.0.11"))
+    );
     assert!(status["containerStatuses"][0]["containerID"].as_str().unwrap().starts_with("containerd://"));
     tokio::time::sleep(Duration::from_secs(1)).await;
     let events = world.api.events();
@@ -232,7 +241,11 @@ async fn an_image_that_is_not_there_is_tried_again() {
     world.fake.script("i", Script::default());
     world.api.until("Ready", ready).await;
     let events = world.api.events();
-    for expected in ["Pulling Pulling image \"i\"", "Failed Failed to pull image \"i\": not found", "BackOff Back-off pulling image \"i\""] {
+    for expected in [
+        "Pulling Pulling image \"i\"",
+        "Failed Failed to pull image \"i\": not found",
+        "BackOff Back-off pulling image \"i\"",
+    ] {
         assert!(events.iter().any(|e| e == expected), "{expected}: {events:#?}");
     }
 }

@@ -17,7 +17,9 @@ fn pod(spec: serde_json::Value) -> Pod {
 }
 
 fn simple(policy: &str) -> Pod {
-    pod(json!({ "restartPolicy": policy, "containers": [{ "name": "a", "image": "i" }, { "name": "b", "image": "i" }] }))
+    pod(
+        json!({ "restartPolicy": policy, "containers": [{ "name": "a", "image": "i" }, { "name": "b", "image": "i" }] }),
+    )
 }
 
 fn deleted(mut pod: Pod, grace: i64) -> Pod {
@@ -31,7 +33,10 @@ fn prepared() -> PodState {
     PodState {
         started_at: Some(at(0)),
         volumes: Step::Done(()),
-        network: Step::Done(Connected { sandbox: Sandbox { netns: None }, addresses: vec!["10.244.0.5".parse().unwrap()] }),
+        network: Step::Done(Connected {
+            sandbox: Sandbox { netns: None },
+            addresses: vec!["10.244.0.5".parse().unwrap()],
+        }),
         ..PodState::default()
     }
 }
@@ -244,7 +249,10 @@ fn sidecars_stop_last_and_in_reverse() {
     let mut state = prepared();
     let stopped = |state: &PodState| -> Vec<String> {
         let actions = plan(&pod, state, at(50)).actions;
-        actions.into_iter().filter_map(|a| if let Action::Stop { container, .. } = a { Some(container) } else { None }).collect()
+        actions
+            .into_iter()
+            .filter_map(|a| if let Action::Stop { container, .. } = a { Some(container) } else { None })
+            .collect()
     };
     for name in ["s1", "s2", "main"] {
         running(&mut state, name);

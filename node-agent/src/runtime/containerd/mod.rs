@@ -248,7 +248,12 @@ impl Inner {
     }
 
     async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
-        self.kill(id, libc::SIGKILL, true).await?;
+        match self.kill(id, libc::SIGKILL, true).await {
+            Err(error @ RuntimeError::Down(_)) => return Err(error),
+            // One that has ended cannot be killed; whether it has, its deletion tells.
+            Err(error) => tracing::debug!(%id, %error, "not killed"),
+            Ok(()) => {}
+        }
         // runc takes a moment to see that all processes are gone.
         for attempt in 0..50_u32 {
             let delete = DeleteTaskRequest { container_id: id.to_owned() };
