@@ -446,3 +446,6 @@ impl Volumes for LocalVolumes {
         (!message.is_empty()).then_some(message)
     }
 }
+
+#[cfg(test)]
+mod tests;
