@@ -259,6 +259,19 @@ impl Netlink {
         self.call(&format!("set the route to {}", route.destination), message, flags).map(drop)
     }
 
+    /// Answers "unreachable" for what no more specific route has: else a packet to a pod that is gone would go back
+    /// out by the default route.
+    pub fn set_unreachable(&mut self, destination: Ipv4Net) -> Result<(), Error> {
+        let route = Route { destination, gateway: None, interface: 0, source: None };
+        let mut message = route_message(&route);
+        message.header.kind = RouteType::Unreachable;
+        message.header.scope = RouteScope::Universe;
+        message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Oif(_)));
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        let action = format!("make {destination} unreachable");
+        self.call(&action, RouteNetlinkMessage::NewRoute(message), flags).map(drop)
+    }
+
     /// Removes a route; one that is not there is no error.
     pub fn delete_route(&mut self, route: &Route) -> Result<(), Error> {
         let message = RouteNetlinkMessage::DelRoute(route_message(route));

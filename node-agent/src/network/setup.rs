@@ -131,6 +131,7 @@ impl Network {
         let mut netlink = Netlink::open()?;
         let uplink = find_uplink(&mut netlink, config)?;
         sysctl::set(&format!("net/ipv4/conf/{}/rp_filter", uplink.name), "0")?;
+        netlink.set_unreachable(config.pod_cidr.trunc())?;
         let vxlan = match config.tunnel {
             Tunnel::Never => None,
             Tunnel::Auto => ensure_vxlan(&mut netlink, config, &uplink)

@@ -180,7 +180,10 @@ fn pods_and_services_across_nodes() {
 
     // A pod that goes leaves nothing behind.
     cluster.remove_pod("n1", "b1");
-    assert!(a1.ask("tcp", &format!("{}:8080", b1.address)).is_err());
+    for place in [&a1, &a2, &a3, &client] {
+        let error = place.ask("tcp", &format!("{}:8080", b1.address)).unwrap_err();
+        assert!(error.contains("No route to host"), "{} is told at once: {error}", place.name);
+    }
     cluster.assert_no_trace("n1", &b1.address);
 }
 
