@@ -64,7 +64,9 @@ fn main() -> ExitCode {
     }
     let command = Cli::parse().command;
     logging::init(match command {
-        Cmd::Server(_) | Cmd::Agent(_) | Cmd::Supervise { .. } | Cmd::NodeInit { .. } => "info,kube_client=off,hickory_server=warn",
+        Cmd::Server(_) | Cmd::Agent(_) | Cmd::Supervise { .. } | Cmd::NodeInit { .. } => {
+            "info,kube_client=off,hickory_server=warn"
+        }
         _ => "warn,kube_client=off",
     });
     let done = |result: anyhow::Result<()>| result.map(|()| ExitCode::SUCCESS);
