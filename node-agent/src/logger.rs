@@ -7,17 +7,19 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::os::fd::AsFd;
 use xebec_clock::Clock;
 
 /// A log is rotated when it has grown to this.
 const LOG_BYTES_MAX: u64 = 10 << 20;
 /// So many files are kept, the current one among them.
 const LOG_FILES_MAX: usize = 5;
+/// How often a logger that reads pipes looks whether they are still there.
+const PIPE_LOOK_MS: u16 = 5_000;
 /// A line is cut into parts of this.
 const LINE_BYTES_MAX: usize = 16 << 10;
 
@@ -50,8 +52,12 @@ fn run(arguments: &[OsString]) -> io::Result<()> {
     // The container decides when it ends, not a signal to its shim's group.
     ignore_signals();
     let mut log = Log::open(&path, Clock::system())?;
+    let mut pipe = None;
     let sources = match arguments.get(2..) {
-        Some([stdout, stderr]) => vec![File::open(stdout)?, File::open(stderr)?],
+        Some([stdout, stderr]) => {
+            pipe = Some(PathBuf::from(stdout));
+            vec![open_pipe(stdout)?, open_pipe(stderr)?]
+        }
         Some([]) => {
             // SAFETY: containerd passes these descriptors open, and nothing else in this process owns them.
             let (stdout, stderr, ready) =
@@ -61,7 +67,12 @@ fn run(arguments: &[OsString]) -> io::Result<()> {
         }
         _ => return Err(usage()),
     };
-    copy(sources, &mut log, tty)
+    copy(sources, &mut log, tty, pipe.as_deref())
+}
+
+/// Opens a pipe without waiting for its writer.
+fn open_pipe(path: &OsString) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
 fn ignore_signals() {
@@ -74,8 +85,10 @@ fn ignore_signals() {
     }
 }
 
-/// Copies the streams to the log until both end.
-fn copy(sources: Vec<File>, log: &mut Log, tty: bool) -> io::Result<()> {
+/// Copies the streams to the log until both end. Streams that are pipes, of which `pipe` is one, end also when that is
+/// removed: the container may never have opened them.
+fn copy(sources: Vec<File>, log: &mut Log, tty: bool, pipe: Option<&Path>) -> io::Result<()> {
+    let timeout = if pipe.is_some() { PollTimeout::from(PIPE_LOOK_MS) } else { PollTimeout::NONE };
     let names = ["stdout", "stderr"];
     let mut streams: Vec<(&str, File, Lines)> =
         sources.into_iter().zip(names).map(|(file, name)| (name, file, Lines::default())).collect();
@@ -83,7 +96,8 @@ fn copy(sources: Vec<File>, log: &mut Log, tty: bool) -> io::Result<()> {
     while !streams.is_empty() {
         let mut fds: Vec<PollFd<'_>> =
             streams.iter().map(|(_, f, _)| PollFd::new(f.as_fd(), PollFlags::POLLIN)).collect();
-        match poll(&mut fds, PollTimeout::NONE) {
+        match poll(&mut fds, timeout) {
+            Ok(0) if pipe.is_some_and(|p| !p.exists()) => break,
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }

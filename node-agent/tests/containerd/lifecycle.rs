@@ -1,11 +1,9 @@
-//! The runtime on a real containerd, started by the tests themselves.
-
-mod support;
+//! Containers from create to remove, and what they outlive.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use support::{IMAGE, Node};
+use crate::support::{IMAGE, Node};
 use tokio::sync::mpsc;
 use xebec_node_agent::network::PodIdentity;
 use xebec_node_agent::runtime::containerd::Containerd;

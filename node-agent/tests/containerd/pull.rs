@@ -1,12 +1,10 @@
 //! Pulls from a real registry on loopback, started by the test itself.
 
-mod support;
-
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use support::{IMAGE, Node, image_archive};
+use crate::support::{IMAGE, Node, image_archive};
 use xebec_node_agent::runtime::{Credentials, Images};
 
 struct Registry {
@@ -30,9 +28,10 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .expect("docker-registry is missing: run scripts/setup.sh test");
+        let registry = Self { process, port };
         for _ in 0..200 {
             if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Self { process, port };
+                return registry;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
