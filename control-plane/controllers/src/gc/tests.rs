@@ -50,7 +50,7 @@ fn foreground_deletion_goes_down_and_comes_back_up() {
     assert_eq!(run(&middle, &[Owner::Waiting], std::slice::from_ref(&child)), ["delete a Foreground"]);
     assert_eq!(run(&middle, &[Owner::Waiting], &[]), ["delete a Background"]);
     let waiting = meta("a", &[], &[FOREGROUND, "mine"], true);
-    assert!(run(&waiting, &[], &[child.clone()]).is_empty());
+    assert!(run(&waiting, &[], std::slice::from_ref(&child)).is_empty());
     let free = (child.0, child.1, false);
     assert_eq!(run(&waiting, &[], &[free]), [r#"patch a owners=null finalizers=["mine"]"#]);
 }

@@ -41,7 +41,7 @@ fn run(job: &Job, pods: &[Arc<Pod>]) -> Plan {
     plan(job, pods, NOW.parse().unwrap())
 }
 
-fn writes<'a>(plan: &'a Plan, matching: impl Fn(&Verb) -> bool) -> Vec<&'a Write> {
+fn writes(plan: &Plan, matching: impl Fn(&Verb) -> bool) -> Vec<&Write> {
     plan.actions()
         .filter_map(|a| match a {
             Action::Write(w) if matching(&w.verb) => Some(w.as_ref()),
