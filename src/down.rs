@@ -13,6 +13,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
 
 use crate::cluster::links::Netlink;
+use crate::cluster::process::Process;
 use crate::cluster::state::State;
 use crate::cluster::{self, Cluster, Lock, Name, Paths, RUN_ROOT, STATE_ROOT, cgroups, egress, namespaces};
 use crate::kubeconfig;
@@ -43,6 +44,7 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
     );
     report.step(&paths.run.display().to_string(), remove_dir(&paths.run));
     let known = cluster.is_some();
+    remove_nodes(&paths.state.join("nodes"));
     report.step(&paths.state.display().to_string(), remove_dir(&paths.state).map(|_| known));
     drop(lock);
     for empty in [STATE_ROOT, RUN_ROOT] {
@@ -108,14 +110,9 @@ impl Report {
 /// The supervisor first, since it would start the others again.
 fn processes(name: &Name, paths: &Paths) -> anyhow::Result<usize> {
     let state = State::load(paths);
-    let mut killed = 0;
-    for process in state.supervisor.into_iter().chain(state.components.values().filter_map(|c| c.process)) {
-        if let Some(fd) = process.open() {
-            fd.signal(Signal::SIGKILL).context("cannot kill a process of the cluster")?;
-            anyhow::ensure!(fd.wait(Duration::from_secs(10)), "process {} does not die", process.pid);
-            killed += 1;
-        }
-    }
+    let mut killed = end(state.supervisor.into_iter())?;
+    // All at once: a node takes a moment to die, with its containers, mounts and programs.
+    killed += end(state.components.values().filter_map(|c| c.process))?;
     let hierarchies = cgroups::hierarchies()?;
     killed += cgroups::kill_all(&hierarchies, &name.cgroup())?;
     cgroups::remove(&hierarchies, &name.cgroup())?;
@@ -123,6 +120,18 @@ fn processes(name: &Name, paths: &Paths) -> anyhow::Result<usize> {
         let _ = fs::remove_dir(hierarchy.mount.join("xebec"));
     }
     Ok(killed)
+}
+
+/// Kills processes and waits until they are dead. Returns how many there were.
+fn end(processes: impl Iterator<Item = Process>) -> anyhow::Result<usize> {
+    let alive: Vec<_> = processes.filter_map(|p| Some((p, p.open()?))).collect();
+    for (_, fd) in &alive {
+        fd.signal(Signal::SIGKILL).context("cannot kill a process of the cluster")?;
+    }
+    for (process, fd) in &alive {
+        anyhow::ensure!(fd.wait(Duration::from_secs(10)), "process {} does not die", process.pid);
+    }
+    Ok(alive.len())
 }
 
 fn network(name: &Name, paths: &Paths) -> anyhow::Result<bool> {
@@ -154,6 +163,20 @@ fn way_out(name: &Name, cluster: Option<&Cluster>) -> anyhow::Result<bool> {
 fn forget_context(name: &Name, previous: Option<&str>) -> anyhow::Result<bool> {
     let Ok(path) = kubeconfig::users_own() else { return Ok(false) };
     kubeconfig::unmerge(&path, &name.context(), previous)
+}
+
+/// Removes the nodes' data, which is nearly all there is, side by side. What can't be removed here is met again, and
+/// reported, by [`remove_dir`].
+fn remove_nodes(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    if namespaces::mounts_below(dir).is_ok_and(|mounts| !mounts.is_empty()) {
+        return;
+    }
+    std::thread::scope(|scope| {
+        for entry in entries.flatten() {
+            scope.spawn(move || drop(fs::remove_dir_all(entry.path())));
+        }
+    });
 }
 
 fn remove_dir(dir: &Path) -> anyhow::Result<bool> {
