@@ -36,14 +36,15 @@ pub fn verbs(cluster: &Arc<Cluster>) -> Result {
         "patched",
     )?;
     ns.rolled_out("web")?;
-    let edited = ns.kubectl_env(&["edit", "deployment", "web"], "KUBE_EDITOR", "sed -i s/replicas:.2/replicas:.1/")?;
+    let edited =
+        ns.kubectl_env(&["edit", "deployment", "web"], "KUBE_EDITOR", r"sed -i s/replicas:\x202/replicas:\x201/")?;
     contains(&edited.ok("edit")?, "deployment.apps/web edited")?;
     wait_until("one is left", SOON, || Ok(ns.field("deployment/web", "{.status.replicas}")? == "1"))?;
     contains(&ns.kubectl(&["get", "all"])?, "replicaset.apps/web-")?;
     contains(&ns.kubectl(&["describe", "deployment", "web"])?, "ScalingReplicaSet")?;
     contains(&ns.kubectl(&["describe", "service", "web"])?, "Endpoints:")?;
     let described = ns.kubectl(&["describe", "pod", "one"])?;
-    for part in ["Successfully assigned", "Created container", "Started container", "Node:", "QoS Class:"] {
+    for part in ["Successfully assigned", "Container created", "Container started", "Node:", "QoS Class:"] {
         contains(&described, part)?;
     }
     contains(&ns.kubectl(&["api-resources"])?, "deployments")?;
@@ -73,7 +74,7 @@ pub fn tables(cluster: &Arc<Cluster>) -> Result {
         (&["get", "nodes"], "NAME STATUS ROLES AGE VERSION"),
         (&["get", "ns"], "NAME STATUS AGE"),
         (&["get", "cm"], "NAME DATA AGE"),
-        (&["get", "sa"], "NAME AGE"),
+        (&["get", "sa"], "NAME SECRETS AGE"),
         (&["get", "events"], "LAST SEEN TYPE REASON OBJECT MESSAGE"),
         (&["get", "endpointslices"], "NAME ADDRESSTYPE PORTS ENDPOINTS AGE"),
     ] {
@@ -159,8 +160,8 @@ pub fn wrong_input_is_refused(cluster: &Arc<Cluster>) -> Result {
     ns.kubectl(&["create", "configmap", "twice"])?;
     contains(&ns.refused(&["create", "configmap", "twice"])?, "configmaps \"twice\" already exists")?;
     contains(
-        &ns.refused(&["scale", "deployment/web", "--replicas=3", "--resource-version=1"])?,
-        "Operation cannot be fulfilled",
+        &ns.refused(&["patch", "deployment", "web", "-p", r#"{"metadata":{"resourceVersion":"1"}}"#])?,
+        "Operation cannot be fulfilled on deployments.apps \"web\": the object has been modified",
     )?;
     let said = ns.refused(&["-n", "nowhere", "create", "configmap", "x"])?;
     contains(&said, "namespaces \"nowhere\" not found")

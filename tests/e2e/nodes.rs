@@ -117,7 +117,7 @@ s.sendall(b'still here'); open('/answer', 'wb').write(s.recv(100))"
         "--",
         "sh",
         "-c",
-        &format!("cat > /client.py <<'X'\n{client}\nX\nnohup python3 /client.py >/dev/null 2>&1 &"),
+        &format!("cat > /client.py <<'X'\n{client}\nX\npython3 /client.py </dev/null >/dev/null 2>&1 &"),
     ])?;
     wait_until("it is connected", SOON, || Ok(ns.shell("client", "test -e /connected && echo yes").is_ok()))?;
     let before = ns.field("pod/server", "{.status.containerStatuses[0].containerID}")?;

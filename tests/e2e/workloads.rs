@@ -127,8 +127,13 @@ pub fn what_dies_comes_back(cluster: &Arc<Cluster>) -> Result {
         Ok(alive.and_then(|p| p["metadata"]["name"].as_str()).unwrap_or_default().to_owned())
     };
     let first = pod(&ns)?;
-    // PID 1 ignores what it has no handler for, except from outside its namespace: the process ends itself.
-    ns.try_kubectl(&["exec", &first, "--", "sh", "-c", "kill -TERM 1; kill -KILL -1"])?;
+    // From outside its namespace: a process 1 ignores signals from within.
+    let node = ns.field(&format!("pod/{first}"), "{.spec.nodeName}")?;
+    let address = ns.field(&format!("pod/{first}"), "{.status.podIP}")?;
+    let by_address = format!(
+        "for p in $(pgrep -f 'httpd -f -p 8080'); do nsenter -t $p -n ip -4 address | grep -qF {address}/ && kill -KILL $p; done"
+    );
+    cluster.on_node(&node, &["sh", "-c", &by_address])?;
     let restarts = "{.status.containerStatuses[0].restartCount}";
     wait_until("the container is restarted", SOON, || {
         Ok(ns.field(&format!("pod/{first}"), restarts)?.parse::<u32>().unwrap_or(0) > 0)
@@ -232,7 +237,7 @@ spec:
   containers:
   - name: main
     image: {TOOLS}
-    command: [sh, -c, 'echo one; echo two >&2; echo three; mkdir /www; echo hello > /www/index.html; exec busybox httpd -f -p 8080 -h /www']
+    command: [sh, -c, 'echo one; echo two; echo three; mkdir /www; echo hello > /www/index.html; exec busybox httpd -f -p 8080 -h /www']
 "
     ))?;
     ns.ready("talk")?;
