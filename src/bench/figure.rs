@@ -68,6 +68,10 @@ mod tests {
     fn the_table_marks_what_misses() {
         let figure = |name, value| Figure { name, unit: "ms", value, at_most: 200.0, samples: 1 };
         let text = table(&[figure("one", 150.25), figure("two", 250.0)]);
-        insta::assert_snapshot!(text);
+        insta::assert_snapshot!(text, @"
+        figure    measured     at most
+        one      150 ms      200 ms
+        two      250 ms      200 ms  missed
+        ");
     }
 }

@@ -63,7 +63,7 @@ pub fn cordon_taint_and_drain(cluster: &Arc<Cluster>) -> Result {
                 "--delete-emptydir-data",
                 "--force",
                 "--timeout=60s",
-                &format!("--pod-selector=app=web"),
+                "--pod-selector=app=web",
             ])?,
             "drained",
         )?;
