@@ -15,6 +15,9 @@ pub const PODS_PER_NODE: usize = 110;
 #[derive(Debug, Default)]
 pub struct Mirror {
     pods: BTreeMap<String, Pod>,
+    /// Keys of pods, by the set that owns them and by node.
+    by_set: BTreeMap<String, BTreeSet<String>>,
+    by_node: BTreeMap<String, BTreeSet<String>>,
     sets: BTreeMap<String, ReplicaSet>,
     deployments: BTreeMap<String, Deployment>,
     /// Deployments that have been complete, and have had no node of theirs die since: their bounds hold.
@@ -48,6 +51,7 @@ impl Mirror {
         };
         let wrong = if key.starts_with("/registry/core/pods/") {
             let old = set(&mut self.pods, key, value.map(|v| v.as_ref()));
+            self.index(key, old.as_ref());
             let new = self.pods.get(key);
             let sets: BTreeSet<String> = old.iter().chain(new).filter_map(owning_set).collect();
             let node = new.map(|p| p.spec.node_name.clone()).unwrap_or_default();
@@ -66,6 +70,22 @@ impl Mirror {
             Vec::new()
         };
         wrong.into_iter().map(|w| format!("at revision {revision}: {w}")).collect()
+    }
+
+    /// Files a pod that has changed.
+    fn index(&mut self, key: &str, old: Option<&Pod>) {
+        for (pod, is_new) in [(old, false), (self.pods.get(key), true)] {
+            let Some(pod) = pod else { continue };
+            let node = Some(pod.spec.node_name.clone()).filter(|n| !n.is_empty());
+            for (index, value) in [(&mut self.by_set, owning_set(pod)), (&mut self.by_node, node)] {
+                let Some(keys) = value.map(|v| index.entry(v).or_default()) else { continue };
+                if is_new {
+                    keys.insert(key.to_owned())
+                } else {
+                    keys.remove(key)
+                };
+            }
+        }
     }
 
     fn owning_deployment(&self, set_key: &str) -> Option<String> {
@@ -97,10 +117,10 @@ impl Mirror {
         let surge = rolling.max_surge?.of(wanted, true)?;
         let unavailable = rolling.max_unavailable?.of(wanted, false)?;
         let unavailable = if surge == 0 && unavailable == 0 { 1 } else { unavailable };
-        let pods: Vec<&Pod> = self
-            .pods
-            .values()
-            .filter(|p| owning_set(p).and_then(|s| self.owning_deployment(&s)).as_deref() == Some(key))
+        let sets = self.by_set.iter().filter(|(set, _)| self.owning_deployment(set).as_deref() == Some(key));
+        let pods: Vec<&Pod> = sets
+            .flat_map(|(_, keys)| keys)
+            .filter_map(|k| self.pods.get(k))
             .filter(|p| p.is_active() && !self.dead_nodes.contains(&p.spec.node_name))
             .collect();
         let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
@@ -118,7 +138,8 @@ impl Mirror {
         if node.is_empty() {
             return None;
         }
-        let count = self.pods.values().filter(|p| p.spec.node_name == node && !p.is_finished()).count();
+        let keys = self.by_node.get(node).into_iter().flatten();
+        let count = keys.filter_map(|k| self.pods.get(k)).filter(|p| !p.is_finished()).count();
         (count > PODS_PER_NODE).then(|| format!("node {node} has {count} pods"))
     }
 }
