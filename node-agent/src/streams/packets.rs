@@ -16,17 +16,30 @@ use tokio_util::sync::PollSender;
 const PACKET_BYTES: usize = 32 << 10;
 
 /// Turns what is written into packets of a connection.
-pub(super) struct PacketWriter<T, D> {
+pub(super) struct PacketWriter<T: Send + 'static, D> {
     queue: PollSender<T>,
     data: D,
-    /// Sent at shutdown, once.
-    end: Option<T>,
+    /// Sent at shutdown or when dropped, once, by way of the sender.
+    end: Option<(mpsc::Sender<T>, T)>,
 }
 
 impl<T: Send + 'static, D: Fn(Bytes) -> T + Unpin> PacketWriter<T, D> {
     /// `data` wraps bytes into a packet, `end` is the packet that closes the stream, if there is one.
     pub fn new(queue: mpsc::Sender<T>, data: D, end: Option<T>) -> Self {
+        let end = end.map(|end| (queue.clone(), end));
         Self { queue: PollSender::new(queue), data, end }
+    }
+}
+
+impl<T: Send + 'static, D> Drop for PacketWriter<T, D> {
+    fn drop(&mut self) {
+        let Some((queue, end)) = self.end.take() else { return };
+        // Whoever only drops its end closes the stream all the same: the client waits for that.
+        if let Err(mpsc::error::TrySendError::Full(end)) = queue.try_send(end)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move { queue.send(end).await });
+        }
     }
 }
 
@@ -52,7 +65,7 @@ impl<T: Send + Unpin + 'static, D: Fn(Bytes) -> T + Unpin> AsyncWrite for Packet
         let this = self.get_mut();
         if this.end.is_some() {
             std::task::ready!(this.queue.poll_reserve(cx)).map_err(closed)?;
-            if let Some(end) = this.end.take() {
+            if let Some((_, end)) = this.end.take() {
                 this.queue.send_item(end).map_err(closed)?;
             }
         }
