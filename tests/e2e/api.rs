@@ -36,8 +36,7 @@ pub fn verbs(cluster: &Arc<Cluster>) -> Result {
         "patched",
     )?;
     ns.rolled_out("web")?;
-    let edited =
-        ns.kubectl_env(&["edit", "deployment", "web"], "KUBE_EDITOR", "sed -i /replicas:.2/s/2/1/")?;
+    let edited = ns.kubectl_env(&["edit", "deployment", "web"], "KUBE_EDITOR", "sed -i /replicas:.2/s/2/1/")?;
     contains(&edited.ok("edit")?, "deployment.apps/web edited")?;
     wait_until("one is left", SOON, || Ok(ns.field("deployment/web", "{.status.replicas}")? == "1"))?;
     contains(&ns.kubectl(&["get", "all"])?, "replicaset.apps/web-")?;

@@ -64,6 +64,11 @@ impl Cluster {
         self.xebec(&args)
     }
 
+    /// Starts a command on a node and lets it run; killed when dropped.
+    pub fn start_on_node(&self, node: &str, command: &[&str]) -> Result<Running> {
+        start(Command::new(&self.xebec).args(["exec", "--name", NAME, node, "--"]).args(command))
+    }
+
     /// A node's name, from 1.
     pub fn node(&self, number: u32) -> String {
         format!("{NAME}-{number}")
@@ -149,6 +154,13 @@ impl Namespace {
     /// Runs kubectl, which must fail; what it said.
     pub fn refused(&self, args: &[&str]) -> Result<String> {
         self.try_kubectl(args)?.failed(&args.join(" "))
+    }
+
+    /// How a shell calls kubectl for this namespace.
+    pub fn kubectl_line(&self) -> String {
+        let cluster = &self.cluster;
+        let (kubeconfig, kubectl) = (cluster.kubeconfig.display(), cluster.kubectl.display());
+        format!("KUBECONFIG={kubeconfig} {kubectl} --namespace {}", self.name)
     }
 
     /// Runs kubectl with input.
@@ -325,7 +337,7 @@ fn json(text: &str) -> Result<Value> {
 }
 
 /// The archive of [`TOOLS`], built if it is not there yet.
-fn tools_image() -> Result<PathBuf> {
+pub fn tools_image() -> Result<PathBuf> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/build-images.sh");
     let printed = run(Command::new(script).arg("tools"), None)?.ok("build the image for the tests")?;
     Ok(printed.trim().into())

@@ -30,6 +30,7 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
         workloads::{
             a_deployment_lives, a_bad_rollout_harms_nobody, a_rolling_update_keeps_its_bounds, what_dies_comes_back,
             a_crashing_container_backs_off, restart_policies, a_job_runs_to_its_end, logs_exec_attach_and_forward,
+            images_are_pulled,
         },
         services::{
             cluster_ip, endpoints_follow_readiness, from_outside, no_packet_filter_rules, dns, pods_reach_pods,
@@ -51,7 +52,7 @@ fn one_by_one() -> Vec<(&'static str, Test)> {
     tests! {
         nodes::{
             pods_are_placed, cordon_taint_and_drain, the_agent_comes_back, containerd_comes_back,
-            the_server_comes_back, a_node_crashes_and_comes_back,
+            the_server_comes_back, a_node_crashes_and_comes_back, pods_leave_a_dead_node,
         },
     }
 }

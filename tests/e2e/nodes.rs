@@ -179,3 +179,37 @@ pub fn a_node_crashes_and_comes_back(cluster: &Arc<Cluster>) -> Result {
     })?;
     wait_until("the node is ready", SOON, || Ok(ready(cluster, &node)? == "True"))
 }
+
+/// A node whose agent gives no sign of life is dead to the cluster.
+pub fn pods_leave_a_dead_node(cluster: &Arc<Cluster>) -> Result {
+    let ns = cluster.namespace("dead-node")?;
+    let node = cluster.node(3);
+    let soon = |key: &str| format!("{{key: {key}, operator: Exists, effect: NoExecute, tolerationSeconds: 2}}");
+    let tolerations = format!(
+        "terminationGracePeriodSeconds: 1\n      tolerations: [{}, {}]",
+        soon("node.kubernetes.io/unreachable"),
+        soon("node.kubernetes.io/not-ready")
+    );
+    ns.apply(&web("web", 3, "").replace("terminationGracePeriodSeconds: 1", &tolerations))?;
+    ns.rolled_out("web")?;
+    let stop = |signal: &str| cluster.on_node(&node, &["pkill", signal, "-f", "xebec agent"])?.ok("pkill").map(drop);
+    stop("-STOP")?;
+    let result = (|| {
+        wait_until("the node is not ready", Duration::from_secs(90), || Ok(ready(cluster, &node)? == "Unknown"))?;
+        contains(&cluster.kubectl(&["get", "nodes"])?.ok("get nodes")?, "NotReady")?;
+        wait_until("three replicas run elsewhere", Duration::from_secs(60), || {
+            let pods = ns.get(&["pods", "-l", "app=web"])?;
+            let pods = pods["items"].as_array().cloned().unwrap_or_default();
+            let ready = |p: &&Value| {
+                let conditions = p["status"]["conditions"].as_array().cloned().unwrap_or_default();
+                p["spec"]["nodeName"] != *node
+                    && conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+            };
+            Ok(pods.iter().filter(ready).count() == 3)
+        })
+    })();
+    stop("-CONT")?;
+    result?;
+    wait_until("the node is ready again", SOON, || Ok(ready(cluster, &node)? == "True"))?;
+    wait_until("what was left there is gone", SOON, || Ok(nodes_of(&ns, "web")?.iter().all(|n| *n != node)))
+}

@@ -260,6 +260,11 @@ spec:
     let big = "x".repeat(1 << 20);
     let counted = ns.kubectl_with(&["exec", "-i", "talk", "--", "wc", "-c"], &big)?.ok("exec -i")?;
     same(counted.trim(), "1048576", "a megabyte of input")?;
+    // A terminal needs one on this side: script(1) makes it.
+    let in_terminal = format!("{} exec -it talk -- sh -c 'tty; stty size'", ns.kubectl_line());
+    let terminal =
+        crate::harness::run(std::process::Command::new("script").args(["-qec", &in_terminal, "/dev/null"]), None)?;
+    contains(&terminal.ok("exec -it")?, "/dev/pts/")?;
     let spdy = ns.kubectl_env(&["exec", "talk", "--", "echo", "old"], "KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false")?;
     same(spdy.ok("exec over SPDY")?.as_str(), "old\n", "exec over SPDY")?;
 
@@ -278,6 +283,42 @@ spec:
         }
     }
     Ok(())
+}
+
+/// An image comes from a registry: a real one, on a node's loopback.
+pub fn images_are_pulled(cluster: &Arc<Cluster>) -> Result {
+    let ns = cluster.namespace("pull")?;
+    let node = cluster.node(1);
+    let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let config = dir.path().join("registry.yml");
+    let settings = format!(
+        "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:5000'}}\n",
+        dir.path().join("data").display()
+    );
+    std::fs::write(&config, settings).map_err(|e| e.to_string())?;
+    let _registry = cluster.start_on_node(&node, &["docker-registry", "serve", &config.to_string_lossy()])?;
+    let archive = format!("oci-archive:{}", crate::harness::tools_image()?.display());
+    wait_until("the image is in the registry", SOON, || {
+        let copy =
+            ["skopeo", "copy", "-q", "--dest-tls-verify=false", &archive, "docker://127.0.0.1:5000/team/tools:7"];
+        Ok(cluster.on_node(&node, &copy)?.status.success())
+    })?;
+    ns.apply(&format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: pulled}}
+spec:
+  nodeName: {node}
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {{name: main, image: '127.0.0.1:5000/team/tools:7', imagePullPolicy: Always, command: [sleep, '1000']}}
+"
+    ))?;
+    ns.ready("pulled")?;
+    let described = ns.kubectl(&["describe", "pod", "pulled"])?;
+    contains(&described, "Pulling image \"127.0.0.1:5000/team/tools:7\"")?;
+    contains(&described, "Successfully pulled image")?;
+    contains(&ns.field("pod/pulled", "{.status.containerStatuses[0].imageID}")?, "127.0.0.1:5000/team/tools@sha256:")
 }
 
 /// GETs `/` from the host.
