@@ -265,6 +265,22 @@ spec:
     let terminal =
         crate::harness::run(std::process::Command::new("script").args(["-qec", &in_terminal, "/dev/null"]), None)?;
     contains(&terminal.ok("exec -it")?, "/dev/pts/")?;
+    let args = [
+        "run",
+        "once",
+        "-i",
+        "--rm",
+        "--restart=Never",
+        "--quiet",
+        "--image",
+        TOOLS,
+        "--",
+        "sh",
+        "-c",
+        "wc -c; echo done",
+    ];
+    let run = ns.kubectl_with(&args, "12345")?.ok("run -i --rm")?;
+    contains(&run, "done")?;
     let spdy = ns.kubectl_env(&["exec", "talk", "--", "echo", "old"], "KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false")?;
     same(spdy.ok("exec over SPDY")?.as_str(), "old\n", "exec over SPDY")?;
 

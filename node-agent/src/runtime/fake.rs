@@ -296,7 +296,7 @@ impl Runtime for FakeRuntime {
         Ok(Usage { cpu_ns: u64::try_from(cpu_ns).unwrap_or(u64::MAX), memory_working_set_bytes: 1 << 20 })
     }
 
-    async fn stdin(&self, _id: &str) -> Result<mpsc::Sender<Bytes>, RuntimeError> {
+    async fn stdin(&self, _id: &str, _once: bool) -> Result<mpsc::Sender<Bytes>, RuntimeError> {
         Err(RuntimeError::Invalid("a simulated container has no standard input".to_owned()))
     }
 

@@ -340,8 +340,9 @@ pub trait Runtime: Send + Sync + 'static {
     /// What a container uses.
     async fn usage(&self, id: &str) -> Result<Usage, RuntimeError>;
 
-    /// A container's standard input, if it was created with one: to write to, until dropped.
-    async fn stdin(&self, id: &str) -> Result<mpsc::Sender<Bytes>, RuntimeError>;
+    /// A container's standard input, if it was created with one: to write to, until dropped. With `once` it is closed
+    /// then, for good (`stdinOnce`).
+    async fn stdin(&self, id: &str, once: bool) -> Result<mpsc::Sender<Bytes>, RuntimeError>;
 
     /// Sets the size of a container's terminal.
     async fn resize(&self, id: &str, columns: u16, rows: u16) -> Result<(), RuntimeError>;

@@ -116,8 +116,9 @@ impl Backend for RuntimeBackend {
         let runtime = Arc::clone(&self.context.parts.runtime);
         let attempt = latest.borrow().attempt;
         let log = self.context.log_path(&identity(&pod), &target.container, attempt);
+        let once = pod.spec.containers.iter().any(|c| c.name == target.container && c.stdin_once);
         let reading = match io.stdin {
-            Some(input) => Some(tokio::spawn(pass_input(input, runtime.stdin(&id).await.map_err(told)?))),
+            Some(input) => Some(tokio::spawn(pass_input(input, runtime.stdin(&id, once).await.map_err(told)?))),
             None => None,
         };
         let mut sizes = io.resize;

@@ -239,7 +239,7 @@ async fn a_container_with_standard_input_reads_it() {
     let mut spec = pod.container("reader", &["sh", "-c", "read line; echo got $line; exit 4"]).await;
     spec.stdin = true;
     pod.run(&spec).await;
-    let input = runtime.stdin(&node.id("reader")).await.unwrap();
+    let input = runtime.stdin(&node.id("reader"), false).await.unwrap();
     input.send("words\n".into()).await.unwrap();
     assert_eq!(exit(&mut events, &node.id("reader")).await.code, 4);
     log_holds(&pod.log("reader"), " stdout F got words\n").await;
@@ -247,9 +247,17 @@ async fn a_container_with_standard_input_reads_it() {
     (spec.stdin, spec.tty) = (true, true);
     pod.run(&spec).await;
     runtime.resize(&node.id("terminal"), 100, 30).await.unwrap();
-    let input = runtime.stdin(&node.id("terminal")).await.unwrap();
+    let input = runtime.stdin(&node.id("terminal"), false).await.unwrap();
     input.send("words\n".into()).await.unwrap();
     assert_eq!(exit(&mut events, &node.id("terminal")).await.code, 6);
     log_holds(&pod.log("terminal"), "got words").await;
-    pod.remove(&["reader", "terminal"]).await;
+    // Once: when the first that attached goes, the input is at its end.
+    let mut spec = pod.container("once", &["sh", "-c", "cat; exit 5"]).await;
+    spec.stdin = true;
+    pod.run(&spec).await;
+    let input = runtime.stdin(&node.id("once"), true).await.unwrap();
+    input.send("words\n".into()).await.unwrap();
+    drop(input);
+    assert_eq!(exit(&mut events, &node.id("once")).await.code, 5);
+    pod.remove(&["reader", "terminal", "once"]).await;
 }

@@ -501,8 +501,8 @@ impl Runtime for Containerd {
         usage.ok_or_else(|| RuntimeError::NotFound(format!("cgroup of container {id}")))
     }
 
-    async fn stdin(&self, id: &str) -> Result<mpsc::Sender<Bytes>, RuntimeError> {
-        stdio::open_stdin(&self.inner, id)
+    async fn stdin(&self, id: &str, once: bool) -> Result<mpsc::Sender<Bytes>, RuntimeError> {
+        stdio::open_stdin(&self.inner, id, once)
     }
 
     async fn resize(&self, id: &str, columns: u16, rows: u16) -> Result<(), RuntimeError> {

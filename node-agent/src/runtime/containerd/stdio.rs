@@ -5,14 +5,17 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use containerd_client::services::v1::CloseIoRequest;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
+use super::client::request;
 use super::{ContainerdConfig, Inner, io_error};
 use crate::runtime::{ContainerSpec, RuntimeError};
 
@@ -107,25 +110,34 @@ pub(super) fn remove(config: &ContainerdConfig, id: &str) {
     drop(fs::remove_dir_all(folder(config, id)));
 }
 
-/// Opens a container's standard input; what is sent is written to it.
-pub(super) fn open_stdin(inner: &Inner, id: &str) -> Result<mpsc::Sender<Bytes>, RuntimeError> {
+/// Opens a container's standard input; what is sent is written to it. With `once` it is closed for good afterwards.
+pub(super) fn open_stdin(inner: &Arc<Inner>, id: &str, once: bool) -> Result<mpsc::Sender<Bytes>, RuntimeError> {
     let path = folder(&inner.config, id).join("stdin");
     if !path.exists() {
         return Err(RuntimeError::Invalid("the container has no standard input".to_owned()));
     }
     let sender = pipe::OpenOptions::new().open_sender(&path).map_err(|e| io_error("open", &path, &e))?;
-    Ok(feed(sender))
+    let (inner, id) = (Arc::clone(inner), id.to_owned());
+    Ok(feed(sender, async move {
+        if once {
+            // The shim holds this end open, too, until it is told.
+            let close = CloseIoRequest { container_id: id, exec_id: String::new(), stdin: true };
+            drop(inner.client.tasks().close_io(request(close)).await);
+        }
+    }))
 }
 
-/// Writes what is sent to a pipe, and closes it when the sender is dropped.
-pub(super) fn feed(mut pipe: pipe::Sender) -> mpsc::Sender<Bytes> {
+/// Writes what is sent to a pipe, closes it when the sender is dropped, and then does `after`.
+fn feed(mut pipe: pipe::Sender, after: impl Future<Output = ()> + Send + 'static) -> mpsc::Sender<Bytes> {
     let (tx, mut rx) = mpsc::channel::<Bytes>(16);
     tokio::spawn(async move {
         while let Some(bytes) = rx.recv().await {
             if pipe.write_all(&bytes).await.is_err() {
-                return;
+                break;
             }
         }
+        drop(pipe);
+        after.await;
     });
     tx
 }
