@@ -89,10 +89,13 @@ pub struct ReplicaSetStatus {
     /// Pods that are neither ended nor on their way out.
     pub replicas: i32,
     /// Of them, those that have all labels of the template.
+    #[serde(serialize_with = "zero_as_null", deserialize_with = "null_default")]
     pub fully_labeled_replicas: i32,
     /// Of them, those that are ready.
+    #[serde(serialize_with = "zero_as_null", deserialize_with = "null_default")]
     pub ready_replicas: i32,
     /// Of them, those that have been ready long enough.
+    #[serde(serialize_with = "zero_as_null", deserialize_with = "null_default")]
     pub available_replicas: i32,
     /// Pods on their way out.
     pub terminating_replicas: Option<i32>,
@@ -199,14 +202,19 @@ pub struct DeploymentStatus {
     /// The generation that this speaks of.
     pub observed_generation: i64,
     /// Pods of all ReplicaSets.
+    #[serde(serialize_with = "zero_as_null", deserialize_with = "null_default")]
     pub replicas: i32,
     /// Pods of the newest template.
+    #[serde(serialize_with = "zero_as_null", deserialize_with = "null_default")]
     pub updated_replicas: i32,
     /// Pods that are ready.
+    #[serde(serialize_with = "zero_as_null", deserialize_with = "null_default")]
     pub ready_replicas: i32,
     /// Pods that have been ready long enough.
+    #[serde(serialize_with = "zero_as_null", deserialize_with = "null_default")]
     pub available_replicas: i32,
     /// Pods that are missing to full availability.
+    #[serde(serialize_with = "zero_as_null", deserialize_with = "null_default")]
     pub unavailable_replicas: i32,
     /// Pods on their way out.
     pub terminating_replicas: Option<i32>,
@@ -367,4 +375,9 @@ mod tests {
         assert_eq!(IntOrPercent::Int(4).of(10, true), Some(4));
         assert_eq!(IntOrPercent::Percent("x%".into()).of(10, true), None);
     }
+}
+
+/// Upstream leaves numbers out that are 0 (`omitempty`): in a merge patch, null takes them out.
+fn zero_as_null<S: serde::Serializer>(number: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+    if *number == 0 { serializer.serialize_none() } else { serializer.serialize_i32(*number) }
 }
