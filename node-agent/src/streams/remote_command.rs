@@ -139,9 +139,10 @@ pub(super) async fn serve(
         let Ok(upgraded) = upgrade.await else { return };
         let mut streams = spdy::serve(TokioIo::new(upgraded));
         match timeout(STREAMS_TIMEOUT, spdy_io(&mut streams, &options)).await {
-            Ok(Some((io, error))) => {
+            Ok(Some(Opened { io, error, unused })) => {
                 // The queue of further streams is kept: dropping it would end the connection.
                 run(&*backend, &target, kind, options, io, error).await;
+                drop(unused);
                 // The client closes when it has read how the command ended.
                 let _ = timeout(STREAMS_TIMEOUT, streams.recv()).await;
             }
@@ -169,9 +170,18 @@ async fn run(
     let _ = error.shutdown().await;
 }
 
+/// The streams that a client has opened.
+struct Opened {
+    io: ProcessIo,
+    error: Output,
+    /// The way back of streams that only the client writes to. To close it would tell the client to stop.
+    unused: Vec<Output>,
+}
+
 /// Collects the streams that the client opens, by their type. `None`: the client went away.
-async fn spdy_io(streams: &mut mpsc::Receiver<spdy::Stream>, options: &Options) -> Option<(ProcessIo, Output)> {
+async fn spdy_io(streams: &mut mpsc::Receiver<spdy::Stream>, options: &Options) -> Option<Opened> {
     let (sizes, resize) = mpsc::channel(8);
+    let mut unused = Vec::new();
     let mut io = ProcessIo { stdin: None, stdout: None, stderr: None, resize };
     let mut error = None;
     let mut resized = !options.tty;
@@ -184,17 +194,21 @@ async fn spdy_io(streams: &mut mpsc::Receiver<spdy::Stream>, options: &Options) 
         let stream = streams.recv().await?;
         match stream.header("streamtype") {
             Some("error") => error = Some(stream.output),
-            Some("stdin") => io.stdin = Some(stream.input),
+            Some("stdin") => {
+                io.stdin = Some(stream.input);
+                unused.push(stream.output);
+            }
             Some("stdout") => io.stdout = Some(stream.output),
             Some("stderr") => io.stderr = Some(stream.output),
             Some("resize") => {
                 resized = true;
+                unused.push(stream.output);
                 tokio::spawn(read_sizes(stream.input, sizes.clone()));
             }
             _ => {}
         }
     }
-    error.map(|error| (io, error))
+    error.map(|error| Opened { io, error, unused })
 }
 
 /// Sizes come as JSON objects one after the other.
