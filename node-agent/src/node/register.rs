@@ -42,6 +42,21 @@ pub struct NodeConfig {
 #[serde(default)]
 struct Node {
     metadata: Meta,
+    status: NodeStatus,
+}
+
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct NodeStatus {
+    conditions: Vec<StoredCondition>,
+}
+
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct StoredCondition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
 }
 
 /// Registers the node, trying until it succeeds; gives its uid.
@@ -141,8 +156,25 @@ struct Reporter {
 }
 
 impl Reporter {
+    /// Whether the API has other conditions than were reported: the control plane may have taken the node for dead, or
+    /// somebody may have deleted it. When it cannot be asked, nothing is known.
+    async fn is_overruled(&mut self, observed: &Observed) -> bool {
+        let stored = match self.rest.get::<Node>(&format!("/api/v1/nodes/{}", self.config.facts.name)).await {
+            Ok(node) => node.status.conditions,
+            Err(error) => return error.is_not_found(),
+        };
+        let differing = conditions(observed).into_iter().filter(|own| {
+            let status = if own.holds { "True" } else { "False" };
+            !stored.iter().any(|s| s.kind == own.kind && s.status == status)
+        });
+        let kinds: Vec<_> = differing.map(|own| own.kind).collect();
+        // What the node says now is news again.
+        kinds.iter().for_each(|kind| drop(self.since.remove(kind)));
+        !kinds.is_empty()
+    }
+
     async fn report(&mut self, observed: &Observed, due: bool, events: &Recorder, about: &About) {
-        if !due && self.reported.as_ref() == Some(observed) {
+        if !due && self.reported.as_ref() == Some(observed) && !self.is_overruled(observed).await {
             return;
         }
         let now = self.clock.now_seconds();
