@@ -32,7 +32,7 @@ demo:
 
 bench: setup build ## the figures
 	./bin/xebec bench start
-	./bin/xebec bench pods
+	./bin/xebec bench pods --archive "$$(./demo/build-images.sh busybox)"
 
 test: setup-test ## every test
 	./scripts/test.sh
