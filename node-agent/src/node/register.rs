@@ -169,7 +169,9 @@ impl Reporter {
         });
         let kinds: Vec<_> = differing.map(|own| own.kind).collect();
         // What the node says now is news again.
-        kinds.iter().for_each(|kind| drop(self.since.remove(kind)));
+        for kind in &kinds {
+            self.since.remove(kind);
+        }
         !kinds.is_empty()
     }
 
