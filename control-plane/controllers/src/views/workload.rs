@@ -364,6 +364,11 @@ pub struct PodDisruptionBudgetStatus {
     pub conditions: Vec<Condition>,
 }
 
+/// Upstream leaves numbers out that are 0 (`omitempty`): in a merge patch, null takes them out.
+fn zero_as_null<S: serde::Serializer>(number: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+    if *number == 0 { serializer.serialize_none() } else { serializer.serialize_i32(*number) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -375,9 +380,4 @@ mod tests {
         assert_eq!(IntOrPercent::Int(4).of(10, true), Some(4));
         assert_eq!(IntOrPercent::Percent("x%".into()).of(10, true), None);
     }
-}
-
-/// Upstream leaves numbers out that are 0 (`omitempty`): in a merge patch, null takes them out.
-fn zero_as_null<S: serde::Serializer>(number: &i32, serializer: S) -> Result<S::Ok, S::Error> {
-    if *number == 0 { serializer.serialize_none() } else { serializer.serialize_i32(*number) }
 }
