@@ -211,10 +211,15 @@ pub fn from_outside(cluster: &Arc<Cluster>) -> Result {
 }
 
 pub fn no_packet_filter_rules(cluster: &Arc<Cluster>) -> Result {
-    // The kernel lists tables in use by the legacy filter here; nftables rules would need nf_tables' sockets.
-    let node = cluster.node(1);
-    let tables = cluster.on_node(&node, &["sh", "-c", "cat /proc/net/ip_tables_names 2>/dev/null || true"])?;
-    same(tables.ok("list of tables")?.trim(), "", "iptables tables on a node")
+    for number in 1..=3 {
+        let node = cluster.node(number);
+        let rules = cluster.on_node(&node, &["nft", "list", "ruleset"])?;
+        same(rules.ok("nft list ruleset")?.trim(), "", "nftables rules on a node")?;
+        // The legacy filter's tables in use; without its module there is no such file.
+        let tables = cluster.on_node(&node, &["sh", "-c", "cat /proc/net/ip_tables_names 2>/dev/null || true"])?;
+        same(tables.ok("list of tables")?.trim(), "", "iptables tables on a node")?;
+    }
+    Ok(())
 }
 
 pub fn dns(cluster: &Arc<Cluster>) -> Result {
