@@ -3,14 +3,15 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
 
-/// The cluster's name: its own, so that a user's cluster is left alone.
-const NAME: &str = "e2e";
+/// The cluster's name: its own, so that a user's cluster is left alone; `XEBEC_E2E_NAME` gives another, so that two
+/// runs can go side by side.
+static NAME: LazyLock<String> = LazyLock::new(|| std::env::var("XEBEC_E2E_NAME").unwrap_or_else(|_| "e2e".to_owned()));
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(50);
 /// What a pod with a present image may take on a busy machine.
@@ -43,12 +44,12 @@ impl Cluster {
         let xebec = PathBuf::from(env!("CARGO_BIN_EXE_xebec"));
         let mut cluster =
             Self { xebec, kubectl: kubectl_path()?, kubeconfig: PathBuf::new(), namespaces: AtomicU32::new(0) };
-        cluster.xebec(&["down", "--name", NAME])?.ok("down")?;
-        cluster.xebec(&["up", "--nodes", "3", "--name", NAME])?.ok("up")?;
-        let path = cluster.xebec(&["kubeconfig", "--name", NAME])?.ok("kubeconfig")?;
+        cluster.xebec(&["down", "--name", &NAME])?.ok("down")?;
+        cluster.xebec(&["up", "--nodes", "3", "--name", &NAME])?.ok("up")?;
+        let path = cluster.xebec(&["kubeconfig", "--name", &NAME])?.ok("kubeconfig")?;
         cluster.kubeconfig = path.trim().into();
         let image = tools_image()?;
-        cluster.xebec(&["image", "load", &image.to_string_lossy(), "--name", NAME])?.ok("image load")?;
+        cluster.xebec(&["image", "load", &image.to_string_lossy(), "--name", &NAME])?.ok("image load")?;
         Ok(cluster)
     }
 
@@ -59,19 +60,19 @@ impl Cluster {
 
     /// Runs a command on a node.
     pub fn on_node(&self, node: &str, command: &[&str]) -> Result<Printed> {
-        let mut args = vec!["exec", "--name", NAME, node, "--"];
+        let mut args = vec!["exec", "--name", &NAME, node, "--"];
         args.extend(command);
         self.xebec(&args)
     }
 
     /// Starts a command on a node and lets it run; killed when dropped.
     pub fn start_on_node(&self, node: &str, command: &[&str]) -> Result<Running> {
-        start(Command::new(&self.xebec).args(["exec", "--name", NAME, node, "--"]).args(command))
+        start(Command::new(&self.xebec).args(["exec", "--name", &NAME, node, "--"]).args(command))
     }
 
     /// A node's name, from 1.
     pub fn node(&self, number: u32) -> String {
-        format!("{NAME}-{number}")
+        format!("{}-{number}", *NAME)
     }
 
     pub fn kubeconfig(&self) -> &std::path::Path {
@@ -80,7 +81,7 @@ impl Cluster {
 
     /// The process of a component: the server, or process 1 of a node.
     pub fn pid(&self, component: &str) -> Result<u32> {
-        let status = json(&self.xebec(&["status", "--json", "--name", NAME])?.ok("status")?)?;
+        let status = json(&self.xebec(&["status", "--json", "--name", &NAME])?.ok("status")?)?;
         let components = status[0]["components"].as_array().cloned().unwrap_or_default();
         let found = components.iter().find(|c| c["name"] == component).and_then(|c| c["pid"].as_u64());
         found.and_then(|pid| u32::try_from(pid).ok()).ok_or_else(|| format!("{component} does not run: {status}"))
@@ -115,7 +116,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if let Err(error) = self.xebec(&["down", "--name", NAME]).and_then(|p| p.ok("down")) {
+        if let Err(error) = self.xebec(&["down", "--name", &NAME]).and_then(|p| p.ok("down")) {
             eprintln!("taking the cluster down: {error}");
         }
     }
