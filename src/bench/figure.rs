@@ -8,20 +8,44 @@ use serde::Serialize;
 pub struct Figure {
     /// What it is.
     pub name: &'static str,
-    /// Of what: `ms`, `s`, `MB`.
+    /// Of what: `ms`, `s`, `MB`, `/s`.
     pub unit: &'static str,
     /// What was measured.
     pub value: f64,
-    /// At most this much is good.
-    pub at_most: f64,
+    /// What is good.
+    #[serde(flatten)]
+    pub bound: Bound,
     /// From how many measurements.
     pub samples: usize,
 }
 
+/// On which side of what a figure should be.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Bound {
+    /// At most this much is good.
+    AtMost(f64),
+    /// At least this much is good.
+    AtLeast(f64),
+}
+
 impl Figure {
+    /// One that should be small.
+    pub fn at_most(name: &'static str, unit: &'static str, value: f64, bound: f64, samples: usize) -> Self {
+        Self { name, unit, value, bound: Bound::AtMost(bound), samples }
+    }
+
+    /// One that should be large.
+    pub fn at_least(name: &'static str, unit: &'static str, value: f64, bound: f64, samples: usize) -> Self {
+        Self { name, unit, value, bound: Bound::AtLeast(bound), samples }
+    }
+
     /// Whether the figure is within its bound.
     pub fn holds(&self) -> bool {
-        self.value <= self.at_most
+        match self.bound {
+            Bound::AtMost(bound) => self.value <= bound,
+            Bound::AtLeast(bound) => self.value >= bound,
+        }
     }
 }
 
@@ -35,12 +59,16 @@ pub fn percentile(samples: &mut [f64], percent: usize) -> f64 {
 /// A table for people.
 pub fn table(figures: &[Figure]) -> String {
     let width = figures.iter().map(|f| f.name.len()).max().unwrap_or(0);
-    let mut text = format!("{:width$}  {:>10}  {:>10}\n", "figure", "measured", "at most");
+    let mut text = format!("{:width$}  {:>10}  {:>19}\n", "figure", "measured", "bound");
     for figure in figures {
         let mark = if figure.holds() { "" } else { "  missed" };
-        let with_unit = |value: f64| format!("{} {}", round(value), figure.unit);
-        let (value, bound) = (with_unit(figure.value), with_unit(figure.at_most));
-        text += &format!("{:width$}  {value:>10}  {bound:>10}{mark}\n", figure.name);
+        let with_unit = |value: f64| format!("{} {}", round(value), figure.unit).trim_end().to_owned();
+        let value = with_unit(figure.value);
+        let bound = match figure.bound {
+            Bound::AtMost(bound) => format!("at most {}", with_unit(bound)),
+            Bound::AtLeast(bound) => format!("at least {}", with_unit(bound)),
+        };
+        text += &format!("{:width$}  {value:>10}  {bound:>19}{mark}\n", figure.name);
     }
     text
 }
@@ -66,12 +94,18 @@ mod tests {
 
     #[test]
     fn the_table_marks_what_misses() {
-        let figure = |name, value| Figure { name, unit: "ms", value, at_most: 200.0, samples: 1 };
-        let text = table(&[figure("one", 150.25), figure("two", 250.0)]);
-        insta::assert_snapshot!(text, @"
-        figure    measured     at most
-        one      150 ms      200 ms
-        two      250 ms      200 ms  missed
+        let figures = [
+            Figure::at_most("one", "ms", 150.25, 200.0, 1),
+            Figure::at_most("two", "ms", 250.0, 200.0, 1),
+            Figure::at_least("three", "/s", 250.0, 200.0, 1),
+            Figure::at_least("four", "", 0.5, 0.97, 1),
+        ];
+        insta::assert_snapshot!(table(&figures), @"
+        figure    measured                bound
+        one        150 ms       at most 200 ms
+        two        250 ms       at most 200 ms  missed
+        three      250 /s      at least 200 /s
+        four         0.50        at least 0.97  missed
         ");
     }
 }
