@@ -1,5 +1,6 @@
 //! Reading stored objects from within the API server: what authorizers and admission plugins see.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ pub struct Entry {
     /// `metadata.labels`, sorted by key.
     pub labels: Arc<[(Box<str>, Box<str>)]>,
     /// Values of the kind's field-selector labels, `metadata.name` and `metadata.namespace` excepted.
-    pub fields: Arc<[(&'static str, Box<str>)]>,
+    pub fields: Arc<[(Cow<'static, str>, Box<str>)]>,
     /// The serialised object, `metadata.resourceVersion` included.
     pub bytes: Bytes,
 }

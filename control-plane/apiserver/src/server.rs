@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 use xebec_clock::{Clock, Random};
 use xebec_schema::registry::Registry;
+use xebec_schema::resource::Resource;
 use xebec_store::{Store, StoreError};
 
 use crate::authn::UserInfo;
@@ -66,6 +67,32 @@ pub struct Shared {
     pub documents: discovery::Documents,
     /// Ends watches.
     pub stop: CancellationToken,
+}
+
+impl Shared {
+    /// Serves these kinds that CustomResourceDefinitions make, and of those no others: from the moment that this
+    /// returns. `stored` has, of each kind, the row in whose version objects are kept; what is in the table already is
+    /// left alone, with the watches on it.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read; some of the kinds may be served then.
+    pub async fn serve_custom(&self, rows: Vec<Arc<Resource>>, stored: &[Arc<Resource>]) -> Result<(), StoreError> {
+        for row in stored {
+            let known = self.cache.resource(&row.group, &row.plural);
+            if known.is_none_or(|cache| !Arc::ptr_eq(&cache.resource, row)) {
+                self.cache.open(row.clone()).await?;
+            }
+        }
+        let old = self.registry.load_full();
+        self.registry.store(Arc::new(old.with_custom(rows)));
+        for gone in old.iter().filter(|row| row.custom.is_some()) {
+            if !stored.iter().any(|row| row.group == gone.group && row.plural == gone.plural) {
+                self.cache.close(&gone.group, &gone.plural);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The API server. Clones are handles to the same one.

@@ -41,7 +41,7 @@ impl FakeReader {
             uid: text(&object, "/metadata/uid").into(),
             revision: *generation,
             labels: labels.map(|(k, v)| (k.as_str().into(), v.as_str().unwrap_or_default().into())).collect(),
-            fields: fields.into(),
+            fields: fields.into_iter().map(|(label, value)| (label.into(), value)).collect(),
             bytes: object.to_string().into(),
         };
         objects.insert((namespace, name), Arc::new(entry));

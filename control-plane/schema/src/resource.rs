@@ -1,10 +1,12 @@
 //! The resource table: a row for each kind and version that the API serves.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::custom::Custom;
 use crate::field::ErrorList;
 
 /// A row of the table.
@@ -43,6 +45,8 @@ pub struct Resource {
     /// Whether this kind is created by a POST and answered without being stored (TokenReview,
     /// SubjectAccessReview...).
     pub virtual_kind: bool,
+    /// What a CustomResourceDefinition says of the kind; `None` for a built-in kind.
+    pub custom: Option<Arc<Custom>>,
 }
 
 /// What is served below an object: `status`, `scale`, `log`.
@@ -164,6 +168,14 @@ impl Resource {
     /// Whether `verb` is served.
     pub fn allows(&self, verb: &str) -> bool {
         self.verbs.iter().any(|v| v == verb)
+    }
+
+    /// The values by which field selectors find an object, beyond its name and namespace.
+    pub fn fields(&self, object: &Value) -> Vec<(Cow<'static, str>, String)> {
+        match &self.custom {
+            Some(custom) => custom.fields(object),
+            None => (self.strategy.fields)(object).into_iter().map(|(label, value)| (label.into(), value)).collect(),
+        }
     }
 
     /// The subresource called `name`.

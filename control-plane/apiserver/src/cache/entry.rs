@@ -1,6 +1,7 @@
 //! From stored bytes to what is served: one copy of the object, with its revision spliced in, and the few fields that
 //! selectors need.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -21,7 +22,7 @@ pub struct Header {
     name: Arc<str>,
     uid: Arc<str>,
     labels: Arc<[(Box<str>, Box<str>)]>,
-    fields: Arc<[(&'static str, Box<str>)]>,
+    fields: Arc<[(Cow<'static, str>, Box<str>)]>,
 }
 
 impl Header {
@@ -36,7 +37,7 @@ impl Header {
             .map(|(k, v)| (k.as_str().into(), v.as_str().unwrap_or_default().into()))
             .collect();
         labels.sort();
-        let fields = (resource.strategy.fields)(object).into_iter().map(|(k, v)| (k, v.into_boxed_str())).collect();
+        let fields = resource.fields(object).into_iter().map(|(k, v)| (k, v.into_boxed_str())).collect();
         Self { namespace: text("namespace"), name: text("name"), uid: text("uid"), labels: labels.into(), fields }
     }
 

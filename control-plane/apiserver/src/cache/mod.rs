@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use xebec_schema::registry::Registry;
 use xebec_schema::resource::Resource;
-use xebec_store::{Batch, ListOptions, Store, StoreError};
+use xebec_store::{Batch, Event, ListOptions, Store, StoreError};
 
 use crate::reader::{Entry, Reader};
 use entry::Header;
@@ -45,6 +45,8 @@ pub fn key(namespace: &str, name: &str) -> String {
     if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
 }
 
+/// Events of the resources that are being loaded, by prefix.
+type Loading = BTreeMap<String, Vec<Event>>;
 /// What will be stored, and its header.
 type Announced = (Bytes, Header);
 type ByGroup = HashMap<Box<str>, HashMap<Box<str>, Arc<ResourceCache>>>;
@@ -53,6 +55,8 @@ type ByGroup = HashMap<Box<str>, HashMap<Box<str>, Arc<ResourceCache>>>;
 pub struct WatchCache {
     store: Arc<dyn Store>,
     by_group: ArcSwap<ByGroup>,
+    /// Held while a batch is applied: whoever holds it sees all caches at one revision.
+    loading: Mutex<Loading>,
     /// Everything up to this revision has been applied.
     progress: AtomicU64,
     waiting: Mutex<BTreeMap<u64, Vec<oneshot::Sender<()>>>>,
@@ -87,6 +91,7 @@ impl WatchCache {
         let cache = Arc::new(Self {
             store,
             by_group: ArcSwap::from_pointee(by_group),
+            loading: Mutex::default(),
             progress: AtomicU64::new(revision),
             waiting: Mutex::default(),
             stop,
@@ -100,6 +105,54 @@ impl WatchCache {
     /// The cache of a stored resource.
     pub fn resource(&self, group: &str, plural: &str) -> Option<Arc<ResourceCache>> {
         self.by_group.load().get(group)?.get(plural).cloned()
+    }
+
+    /// Keeps the objects of a resource that was not there before, or whose row has changed: they are read again, and who
+    /// watches the old ones has to start again. Calls for one resource must not overlap.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read, or holds an object that is not JSON; then nothing has changed.
+    pub async fn open(&self, row: Arc<Resource>) -> Result<(), StoreError> {
+        let prefix = prefix(&row);
+        loop {
+            let revision = {
+                let mut loading = self.loading.lock();
+                loading.insert(prefix.clone(), Vec::new());
+                self.progress()
+            };
+            let objects = load_resource(&*self.store, &row, revision).await;
+            let mut loading = self.loading.lock();
+            // Gone if the store's watch broke meanwhile: there may have been events that nobody has told.
+            let Some(events) = loading.remove(&prefix) else { continue };
+            let cache = Arc::new(ResourceCache::new(row, objects?, revision));
+            for event in events.iter().filter(|event| event.revision > revision) {
+                if let Some((_, _, key)) = split(&event.key) {
+                    self.apply_event(&cache, key, event);
+                }
+            }
+            self.put(&cache.resource.group, &cache.resource.plural, Some(cache.clone()));
+            return Ok(());
+        }
+    }
+
+    /// Keeps a resource's objects no more. Who watches them is told that it is over.
+    pub fn close(&self, group: &str, plural: &str) {
+        let _applying = self.loading.lock();
+        self.put(group, plural, None);
+    }
+
+    fn put(&self, group: &str, plural: &str, cache: Option<Arc<ResourceCache>>) {
+        let mut by_group = ByGroup::clone(&self.by_group.load());
+        let of_group = by_group.entry(group.into()).or_default();
+        let old = match cache {
+            Some(cache) => of_group.insert(plural.into(), cache),
+            None => of_group.remove(plural),
+        };
+        self.by_group.store(Arc::new(by_group));
+        if let Some(old) = old {
+            old.close();
+        }
     }
 
     /// Everything up to this revision is in the cache.
@@ -179,28 +232,39 @@ impl WatchCache {
     }
 
     fn apply(&self, batch: Batch) {
+        let mut loading = self.loading.lock();
         for event in batch.events {
             let Some((group, plural, key)) = split(&event.key) else { continue };
-            let Some(cache) = self.resource(group, plural) else { continue };
-            let entry = match &event.value {
-                None => None,
-                Some(value) => {
-                    let entry = match self.take_prepared(&event.key, value) {
-                        Some(header) => Ok(header.entry(value, event.revision)),
-                        None => entry::read(&cache.resource, value, event.revision),
-                    };
-                    match entry {
-                        Ok(entry) => Some(Arc::new(entry)),
-                        Err(error) => {
-                            tracing::error!(key = event.key, %error, "a stored object is not JSON; it is not served");
-                            continue;
-                        }
-                    }
-                }
-            };
-            cache.apply(key, entry, event.revision);
+            if let Some(cache) = self.resource(group, plural) {
+                self.apply_event(&cache, key, &event);
+            }
+            if !loading.is_empty()
+                && let Some(events) = loading.get_mut(&event.key[..event.key.len() - key.len()])
+            {
+                events.push(event);
+            }
         }
         self.progress.fetch_max(batch.revision, Ordering::AcqRel);
+    }
+
+    fn apply_event(&self, cache: &ResourceCache, key: &str, event: &Event) {
+        let entry = match &event.value {
+            None => None,
+            Some(value) => {
+                let entry = match self.take_prepared(&event.key, value) {
+                    Some(header) => Ok(header.entry(value, event.revision)),
+                    None => entry::read(&cache.resource, value, event.revision),
+                };
+                match entry {
+                    Ok(entry) => Some(Arc::new(entry)),
+                    Err(error) => {
+                        tracing::error!(key = event.key, %error, "a stored object is not JSON; it is not served");
+                        return;
+                    }
+                }
+            }
+        };
+        cache.apply(key, entry, event.revision);
     }
 
     fn wake(&self) {
@@ -229,15 +293,31 @@ impl WatchCache {
 
     async fn try_reload(&self) -> Result<xebec_store::WatchStream, StoreError> {
         let revision = self.store.revision().await?;
-        let mut caches: Vec<_> = self.by_group.load().values().flat_map(|g| g.values().cloned()).collect();
-        caches.sort_by(|a, b| a.prefix.cmp(&b.prefix));
-        for cache in caches {
+        let mut done: Vec<Arc<ResourceCache>> = Vec::new();
+        loop {
+            let next = {
+                let mut loading = self.loading.lock();
+                let next = self.caches().into_iter().find(|cache| !done.iter().any(|d| Arc::ptr_eq(d, cache)));
+                if next.is_none() {
+                    // Those that are being loaded have to begin again.
+                    loading.clear();
+                    self.progress.fetch_max(revision, Ordering::AcqRel);
+                }
+                next
+            };
+            let Some(cache) = next else { break };
             let objects = load_resource(&*self.store, &cache.resource, revision).await?;
             cache.replace(objects, revision);
+            done.push(cache);
         }
-        let stream = self.store.watch(ROOT, revision).await?;
-        self.progress.fetch_max(revision, Ordering::AcqRel);
-        Ok(stream)
+        self.store.watch(ROOT, revision).await
+    }
+
+    /// All caches, in the order of their prefixes.
+    fn caches(&self) -> Vec<Arc<ResourceCache>> {
+        let mut caches: Vec<_> = self.by_group.load().values().flat_map(|g| g.values().cloned()).collect();
+        caches.sort_by(|a, b| a.prefix.cmp(&b.prefix));
+        caches
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 use xebec_schema::resource::Resource;
@@ -21,6 +22,8 @@ pub struct ResourceCache {
     state: RwLock<State>,
     /// The ring's end: changes with every event.
     changed: Arc<Signal>,
+    /// Nothing will happen here any more: the kind is gone, or another cache is in this one's place.
+    closed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -37,7 +40,7 @@ impl ResourceCache {
     pub fn new(resource: Arc<Resource>, objects: BTreeMap<Box<str>, Arc<Entry>>, revision: u64) -> Self {
         let prefix = super::prefix(&resource).into_boxed_str();
         let state = State { objects, ring: Ring::new(revision), revision };
-        Self { resource, prefix, state: RwLock::new(state), changed: Arc::default() }
+        Self { resource, prefix, state: RwLock::new(state), changed: Arc::default(), closed: AtomicBool::new(false) }
     }
 
     /// Carries out a change: a new state of the object under `key`, or its deletion.
@@ -68,6 +71,18 @@ impl ResourceCache {
             state.ring.end()
         };
         self.changed.set(end);
+    }
+
+    /// Says that nothing will happen here any more: watches end.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        // Another number than any that was told before.
+        self.changed.set(u64::MAX);
+    }
+
+    /// Whether nothing will happen here any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// The object under `key`.

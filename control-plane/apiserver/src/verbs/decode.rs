@@ -86,7 +86,7 @@ pub fn dry_run(query: &Query) -> Result<bool, Status> {
 pub fn document(
     headers: &HeaderMap,
     body: &Bytes,
-    definition: Option<&'static Definition>,
+    definition: Option<&Definition>,
 ) -> Result<(Value, Vec<String>), Status> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match (content_type.split(';').next().unwrap_or_default().trim(), definition) {
@@ -137,7 +137,7 @@ pub struct Expected<'a> {
     /// Kind.
     pub kind: &'a str,
     /// How its objects look; `None` permits everything.
-    pub definition: Option<&'static Definition>,
+    pub definition: Option<&'a Definition>,
 }
 
 impl Expected<'_> {
@@ -157,7 +157,9 @@ pub fn definition(name: &str) -> Option<&'static Definition> {
 ///
 /// 400 and 415, in upstream's words.
 pub fn object(call: &mut Call, body: &Bytes) -> Result<Value, Status> {
-    let (value, duplicates) = document(&call.parts.headers, body, call.resource.definition())?;
+    // A custom resource has no form in protobuf.
+    let definition = call.resource.definition().filter(|_| call.resource.custom.is_none());
+    let (value, duplicates) = document(&call.parts.headers, body, definition)?;
     checked(call, value, duplicates)
 }
 

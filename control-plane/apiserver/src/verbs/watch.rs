@@ -226,6 +226,9 @@ impl Watch {
                 if more {
                     continue;
                 }
+                if self.cache.is_closed() {
+                    return;
+                }
                 seen = seen.max(progress);
                 let wake = tokio::select! {
                     biased;

@@ -4,6 +4,7 @@ mod chain;
 mod client;
 mod connect;
 mod create;
+mod custom_rows;
 mod delete;
 mod durable;
 mod harness;

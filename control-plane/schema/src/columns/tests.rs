@@ -23,6 +23,7 @@ fn resource(group: &'static str, kind: &'static str) -> Resource {
         strategy: PLAIN,
         columns: columns(group, kind),
         virtual_kind: false,
+        custom: None,
     }
 }
 

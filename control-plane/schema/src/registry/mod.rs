@@ -80,12 +80,13 @@ impl Registry {
         Self { resources, kinds }
     }
 
-    /// This table with one row more; a row of the same group, version and plural is replaced.
+    /// The built-in rows of this table with these rows that CustomResourceDefinitions make. Where a built-in row has the
+    /// group, version and plural already, it stays.
     #[must_use]
-    pub fn with(&self, row: Resource) -> Self {
-        let mut resources = self.resources.clone();
-        resources.retain(|r| key(r) != key(&row));
-        resources.push(Arc::new(row));
+    pub fn with_custom(&self, rows: impl IntoIterator<Item = Arc<Resource>>) -> Self {
+        let mut resources: Vec<_> = self.resources.iter().filter(|r| r.custom.is_none()).cloned().collect();
+        let own = Self::from_rows(resources.clone());
+        resources.extend(rows.into_iter().filter(|r| own.get(&r.group, &r.version, &r.plural).is_none()));
         Self::from_rows(resources)
     }
 
@@ -173,14 +174,18 @@ impl Row {
             strategy: kinds::strategy(self.group, self.kind),
             columns: columns::columns(self.group, self.kind),
             virtual_kind: self.virtual_kind,
+            custom: None,
         }
     }
 }
 
 impl Resource {
     /// What an object of this kind looks like. `None` for a kind without a schema: everything is permitted then.
-    pub fn definition(&self) -> Option<&'static types::Definition> {
-        types::definition(&self.schema)
+    pub fn definition(&self) -> Option<&types::Definition> {
+        match &self.custom {
+            Some(custom) => Some(custom.definition()),
+            None => types::definition(&self.schema),
+        }
     }
 
     /// The group under which objects of this kind are stored. Only `events.k8s.io` differs from the group itself: its

@@ -32,12 +32,22 @@ fn groups_come_in_upstreams_order() {
 #[test]
 fn a_row_more_is_a_row_more() {
     let registry = Registry::builtin();
-    let mut row = Resource::clone(registry.get("", "v1", "pods").unwrap());
+    let pods = registry.get("", "v1", "pods").unwrap();
+    let mut row = Resource::clone(pods);
+    row.custom = Some(Arc::new(crate::custom::Custom::new(Arc::new(crate::types::Definition {
+        name: "com.example.v1.Widget".into(),
+        fields: Vec::new(),
+        atomic: false,
+        preserve_unknown: true,
+    }))));
+    let impostor = Resource { custom: row.custom.clone(), ..Resource::clone(pods) };
     row.group = "example.com".into();
     row.plural = "widgets".into();
     row.kind = "Widget".into();
-    let more = registry.with(row);
+    let more = registry.with_custom([Arc::new(row), Arc::new(impostor)]);
     assert_eq!(more.iter().count(), registry.iter().count() + 1);
     assert!(more.by_kind("example.com", "v1", "Widget").is_some());
     assert!(registry.by_kind("example.com", "v1", "Widget").is_none());
+    assert!(more.get("", "v1", "pods").unwrap().custom.is_none());
+    assert_eq!(more.with_custom([]).iter().count(), registry.iter().count());
 }

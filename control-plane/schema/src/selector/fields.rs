@@ -73,7 +73,7 @@ impl FieldSelector {
         if self.is_everything() {
             return true;
         }
-        let own = (resource.strategy.fields)(object);
+        let own = resource.fields(object);
         let metadata = |name: &str| object["metadata"][name].as_str().map(str::to_owned);
         self.matches(|field| match field {
             "metadata.name" => metadata("name"),
@@ -87,7 +87,7 @@ impl FieldSelector {
     /// # Errors
     /// Upstream's words for the first that it has not.
     pub fn check(&self, resource: &Resource) -> Result<(), String> {
-        let own = (resource.strategy.fields)(&json!({}));
+        let own = resource.fields(&json!({}));
         for requirement in &self.requirements {
             let field = requirement.field.as_str();
             let known = match field {
