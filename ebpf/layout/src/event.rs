@@ -59,14 +59,18 @@ pub enum DropReason {
     NoPeer = 7,
     /// `externalTrafficPolicy: Local` and no endpoint on this node.
     NoLocalBackend = 8,
+    /// No policy of the destination allows it.
+    PolicyIngress = 16,
+    /// No policy of the source allows it.
+    PolicyEgress = 17,
 }
 
 impl DropReason {
-    /// Size of the counters' array: one more than the largest number.
-    pub const COUNT: u32 = 9;
+    /// Size of the counters' array: more than the largest number.
+    pub const COUNT: u32 = 24;
 
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::NoBackend,
         Self::SpoofedSource,
         Self::NatPortsExhausted,
@@ -75,6 +79,8 @@ impl DropReason {
         Self::TtlExpired,
         Self::NoPeer,
         Self::NoLocalBackend,
+        Self::PolicyIngress,
+        Self::PolicyEgress,
     ];
 
     /// As metrics and `xebec flows` name it.
@@ -88,6 +94,8 @@ impl DropReason {
             Self::TtlExpired => "ttl-expired",
             Self::NoPeer => "no-peer",
             Self::NoLocalBackend => "no-local-backend",
+            Self::PolicyIngress => "policy-ingress",
+            Self::PolicyEgress => "policy-egress",
         }
     }
 }

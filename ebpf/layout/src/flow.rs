@@ -71,6 +71,10 @@ pub mod flow_flags {
     pub const REPLIED: u8 = 1;
     /// FIN or RST was seen.
     pub const CLOSING: u8 = 2;
+    /// A policy's connection: the pod sent its FIN.
+    pub const POD_FINISHED: u8 = 4;
+    /// A policy's connection: the peer sent its FIN.
+    pub const PEER_FINISHED: u8 = 8;
 }
 
 impl FlowKey {
@@ -92,15 +96,20 @@ impl Flow {
     /// Seconds after its last packet when a flow's port may be given to another.
     #[inline(always)]
     pub const fn idle_limit_s(&self, proto: u8) -> u32 {
-        if self.flags & flow_flags::CLOSING != 0 {
-            10
-        } else if proto != crate::proto::TCP {
-            120
-        } else if self.flags & flow_flags::REPLIED != 0 {
-            // RFC 5382 REQ-5: an established connection's mapping lasts at least 2 hours and 4 minutes.
-            7_440
-        } else {
-            60
-        }
+        idle_limit_s(self.flags, proto)
+    }
+}
+
+#[inline(always)]
+pub(crate) const fn idle_limit_s(flags: u8, proto: u8) -> u32 {
+    if flags & flow_flags::CLOSING != 0 {
+        10
+    } else if proto != crate::proto::TCP {
+        120
+    } else if flags & flow_flags::REPLIED != 0 {
+        // RFC 5382 REQ-5: an established connection's mapping lasts at least 2 hours and 4 minutes.
+        7_440
+    } else {
+        60
     }
 }

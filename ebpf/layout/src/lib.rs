@@ -10,6 +10,7 @@ mod config;
 mod event;
 mod flow;
 mod network;
+mod policy;
 mod service;
 
 pub use address::{Addr, Port};
@@ -17,6 +18,7 @@ pub use config::Config;
 pub use event::{DropReason, EVENT_DROP, EVENT_NEW_FLOW, Event};
 pub use flow::{Flow, FlowKey, FlowKind, flow_flags};
 pub use network::{LocalPod, Peer, lb_address_flags, node_address_flags, peer_flags};
+pub use policy::{Connection, DENY_ALL, Direction, FragmentKey, RuleKey, verdict};
 pub use service::{
     Backend, Frontend, SCOPE_CLUSTER, SCOPE_EXTERNAL, Service, ServiceCounters, ServiceKey, SlotKey, SocketKey,
     service_flags,
@@ -24,7 +26,7 @@ pub use service::{
 
 /// The version of this layout; part of the path where maps are pinned. Add one with every change that makes an
 /// existing map unreadable.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The maps' names, as they are pinned and as the programs' object file has them.
 pub mod map {
@@ -48,13 +50,23 @@ pub mod map {
     pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
     /// A load balancer [`super::Addr`] to [`super::lb_address_flags`].
     pub const LB_ADDRESSES: &str = "LB_ADDRESSES";
+    /// A pod's [`super::Addr`] to its identity.
+    pub const IDENTITIES: &str = "IDENTITIES";
+    /// A prefix of addresses to the identity of those in it that are in no longer one.
+    pub const BLOCKS: &str = "BLOCKS";
+    /// A prefix of [`super::RuleKey`] to a [`super::verdict`].
+    pub const RULES: &str = "RULES";
+    /// [`super::FlowKey`], as the pod sends, to [`super::Connection`].
+    pub const CONNECTIONS: &str = "CONNECTIONS";
+    /// One number, raised after each change of the policies.
+    pub const REVISION: &str = "REVISION";
     /// Per-CPU packet counts by [`super::DropReason`].
     pub const DROPS: &str = "DROPS";
     /// The ring of [`super::Event`]s.
     pub const EVENTS: &str = "EVENTS";
 
     /// Those that outlive the agent. (`EVENTS` does too: a reader that reopens it goes on where it was.)
-    pub const PINNED: [&str; 12] = [
+    pub const PINNED: [&str; 17] = [
         SERVICES,
         SLOTS,
         BACKENDS,
@@ -65,6 +77,11 @@ pub mod map {
         PEERS,
         NODE_ADDRESSES,
         LB_ADDRESSES,
+        IDENTITIES,
+        BLOCKS,
+        RULES,
+        CONNECTIONS,
+        REVISION,
         DROPS,
         EVENTS,
     ];
@@ -107,7 +124,10 @@ layout! {
     Frontend: size 20 align 4;
     FlowKey: size 40 align 4;
     Flow: size 52 align 4;
-    LocalPod: size 20 align 4;
+    LocalPod: size 40 align 4;
+    RuleKey: size 20 align 4;
+    Connection: size 12 align 4;
+    FragmentKey: size 40 align 4;
     Peer: size 28 align 4;
     Config: size 88 align 4;
     Event: size 64 align 8;

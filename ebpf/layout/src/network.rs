@@ -14,6 +14,25 @@ pub struct LocalPod {
     pub host_mac: [u8; 6],
     /// Zero.
     pub flags: u32,
+    /// Kernel's monotonic clock in seconds when policies first selected the pod; 0 if they did from its beginning, or
+    /// never did. Connections that stood then are judged by who seems to have begun them.
+    pub isolated_at_s: u32,
+    /// The rule set for connections to it; zeros: all are allowed.
+    pub ingress: [u32; 2],
+    /// The rule set for connections from it; zeros: all are allowed.
+    pub egress: [u32; 2],
+}
+
+impl LocalPod {
+    /// All zeros.
+    pub const NOWHERE: Self =
+        Self { ifindex: 0, mac: [0; 6], host_mac: [0; 6], flags: 0, isolated_at_s: 0, ingress: [0; 2], egress: [0; 2] };
+
+    /// Whether policies select the pod.
+    #[inline(always)]
+    pub const fn is_isolated(&self) -> bool {
+        self.ingress[0] | self.ingress[1] | self.egress[0] | self.egress[1] != 0
+    }
 }
 
 /// Another node.

@@ -5,7 +5,8 @@
 //! ```text
 //! xebec/v<VERSION>/<MAP>      the maps of this layout version
 //! xebec/links/<hook>          the socket hooks, the uplink's and the tunnel's programs
-//! xebec/links/pod-<interface> a pod's program
+//! xebec/links/pod-<interface> a pod's programs: what it sends
+//! xebec/links/to-pod-<interface>  and what it gets
 //! ```
 //!
 //! Links are outside the version: a new agent loads its programs over the pinned maps and puts them behind the existing
@@ -54,8 +55,9 @@ const UPLINK_PROGRAMS: [(&str, AttachType); 2] =
 const OVERLAY_PROGRAMS: [(&str, AttachType); 2] =
     [("overlay_ingress", AttachType::TcxIngress), ("overlay_egress", AttachType::TcxEgress)];
 
-/// What a pod sends comes in on the host side of its pair.
-const POD_PROGRAM: (&str, AttachType) = ("pod_egress", AttachType::TcxIngress);
+/// On the host side of a pod's pair: what a pod sends comes in there. The second part is the prefix of the link's pin.
+const POD_PROGRAMS: [(&str, &str, AttachType); 2] =
+    [("pod_egress", POD_PREFIX, AttachType::TcxIngress), ("pod_ingress", "to-pod-", AttachType::TcxEgress)];
 
 const POD_PREFIX: &str = "pod-";
 
@@ -130,23 +132,28 @@ impl Datapath {
         Ok(())
     }
 
-    /// Attaches the pods' program to the host side of a pod's pair.
+    /// Attaches the pods' programs to the host side of a pod's pair.
     pub fn attach_pod(&mut self, interface: &str, ifindex: u32) -> Result<(), Error> {
-        let (program, kind) = POD_PROGRAM;
-        let pin = format!("{POD_PREFIX}{interface}");
-        self.attach(program, &pin, kind, LinkTarget(ifindex.into()), |fd| sys::attach_interface(fd, ifindex, kind))
-            .map_err(|e| e.or_attach(program, &interface))
-    }
-
-    /// Takes a pod's program away; none is no error.
-    pub fn detach_pod(&mut self, interface: &str) -> Result<(), Error> {
-        match self.link_path(&format!("{POD_PREFIX}{interface}")) {
-            Some(path) => bpffs::remove(&path),
-            None => Ok(()),
+        for (program, prefix, kind) in POD_PROGRAMS {
+            let pin = format!("{prefix}{interface}");
+            self.attach(program, &pin, kind, LinkTarget(ifindex.into()), |fd| sys::attach_interface(fd, ifindex, kind))
+                .map_err(|e| e.or_attach(program, &interface))?;
         }
+        Ok(())
     }
 
-    /// Interfaces that have the pods' program, sorted.
+    /// Takes a pod's programs away; none is no error.
+    pub fn detach_pod(&mut self, interface: &str) -> Result<(), Error> {
+        // In the order they were attached last: what is listed by is gone last.
+        for (_, prefix, _) in POD_PROGRAMS.iter().rev() {
+            if let Some(path) = self.link_path(&format!("{prefix}{interface}")) {
+                bpffs::remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Interfaces that have the pods' programs, sorted.
     pub fn pod_interfaces(&self) -> Result<Vec<String>, Error> {
         let Some(root) = &self.root else { return Ok(Vec::new()) };
         let names = bpffs::names(&root.join("links"))?;
@@ -198,18 +205,24 @@ impl Datapath {
         self.root.as_ref().map(|root| root.join("links").join(pin))
     }
 
-    /// Puts the new program behind every pod's link, and forgets links whose interface is gone.
+    /// Puts the new programs behind every pod's links, and forgets links whose interface is gone.
     fn take_over_pods(&mut self) -> Result<(), Error> {
-        let (program, kind) = POD_PROGRAM;
-        let fd = program_fd(&self.ebpf, program)?;
         for interface in self.pod_interfaces()? {
-            let Some(path) = self.link_path(&format!("{POD_PREFIX}{interface}")) else { continue };
-            let failed = |source| Error::Attach { program, to: interface.clone(), source };
-            let link = sys::open(&path).map_err(|source| Error::Pin { path: path.clone(), source })?;
-            if sys::target(&link, kind).map_err(failed)? == LinkTarget(0) {
-                bpffs::remove(&path)?;
-            } else {
-                sys::update(&link, fd.as_fd()).map_err(failed)?;
+            for (program, prefix, kind) in POD_PROGRAMS {
+                let Some(path) = self.link_path(&format!("{prefix}{interface}")) else { continue };
+                // An agent that died between the two, or that was before there were two: the pod is set up again.
+                let Some(link) =
+                    sys::open_if_there(&path).map_err(|source| Error::Pin { path: path.clone(), source })?
+                else {
+                    continue;
+                };
+                let failed = |source| Error::Attach { program, to: interface.clone(), source };
+                let fd = program_fd(&self.ebpf, program)?;
+                if sys::target(&link, kind).map_err(failed)? == LinkTarget(0) {
+                    bpffs::remove(&path)?;
+                } else {
+                    sys::update(&link, fd.as_fd()).map_err(failed)?;
+                }
             }
         }
         Ok(())
@@ -233,6 +246,12 @@ pub fn unload(bpffs: &Path) -> Result<(), Error> {
     bpffs::remove(&bpffs.join("xebec"))
 }
 
+/// The kernel's monotonic clock, by which the programs stamp what they remember, in seconds.
+pub fn kernel_clock_s() -> u32 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| u32::try_from(now.tv_sec()).unwrap_or(u32::MAX))
+}
+
 /// Where this version's maps are, under `root`.
 fn map_dir(root: &Path) -> PathBuf {
     root.join(format!("v{}", layout::VERSION))
@@ -241,8 +260,9 @@ fn map_dir(root: &Path) -> PathBuf {
 /// Creates the maps and has the kernel verify every program.
 fn load<'a>(loader: &mut EbpfLoader<'a>, config: &'a Config) -> Result<Ebpf, Error> {
     let mut ebpf = loader.override_global("CONFIG", config, true).load(PROGRAMS)?;
-    let classifiers = UPLINK_PROGRAMS.iter().chain(&OVERLAY_PROGRAMS).chain([&POD_PROGRAM]);
-    for &(name, _) in SOCKET_PROGRAMS.iter().chain(classifiers) {
+    let classifiers = UPLINK_PROGRAMS.iter().chain(&OVERLAY_PROGRAMS).map(|(name, _)| *name);
+    let pods = POD_PROGRAMS.iter().map(|(name, ..)| *name);
+    for name in SOCKET_PROGRAMS.iter().map(|(name, _)| *name).chain(classifiers).chain(pods) {
         let program = ebpf.program_mut(name).ok_or(Error::Missing(name))?;
         let result = match program {
             Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use aya::Pod;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
 use xebec_ebpf_layout::{
-    Addr, Backend, DropReason, Event, Flow, FlowKey, Frontend, LocalPod, Peer, Service, ServiceCounters, ServiceKey,
-    SlotKey, SocketKey, map,
+    Addr, Backend, Connection, DropReason, Event, Flow, FlowKey, Frontend, LocalPod, Peer, RuleKey, Service,
+    ServiceCounters, ServiceKey, SlotKey, SocketKey, map,
 };
 
 use crate::Error;
@@ -54,30 +54,30 @@ impl<K: Pod, V: Pod> Table<K, V> {
     }
 }
 
-/// An address, and how many of its 128 bits count.
-pub type Prefix = (Addr, u32);
+/// A key, mostly an address, and how many of its bits count.
+pub type Prefix<K = Addr> = (K, u32);
 
-/// A map of address prefixes in the kernel; the longest that matches counts.
+/// A map of prefixes in the kernel, mostly of addresses; the longest that matches counts.
 #[derive(Debug)]
-pub struct Prefixes<V> {
+pub struct Prefixes<V, K = Addr> {
     name: &'static str,
-    inner: LpmTrie<MapData, Addr, V>,
+    inner: LpmTrie<MapData, K, V>,
 }
 
-impl<V: Pod> Prefixes<V> {
+impl<V: Pod, K: Pod> Prefixes<V, K> {
     fn new(name: &'static str, map: Map) -> Result<Self, Error> {
         let inner = LpmTrie::try_from(map).map_err(failed(name))?;
         Ok(Self { name, inner })
     }
 
     /// Adds or replaces. `length` counts bits of the 16 bytes: an IPv4 prefix's is 96 more.
-    pub fn insert(&mut self, addr: Addr, length: u32, value: &V) -> Result<(), Error> {
-        self.inner.insert(&Key::new(length, addr), value, 0).map_err(failed(self.name))
+    pub fn insert(&mut self, key: K, length: u32, value: &V) -> Result<(), Error> {
+        self.inner.insert(&Key::new(length, key), value, 0).map_err(failed(self.name))
     }
 
     /// Removes; a prefix that is not there is no error.
-    pub fn remove(&mut self, addr: Addr, length: u32) -> Result<(), Error> {
-        match self.inner.remove(&Key::new(length, addr)) {
+    pub fn remove(&mut self, key: K, length: u32) -> Result<(), Error> {
+        match self.inner.remove(&Key::new(length, key)) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             Err(error) => Err(failed(self.name)(error)),
@@ -85,12 +85,35 @@ impl<V: Pod> Prefixes<V> {
     }
 
     /// All prefixes with their lengths and values.
-    pub fn entries(&self) -> Result<Vec<(Prefix, V)>, Error> {
+    pub fn entries(&self) -> Result<Vec<(Prefix<K>, V)>, Error> {
         self.inner
             .iter()
             .map(|entry| entry.map(|(key, value)| ((key.data(), key.prefix_len()), value)))
             .collect::<Result<_, _>>()
             .map_err(failed(self.name))
+    }
+}
+
+/// One number in the kernel.
+pub struct Counter {
+    name: &'static str,
+    inner: Array<MapData, u32>,
+}
+
+impl Counter {
+    fn new(name: &'static str, map: Map) -> Result<Self, Error> {
+        let inner = Array::try_from(map).map_err(failed(name))?;
+        Ok(Self { name, inner })
+    }
+
+    /// Its value.
+    pub fn get(&self) -> Result<u32, Error> {
+        self.inner.get(&0, 0).map_err(failed(self.name))
+    }
+
+    /// Sets it.
+    pub fn set(&mut self, value: u32) -> Result<(), Error> {
+        self.inner.set(0, value, 0).map_err(failed(self.name))
     }
 }
 
@@ -107,6 +130,11 @@ pub struct Maps {
     pub peers: Prefixes<Peer>,
     pub node_addresses: Table<Addr, u32>,
     pub lb_addresses: Table<Addr, u32>,
+    pub identities: Table<Addr, [u32; 2]>,
+    pub blocks: Prefixes<[u32; 2]>,
+    pub rules: Prefixes<u32, RuleKey>,
+    pub connections: Table<FlowKey, Connection>,
+    pub revision: Counter,
     drops: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
 }
@@ -133,6 +161,11 @@ impl Maps {
             peers: Prefixes::new(names::PEERS, map(names::PEERS)?)?,
             node_addresses: Table::new(names::NODE_ADDRESSES, map(names::NODE_ADDRESSES)?)?,
             lb_addresses: Table::new(names::LB_ADDRESSES, map(names::LB_ADDRESSES)?)?,
+            identities: Table::new(names::IDENTITIES, map(names::IDENTITIES)?)?,
+            blocks: Prefixes::new(names::BLOCKS, map(names::BLOCKS)?)?,
+            rules: Prefixes::new(names::RULES, map(names::RULES)?)?,
+            connections: Table::new(names::CONNECTIONS, map(names::CONNECTIONS)?)?,
+            revision: Counter::new(names::REVISION, map(names::REVISION)?)?,
             drops: PerCpuArray::try_from(map(names::DROPS)?).map_err(failed(names::DROPS))?,
             events: RingBuf::try_from(map(names::EVENTS)?).map_err(failed(names::EVENTS))?,
         })
@@ -159,7 +192,7 @@ impl Maps {
 }
 
 /// Sizes of the keys and values that pinned maps must have.
-pub(crate) const SIZES: [(&str, usize, usize); 10] = [
+pub(crate) const SIZES: [(&str, usize, usize); 14] = [
     (map::SERVICES, size_of::<ServiceKey>(), size_of::<Service>()),
     (map::SLOTS, size_of::<SlotKey>(), 4),
     (map::BACKENDS, 4, size_of::<Backend>()),
@@ -170,6 +203,10 @@ pub(crate) const SIZES: [(&str, usize, usize); 10] = [
     (map::PEERS, 4 + size_of::<Addr>(), size_of::<Peer>()),
     (map::NODE_ADDRESSES, size_of::<Addr>(), 4),
     (map::LB_ADDRESSES, size_of::<Addr>(), 4),
+    (map::IDENTITIES, size_of::<Addr>(), 8),
+    (map::BLOCKS, 4 + size_of::<Addr>(), 8),
+    (map::RULES, 4 + size_of::<RuleKey>(), 4),
+    (map::CONNECTIONS, size_of::<FlowKey>(), size_of::<Connection>()),
 ];
 
 fn failed<E: Into<MapError>>(map: &'static str) -> impl Fn(E) -> Error {

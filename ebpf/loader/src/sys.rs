@@ -101,6 +101,15 @@ pub fn open(path: &Path) -> io::Result<OwnedFd> {
     Attr::with_pointer(path.as_ptr(), &[]).call(BPF_OBJ_GET).map(owned)
 }
 
+/// Opens a pinned object, if there is one.
+pub fn open_if_there(path: &Path) -> io::Result<Option<OwnedFd>> {
+    match open(path) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// What a link is attached to.
 pub fn target(link: impl AsFd, kind: AttachType) -> io::Result<LinkTarget> {
     // struct bpf_link_info: type, id, prog_id, then at 16 a union; tcx: ifindex; cgroup: cgroup_id.

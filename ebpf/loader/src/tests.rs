@@ -1,6 +1,7 @@
 //! The classifiers on made-up packets (`BPF_PROG_TEST_RUN`): what becomes of each, and whether its checksums are right.
 
 mod packet;
+mod policy;
 
 use std::net::Ipv4Addr;
 
@@ -71,7 +72,7 @@ impl World {
 
     fn with(config: &Config) -> Self {
         let (datapath, mut maps) = Datapath::load_unpinned(config).unwrap();
-        let pod = LocalPod { ifindex: TEST_IFINDEX, mac: MAC_A, host_mac: MAC_B, flags: 0 };
+        let pod = LocalPod { ifindex: TEST_IFINDEX, mac: MAC_A, host_mac: MAC_B, ..LocalPod::NOWHERE };
         maps.local_pods.insert(&POD.into(), &pod).unwrap();
         maps.local_pods.insert(&OTHER_POD.into(), &LocalPod { ifindex: 99, ..pod }).unwrap();
         maps.node_addresses.insert(&NODE.into(), &node_address_flags::LOCAL).unwrap();
@@ -102,15 +103,18 @@ impl World {
     }
 
     fn run(&self, program: &'static str, frame: &Frame) -> (u32, Frame) {
-        let input = frame.bytes();
+        let (verdict, output) = self.run_bytes(program, &frame.bytes());
+        (verdict, Frame::parse(&output))
+    }
+
+    fn run_bytes(&self, program: &'static str, input: &[u8]) -> (u32, Vec<u8>) {
         let mut output = vec![0; 2_048];
         let mut options = TestRunOptions::new();
-        options.data_in = Some(&input);
+        options.data_in = Some(input);
         options.data_out = Some(&mut output);
         let result = self.datapath.classifier(program).unwrap().test_run(options).unwrap();
         output.truncate(result.data_size_out as usize);
-        let frame = Frame::parse(&output);
-        (result.return_value, frame)
+        (result.return_value, output)
     }
 
     fn drops(&self, reason: DropReason) -> u64 {

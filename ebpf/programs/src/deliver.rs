@@ -12,7 +12,8 @@ use crate::nat::store;
 
 const AF_INET: u32 = 2;
 
-/// Straight into the network namespace of the pod that has `addr`; `None` if no pod here has it.
+/// Into the network namespace of the pod that has `addr`; `None` if no pod here has it. Straight, or, if policies select
+/// it, by its interface's hook that judges.
 #[inline(always)]
 pub fn to_local_pod(ctx: &TcContext, addr: &Addr) -> Option<Result<i32, DropReason>> {
     // SAFETY: copied at once.
@@ -21,7 +22,10 @@ pub fn to_local_pod(ctx: &TcContext, addr: &Addr) -> Option<Result<i32, DropReas
         return Some(Err(reason));
     }
     // SAFETY: plain numbers.
-    Some(Ok(unsafe { bpf_redirect_peer(pod.ifindex, 0) } as i32))
+    Some(Ok(
+        unsafe { if pod.is_isolated() { bpf_redirect(pod.ifindex, 0) } else { bpf_redirect_peer(pod.ifindex, 0) } }
+            as i32,
+    ))
 }
 
 /// The peer that has `addr`.

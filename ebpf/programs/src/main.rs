@@ -11,11 +11,12 @@
 //! - [`socket`]: the node's sockets and its pods': a service's address becomes a backend's at `connect()`.
 //! - [`uplink`]: packets from and to outside: NodePort, load balancer addresses, masquerade.
 //! - [`pod_egress`]: packets from a pod: to its neighbours directly, to other nodes by link or tunnel.
+//! - [`pod_ingress`]: packets to a pod that policies select.
 //! - [`overlay`]: the VXLAN device.
 //!
 //! Vocabulary: [`packet`] (parsing), [`service`] (frontend and backend lookup), [`flows`] (the flow table), [`nat`]
 //! (rewriting with right checksums), [`deliver`] (the way on), [`reject`] (answers instead of silence), [`arp`],
-//! [`icmp`] (errors about translated flows), [`mss`] (segments that fit the tunnel), [`event`] (drops and flows made visible).
+//! [`policy`] (who may talk to whom), [`icmp`] (errors about translated flows), [`mss`] (segments that fit the tunnel), [`event`] (drops and flows made visible).
 
 mod arp;
 mod config;
@@ -29,6 +30,8 @@ mod nat;
 mod overlay;
 mod packet;
 mod pod_egress;
+mod pod_ingress;
+mod policy;
 mod reject;
 mod service;
 mod socket;

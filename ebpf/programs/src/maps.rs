@@ -2,11 +2,11 @@
 //! memory until used.
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use xebec_ebpf_layout::{
-    Addr, Backend, DropReason, Event, Flow, FlowKey, Frontend, LocalPod, Peer, Service, ServiceCounters, ServiceKey,
-    SlotKey, SocketKey,
+    Addr, Backend, Connection, DropReason, Event, Flow, FlowKey, FragmentKey, Frontend, LocalPod, Peer, RuleKey,
+    Service, ServiceCounters, ServiceKey, SlotKey, SocketKey,
 };
 
 use crate::nat::Tuple;
@@ -34,6 +34,18 @@ pub static PEERS: LpmTrie<Addr, Peer, 16_384> = LpmTrie::new();
 pub static NODE_ADDRESSES: HashMap<Addr, u32, 16_384, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static LB_ADDRESSES: HashMap<Addr, u32, 65_536, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static IDENTITIES: HashMap<Addr, [u32; 2], 262_144, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static BLOCKS: LpmTrie<Addr, [u32; 2], 65_536> = LpmTrie::new();
+#[btf_map]
+pub static RULES: LpmTrie<RuleKey, u32, 524_288> = LpmTrie::new();
+#[btf_map]
+pub static CONNECTIONS: LruHashMap<FlowKey, Connection, 131_072> = LruHashMap::new();
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, u32, 4_096> = LruHashMap::new();
+#[btf_map]
+pub static REVISION: Array<u32, 1> = Array::new();
 #[btf_map]
 pub static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerCpuArray::new();
 #[btf_map]

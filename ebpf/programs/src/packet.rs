@@ -68,7 +68,7 @@ pub struct Tcp {
 /// What kind of packet it is, as far as translation goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Another protocol, or a later fragment: no ports to see.
+    /// Another protocol, or a later fragment: not translated. (SCTP's ports are filled in.)
     Opaque = 0,
     /// TCP, UDP or ICMP echo: the key's ports are filled in.
     Flow = 1,
@@ -135,6 +135,11 @@ fn read(ctx: &TcContext, packet: &mut Packet) -> Option<()> {
             packet.key.src_port = Port(ports[0]);
             packet.key.dst_port = Port(ports[1]);
             packet.kind = Kind::Flow as u8;
+        }
+        proto::SCTP => {
+            let ports: [u16; 2] = ctx.load(l4).ok()?;
+            packet.key.src_port = Port(ports[0]);
+            packet.key.dst_port = Port(ports[1]);
         }
         proto::ICMP => {
             // Type, code, checksum, identifier.

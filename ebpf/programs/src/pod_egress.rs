@@ -3,12 +3,12 @@
 use aya_ebpf::bindings::TC_ACT_OK;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use xebec_ebpf_layout::{DropReason, peer_flags};
+use xebec_ebpf_layout::{Direction, DropReason, LocalPod, peer_flags};
 
 use crate::config::{config, in_cluster_net, in_pod_net, in_service_net};
-use crate::maps::{LOCAL_PODS, scratch};
-use crate::packet::{ETH_P_IP, Packet};
-use crate::{deliver, event, nat, packet, reject};
+use crate::maps::{LOCAL_PODS, Scratch, scratch};
+use crate::packet::ETH_P_IP;
+use crate::{deliver, event, nat, packet, policy, reject};
 
 const PASS: i32 = TC_ACT_OK;
 
@@ -22,17 +22,23 @@ pub fn pod_egress(ctx: TcContext) -> i32 {
     if !packet::parse(&ctx, &mut scratch.packet) {
         return PASS;
     }
-    let result = egress(&ctx, &scratch.packet);
+    let result = egress(&ctx, scratch);
     event::verdict(&ctx, &scratch.packet.key, result)
 }
 
 #[inline(always)]
-fn egress(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
-    let key = &packet.key;
-    // SAFETY: the context the kernel gave us; the map's value is read at once.
-    let own = unsafe { LOCAL_PODS.get(key.src).is_some_and(|pod| pod.ifindex == (*ctx.skb.skb).ifindex) };
-    if !own {
-        return Err(DropReason::SpoofedSource);
+fn egress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
+    let Scratch { packet, back, .. } = scratch;
+    let (packet, key) = (&*packet, &packet.key);
+    // SAFETY: the context the kernel gave us.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    // SAFETY: copied at once.
+    let pod: LocalPod = match unsafe { LOCAL_PODS.get(key.src) } {
+        Some(pod) if pod.ifindex == ifindex => *pod,
+        _ => return Err(DropReason::SpoofedSource),
+    };
+    if pod.is_isolated() {
+        policy::judge(ctx, packet, back, &pod, Direction::Egress)?;
     }
     if in_pod_net(&key.dst) {
         return deliver::to_local_pod(ctx, &key.dst).unwrap_or(Ok(PASS));

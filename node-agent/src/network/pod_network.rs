@@ -97,8 +97,12 @@ impl Inner {
             node: Some(self.node),
         };
         let connected = connection.connect()?;
-        let entry =
-            LocalPod { ifindex: connected.host_index, mac: connected.pod_mac, host_mac: connected.host_mac, flags: 0 };
+        let entry = LocalPod {
+            ifindex: connected.host_index,
+            mac: connected.pod_mac,
+            host_mac: connected.host_mac,
+            ..LocalPod::NOWHERE
+        };
         let mut kernel = self.kernel.lock();
         // The entry first: the program lets nothing out from an address it does not know.
         kernel.local_pods.insert(&address.into(), &entry)?;

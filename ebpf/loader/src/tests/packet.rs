@@ -38,6 +38,11 @@ pub enum L4 {
         sequence: u16,
         body: Vec<u8>,
     },
+    /// The common header alone, without a right checksum.
+    Sctp {
+        src: u16,
+        dst: u16,
+    },
     Arp(Vec<u8>),
 }
 
@@ -75,7 +80,7 @@ impl L4 {
     }
 
     pub fn with_ports(mut self, new_src: u16, new_dst: u16) -> Self {
-        if let Self::Tcp { src, dst, .. } | Self::Udp { src, dst, .. } = &mut self {
+        if let Self::Tcp { src, dst, .. } | Self::Udp { src, dst, .. } | Self::Sctp { src, dst } = &mut self {
             (*src, *dst) = (new_src, new_dst);
         }
         self
@@ -115,6 +120,7 @@ impl L4 {
         match self {
             Self::Tcp { .. } => proto::TCP,
             Self::Udp { .. } => proto::UDP,
+            Self::Sctp { .. } => proto::SCTP,
             _ => proto::ICMP,
         }
     }
@@ -147,6 +153,12 @@ impl L4 {
                 out.extend(sequence.to_be_bytes());
                 out.extend(body);
                 (out, 2)
+            }
+            Self::Sctp { src, dst } => {
+                out.extend(src.to_be_bytes());
+                out.extend(dst.to_be_bytes());
+                out.extend([0; 8]);
+                (out, 8)
             }
             Self::Arp(bytes) => (bytes.clone(), 0),
         }
@@ -242,6 +254,7 @@ impl Frame {
         let u16_at = |at: usize| u16::from_be_bytes([l4[at], l4[at + 1]]);
         let u32_at = |at: usize| u32::from_be_bytes(l4[at..at + 4].try_into().unwrap());
         frame.l4 = match raw[23] {
+            proto::SCTP => L4::Sctp { src: u16_at(0), dst: u16_at(2) },
             proto::TCP => L4::Tcp {
                 src: u16_at(0),
                 dst: u16_at(2),
