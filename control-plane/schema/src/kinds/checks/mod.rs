@@ -2,7 +2,7 @@
 //! (apimachinery `util/validation`, `pkg/apis/core/validation`).
 
 mod labels;
-mod names;
+pub(crate) mod names;
 
 use serde_json::Value;
 
