@@ -16,6 +16,9 @@ use crate::api::{ApiError, ConfigMap, Rest};
 use crate::dns::Names;
 use crate::dns::server::{DnsServer, upstream};
 use crate::dns::zone::Zone;
+use crate::drain::ClusterServices;
+use crate::drain::ledger::Ledger;
+use crate::drain::peers::{HttpsAsk, Peers};
 use crate::images::ImageStore;
 use crate::network::{Network, NetworkConfig, SetupError, Tunnel, run as follow_nodes};
 use crate::node::{self, Machine, NodeConfig};
@@ -154,11 +157,20 @@ struct NodeSpecView {
     pod_cidr: Option<Ipv4Net>,
 }
 
+/// How the agent shows itself.
+#[derive(Clone, Debug)]
+pub struct AgentTls {
+    /// To those that ask it.
+    pub server: Arc<rustls::ServerConfig>,
+    /// To the other agents: the newest.
+    pub client: watch::Receiver<Arc<rustls::ClientConfig>>,
+}
+
 /// Runs the node until `cancel`. Containers, their connections and what is in the kernel stay.
 pub async fn run(
     config: AgentConfig,
     client: kube::Client,
-    tls: Arc<rustls::ServerConfig>,
+    tls: AgentTls,
     clock: Clock,
     random: Random,
     cancel: CancellationToken,
@@ -174,7 +186,7 @@ pub async fn run(
 async fn start(
     config: &AgentConfig,
     client: kube::Client,
-    tls: Arc<rustls::ServerConfig>,
+    tls: AgentTls,
     clock: &Clock,
     random: &Random,
     cancel: &CancellationToken,
@@ -231,6 +243,9 @@ async fn start(
         let pod_cidr = pod_cidr(&rest, &config.node_name).await;
         let network = start_network(config, &cluster, pod_cidr)?;
         let dns = start_dns(config, &cluster, random).await?;
+        let ledger = Ledger::new(&config.node_name);
+        let (ready_nodes, ready_seen) = watch::channel(BTreeMap::new());
+        let others = Arc::new(Peers::new(ready_seen, HttpsAsk::new(tls.client)));
         let parts = Parts {
             runtime: runtime.clone(),
             images,
@@ -253,6 +268,7 @@ async fn start(
                 random.clone(),
             )),
             prober: Arc::new(Checker::new(runtime)),
+            services: Arc::new(ClusterServices::new(ledger.clone(), others)),
         };
         let manager = PodManager::new(
             PodManagerConfig {
@@ -271,7 +287,7 @@ async fn start(
         );
         network_problem.send_replace(None);
         let backend = Arc::new(RuntimeBackend::new(manager.context(), manager.pods()));
-        let router = server::router(backend, manager.pods(), clock.clone());
+        let router = server::router(backend, manager.pods(), ledger.clone(), clock.clone());
         let (addresses, addresses_seen) = watch::channel(BTreeMap::new());
         let (synced, _) = watch::channel(false);
         let proxy_config = proxy::Config {
@@ -289,16 +305,25 @@ async fn start(
             dns.names,
             addresses,
             synced,
+            ledger,
             cancel.clone(),
         );
-        let peer_work =
-            follow_nodes::run(local, uplink, rest.clone(), random.clone(), peers, addresses_seen, cancel.clone());
+        let peer_work = follow_nodes::run(
+            local,
+            uplink,
+            rest.clone(),
+            random.clone(),
+            peers,
+            addresses_seen,
+            ready_nodes,
+            cancel.clone(),
+        );
         let (proxied, ..) = tokio::join!(
             proxy_work,
             peer_work,
             dns.server.run(cancel.clone()),
             manager.run(cancel.clone()),
-            server::serve(listener, tls, router, cancel.clone()),
+            server::serve(listener, tls.server, router, cancel.clone()),
         );
         proxied.map_err(|e| AgentError::Proxy(e.to_string()))
     };

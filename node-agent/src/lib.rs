@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod api;
 pub mod dns;
+pub mod drain;
 pub mod events;
 pub mod images;
 pub mod logger;
@@ -16,4 +17,4 @@ pub mod server;
 pub mod streams;
 pub mod volumes;
 
-pub use agent::{AgentConfig, AgentError, run};
+pub use agent::{AgentConfig, AgentError, AgentTls, run};

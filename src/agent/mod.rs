@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use xebec_clock::{Clock, Random};
-use xebec_pki::{Certified, ServerTls, server_config};
+use xebec_node_agent::AgentTls;
+use xebec_pki::{Certified, ServerTls, client_config, server_config};
 
 use crate::cluster::{cgroups, write_atomically};
 use crate::renewing::Renewing;
@@ -60,7 +62,7 @@ async fn asked_to_stop() -> anyhow::Result<()> {
 /// Who this node is, and everything it needs to prove it.
 struct Joined {
     client: kube::Client,
-    tls: rustls::ServerConfig,
+    tls: AgentTls,
 }
 
 /// Has the node's certificates made, or takes those kept; renews them from now on.
@@ -97,16 +99,36 @@ async fn join(config: &AgentConfig, clock: &Clock, random: &Random) -> anyhow::R
         server_config(&ServerTls { certified, client_ca_pem: &node.ca }, clock).context("cannot set up TLS")
     };
     let (renewing, config) = Renewing::new(tls(&serving)?);
-    renew(&node, own, switching, serving, renewing);
-    Ok(Joined { client, tls: config })
+    let (to_agents, newest) = watch::channel(client_tls(&node, &own)?);
+    let tls = AgentTls { server: Arc::new(config), client: newest };
+    renew(&node, own, Own { switching, to_agents }, serving, renewing);
+    Ok(Joined { client, tls })
 }
 
-fn renew(node: &Node, own: Certified, switching: SwitchingClient, serving: Certified, renewing: Arc<Renewing>) {
+fn client_tls(node: &Node, own: &Certified) -> anyhow::Result<Arc<rustls::ClientConfig>> {
+    client_config(&node.ca, Some(own), &node.clock).context("cannot set up TLS")
+}
+
+/// What shows the node's client certificate.
+struct Own {
+    /// To the API server.
+    switching: SwitchingClient,
+    /// To other agents.
+    to_agents: watch::Sender<Arc<rustls::ClientConfig>>,
+}
+
+fn renew(node: &Node, own: Certified, shown: Own, serving: Certified, renewing: Arc<Renewing>) {
+    let Own { switching, to_agents } = shown;
     let client = switching.client();
     let (for_client, for_serving) = (node.clone(), node.clone());
     let with = client.clone();
     tokio::spawn(async move {
-        let switch = |new: &Certified| for_client.client(new).map(|client| switching.switch(client));
+        let switch = |new: &Certified| {
+            let (client, tls) = (for_client.client(new)?, client_tls(&for_client, new)?);
+            switching.switch(client);
+            to_agents.send_replace(tls);
+            Ok(())
+        };
         for_client.keep_fresh(Purpose::Client, own, with, switch).await;
     });
     tokio::spawn(async move {
@@ -163,5 +185,5 @@ async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     // Stopped by dropping; what is in the kernel and in containerd stays.
     let _stopped = stop.clone().drop_guard();
-    xebec_node_agent::run(node, joined.client, Arc::new(joined.tls), clock, random, stop).await.context("the node")
+    xebec_node_agent::run(node, joined.client, joined.tls, clock, random, stop).await.context("the node")
 }

@@ -48,14 +48,23 @@ impl Cluster {
         cluster.xebec(&["up", "--nodes", "3", "--name", &NAME])?.ok("up")?;
         let path = cluster.xebec(&["kubeconfig", "--name", &NAME])?.ok("kubeconfig")?;
         cluster.kubeconfig = path.trim().into();
-        let image = tools_image()?;
-        cluster.xebec(&["image", "load", &image.to_string_lossy(), "--name", &NAME])?.ok("image load")?;
+        cluster.load(&tools_image()?)?;
         Ok(cluster)
     }
 
     /// Runs `xebec` with these arguments.
     pub fn xebec(&self, args: &[&str]) -> Result<Printed> {
         run(Command::new(&self.xebec).args(args), None)
+    }
+
+    /// Loads an image's archive into every node.
+    pub fn load(&self, archive: &std::path::Path) -> Result {
+        self.xebec(&["image", "load", &archive.to_string_lossy(), "--name", &NAME])?.ok("image load").map(drop)
+    }
+
+    /// Where the nodes and the server log.
+    pub fn logs(&self) -> PathBuf {
+        PathBuf::from("/var/lib/xebec").join(&*NAME).join("logs")
     }
 
     /// Runs a command on a node.
@@ -339,8 +348,13 @@ fn json(text: &str) -> Result<Value> {
 
 /// The archive of [`TOOLS`], built if it is not there yet.
 pub fn tools_image() -> Result<PathBuf> {
+    image("tools")
+}
+
+/// The archive of one of the images that `demo/build-images.sh` makes, built if it is not there yet.
+pub fn image(name: &str) -> Result<PathBuf> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/build-images.sh");
-    let printed = run(Command::new(script).arg("tools"), None)?.ok("build the image for the tests")?;
+    let printed = run(Command::new(script).arg(name), None)?.ok("build the image for the tests")?;
     Ok(printed.trim().into())
 }
 

@@ -5,6 +5,7 @@
 
 mod api;
 mod config;
+mod drain;
 mod harness;
 mod nodes;
 mod services;
@@ -50,6 +51,7 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
 /// Those that take nodes away or kill what others use.
 fn one_by_one() -> Vec<(&'static str, Test)> {
     tests! {
+        drain::{no_request_is_lost},
         nodes::{
             pods_are_placed, cordon_taint_and_drain, the_agent_comes_back, containerd_comes_back,
             the_server_comes_back, a_node_crashes_and_comes_back, pods_leave_a_dead_node,

@@ -1,6 +1,6 @@
 //! Nodes, with the fields that the network uses.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use ipnet::Ipv4Net;
 use serde::Deserialize;
@@ -48,6 +48,27 @@ pub struct NodeStatus {
     pub addresses: Vec<NodeAddress>,
     /// `Ready` and others.
     pub conditions: Vec<NodeCondition>,
+    /// Where its agent listens.
+    #[serde(rename = "daemonEndpoints")]
+    pub daemon_endpoints: DaemonEndpoints,
+}
+
+/// `status.daemonEndpoints`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct DaemonEndpoints {
+    /// The agent's.
+    #[serde(rename = "kubeletEndpoint")]
+    pub kubelet: DaemonEndpoint,
+}
+
+/// `status.daemonEndpoints.kubeletEndpoint`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct DaemonEndpoint {
+    /// 0 if it is not known.
+    #[serde(rename = "Port")]
+    pub port: u16,
 }
 
 /// `status.addresses[]`.
@@ -90,9 +111,19 @@ impl Node {
         self.spec.pod_cidrs.iter().chain([&self.spec.pod_cidr]).find_map(|text| text.parse().ok())
     }
 
+    /// Whether its agent is alive and its network is up.
+    pub fn is_ready(&self) -> bool {
+        self.status.conditions.iter().any(|c| c.r#type == "Ready" && c.status == "True")
+    }
+
+    /// Where its agent can be asked.
+    pub fn agent(&self) -> Option<SocketAddr> {
+        let port = Some(self.status.daemon_endpoints.kubelet.port).filter(|port| *port != 0)?;
+        Some(SocketAddr::new(self.internal_ip()?.into(), port))
+    }
+
     /// Whether it is fit to answer for load balancer addresses.
     pub fn takes_load_balancers(&self) -> bool {
-        let ready = self.status.conditions.iter().any(|c| c.r#type == "Ready" && c.status == "True");
-        ready && !self.metadata.labels.contains_key(EXCLUDE_LABEL)
+        self.is_ready() && !self.metadata.labels.contains_key(EXCLUDE_LABEL)
     }
 }

@@ -18,6 +18,7 @@ use super::peers::{Local, Plan, plan};
 use super::setup::PeerMaps;
 use crate::api::Rest;
 use crate::api::watch::{Change, follow};
+use crate::drain::peers::Nodes;
 use crate::proxy::LoadBalancerAddresses;
 
 /// How long to wait before trying again what failed, and at most between two comparisons with the kernel: somebody may
@@ -25,7 +26,8 @@ use crate::proxy::LoadBalancerAddresses;
 const RETRY: Duration = Duration::from_secs(2);
 const COMPARE: Duration = Duration::from_secs(60);
 
-/// Runs until `cancel`. What is in the kernel stays there.
+/// Runs until `cancel`. What is in the kernel stays there. `ready` is told which other nodes are ready.
+#[expect(clippy::too_many_arguments, reason = "one caller, and each is another part of the agent")]
 pub async fn run(
     local: Local,
     uplink: Link,
@@ -33,6 +35,7 @@ pub async fn run(
     random: Random,
     maps: PeerMaps,
     mut addresses: watch::Receiver<LoadBalancerAddresses>,
+    ready: watch::Sender<Nodes>,
     cancel: CancellationToken,
 ) {
     let (sender, mut changes) = mpsc::channel(256);
@@ -58,6 +61,7 @@ pub async fn run(
             if !listed {
                 continue;
             }
+            peers.tell_ready(&ready);
             let wanted = addresses.borrow_and_update().clone();
             wait = match peers.update(&wanted) {
                 Ok(()) => COMPARE,
@@ -102,6 +106,16 @@ impl Peers {
             Change::Put(node) => drop(self.nodes.insert(node.metadata.name.clone(), node)),
             Change::Gone(node) => drop(self.nodes.remove(&node.metadata.name)),
         }
+    }
+
+    fn tell_ready(&self, ready: &watch::Sender<Nodes>) {
+        let others = self.nodes.values().filter(|node| node.is_ready() && node.metadata.name != self.local.name);
+        let now: Nodes = others.filter_map(|node| Some((node.metadata.name.clone(), node.agent()?))).collect();
+        ready.send_if_modified(|known| {
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
     }
 
     fn update(&mut self, addresses: &LoadBalancerAddresses) -> Result<(), Failure> {

@@ -13,6 +13,7 @@ use super::env::{Facts, Sources};
 use crate::api::pod::Container;
 use crate::api::watch::View;
 use crate::api::{ApiError, ConfigMap, Pod, Rest, Secret, Service};
+use crate::drain::{NoServices, Services};
 use crate::events::Recorder;
 use crate::network::{PodIdentity, PodNetwork};
 use crate::probes::Prober;
@@ -49,6 +50,8 @@ pub struct Parts {
     pub volumes: Arc<dyn Volumes>,
     /// Probes them.
     pub prober: Arc<dyn Prober>,
+    /// Sends them connections, and lets go of them before they stop.
+    pub services: Arc<dyn Services>,
 }
 
 impl Parts {
@@ -61,6 +64,7 @@ impl Parts {
             network: Arc::clone(&fake) as Arc<dyn PodNetwork>,
             volumes: Arc::clone(&fake) as Arc<dyn Volumes>,
             prober: fake,
+            services: Arc::new(NoServices),
         }
     }
 }

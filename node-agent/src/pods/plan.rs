@@ -4,9 +4,10 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::state::{ContainerState, Operation, PodState};
+use super::state::{ContainerState, Leaving, Operation, PodState};
 use crate::api::Pod;
 use crate::api::pod::Container;
+use crate::drain;
 
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,11 @@ pub enum Action {
     Cancel {
         /// Its name.
         container: String,
+    },
+    /// Wait until services no longer lead to the pod.
+    LeaveServices {
+        /// How long at most.
+        within: SignedDuration,
     },
     /// Run its preStop hook, ask it to stop, and kill it in the end.
     Stop {
@@ -230,6 +236,10 @@ fn wind_down(pod: &Pod, state: &PodState, now: Timestamp, why: End, plan: &mut P
             plan.actions.push(Action::Cancel { container: container.name.clone() });
         }
     }
+    let grace = match leave_services(pod, state, now, why, grace, plan) {
+        Some(grace) => grace,
+        None => return,
+    };
     // Sidecars serve the others until these are done, and stop in the reverse order of their start (KEP-753).
     let (sidecars, others): (Vec<&Container>, Vec<&Container>) =
         pod.spec.all_containers().partition(|c| pod.spec.is_sidecar(&c.name));
@@ -260,6 +270,34 @@ fn wind_down(pod: &Pod, state: &PodState, now: Timestamp, why: End, plan: &mut P
         }
         plan.wake(state.deleted.retry_at());
     }
+}
+
+/// A pod that runs and is deleted leaves its services first (drain acknowledgement). Gives the grace period that is left
+/// once it has: the wait is part of it, as preStop is.
+fn leave_services(pod: &Pod, state: &PodState, now: Timestamp, why: End, grace: i64, plan: &mut Plan) -> Option<i64> {
+    let serves = pod.spec.all_containers().any(|c| state.container(&c.name).is_running());
+    if why != End::Deleted || state.removed || !serves {
+        return Some(grace);
+    }
+    let timeout = SignedDuration::try_from(drain::timeout(&pod.metadata.annotations)).unwrap_or(SignedDuration::MAX);
+    let within = timeout.min(SignedDuration::from_secs(grace.max(0)));
+    let waited = match state.leaving {
+        Leaving::Todo if within.is_zero() => SignedDuration::ZERO,
+        Leaving::Todo => {
+            plan.actions.push(Action::LeaveServices { within });
+            return None;
+        }
+        // The grace period may have been cut short meanwhile.
+        Leaving::Since(since) => match since.checked_add(within) {
+            Ok(until) if until > now => {
+                plan.wake(Some(until));
+                return None;
+            }
+            _ => within,
+        },
+        Leaving::Left(waited) => waited,
+    };
+    Some(grace - waited.as_secs())
 }
 
 /// Stops a container if it runs; tells whether it does.

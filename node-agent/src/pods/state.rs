@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::backoff::Backoff;
 use crate::api::Pod;
@@ -208,6 +208,18 @@ impl ContainerState {
     }
 }
 
+/// How far a pod that is deleted is with leaving its services: before it has, its containers are not asked to stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Leaving {
+    /// Not begun.
+    #[default]
+    Todo,
+    /// Under way.
+    Since(Timestamp),
+    /// No new connections come; that took so long.
+    Left(SignedDuration),
+}
+
 /// Everything that is known about a pod besides the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodState {
@@ -223,6 +235,8 @@ pub struct PodState {
     pub containers: BTreeMap<String, ContainerState>,
     /// It reached an end, and stays there: `Succeeded` or `Failed`.
     pub finished: Option<&'static str>,
+    /// Services no longer lead to it.
+    pub leaving: Leaving,
     /// Sandbox and volumes are gone again.
     pub torn_down: Step<()>,
     /// Its containers and the object are gone.

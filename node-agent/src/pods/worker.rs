@@ -21,10 +21,11 @@ use self::probing::{ProbeDone, Probing};
 use super::context::{Context, Latest};
 use super::plan::{self, Action};
 use super::spec::identity;
-use super::state::{ContainerState, Instance, Operation, PodState, Problem, Step, TerminatedEq, Unhealthy};
+use super::state::{ContainerState, Instance, Leaving, Operation, PodState, Problem, Step, TerminatedEq, Unhealthy};
 use super::{start, status};
 use crate::api::Pod;
 use crate::api::status::PodStatus;
+use crate::drain;
 use crate::events::About;
 use crate::network::PodIdentity;
 use crate::runtime::{Exit, Phase, Record};
@@ -191,6 +192,11 @@ impl Worker {
                 if let Some(cancel) = self.cancels.get(&container) {
                     cancel.cancel();
                 }
+            }
+            Action::LeaveServices { within } => {
+                self.state.leaving = Leaving::Since(now);
+                let within = Duration::try_from(within).unwrap_or(Duration::ZERO);
+                self.spawn(operations::leave_services(Arc::clone(&self.context), Arc::clone(&self.pod), within));
             }
             Action::Stop { container, message, deadline } => self.begin_stop(&container, message, deadline),
             Action::TearDown => {
@@ -386,6 +392,7 @@ impl Worker {
                     self.exited(&id, exit).await;
                 }
             }
+            Done::Left(outcome) => self.left_services(&outcome, now),
             Done::TornDown(Ok(())) => self.state.torn_down = Step::Done(()),
             Done::TornDown(Err(message)) => {
                 tracing::warn!(pod = %self.identity.name, %message, "cannot tear the pod down yet");
@@ -400,6 +407,26 @@ impl Worker {
             }
             Done::Reported { status, result } => self.report_finished(status, result, now),
             Done::Nothing => {}
+        }
+    }
+
+    fn left_services(&mut self, outcome: &drain::Outcome, now: Timestamp) {
+        let Leaving::Since(since) = self.state.leaving else { return };
+        let waited = now.duration_since(since);
+        self.state.leaving = Leaving::Left(waited);
+        let waited_ms = waited.as_millis();
+        match outcome {
+            drain::Outcome::Unused => {}
+            drain::Outcome::LetGo => {
+                let PodIdentity { namespace, name, .. } = &self.identity;
+                tracing::info!(%namespace, pod = %name, waited_ms, "no node sends the pod new connections; stopping it");
+            }
+            drain::Outcome::TimedOut(nodes) => {
+                let who = if nodes.is_empty() { "its EndpointSlices".to_owned() } else { nodes.join(", ") };
+                let message =
+                    format!("Stopping although after {waited_ms} ms the pod may still get connections by {who}");
+                self.context.events.warning(About::pod(&self.pod), "DrainTimeout", message);
+            }
         }
     }
 

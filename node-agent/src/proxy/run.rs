@@ -17,6 +17,7 @@ use super::world::{Changes, World};
 use crate::api::Rest;
 use crate::api::watch::{Change, follow};
 use crate::dns::Names;
+use crate::drain::ledger::Ledger;
 
 /// Changes taken in before the maps are written: a bound on how long one round holds up the next.
 const BATCH_LIMIT: usize = 1_024;
@@ -40,7 +41,7 @@ pub struct Config {
 pub type LoadBalancerAddresses = BTreeMap<Ipv4Addr, Option<BTreeSet<String>>>;
 
 /// Runs until `cancel`. What is in the maps stays there. `names` is what the DNS server answers from; `addresses` is told of load balancer addresses; `synced` turns
-/// true when the maps first hold what the API says.
+/// true when the maps first hold what the API says; `ledger` is told what they hold.
 #[expect(clippy::too_many_arguments, reason = "one caller, and each is another part of the agent")]
 pub async fn run(
     config: Config,
@@ -50,6 +51,7 @@ pub async fn run(
     names: Names,
     addresses: watch::Sender<LoadBalancerAddresses>,
     synced: watch::Sender<bool>,
+    ledger: Ledger,
     cancel: CancellationToken,
 ) -> Result<(), Error> {
     let (service_sender, mut services) = mpsc::channel(BATCH_LIMIT);
@@ -85,7 +87,10 @@ pub async fn run(
             let mut take = |news: News| {
                 match &news {
                     News::Service(change) => names.services_changed(change),
-                    News::Slice(change) => names.slices_changed(change),
+                    News::Slice(change) => {
+                        names.slices_changed(change);
+                        ledger.heard(change);
+                    }
                     News::Retry => {}
                 }
                 proxy.take(news);
@@ -101,6 +106,7 @@ pub async fn run(
                 }
             }
             if proxy.update() {
+                ledger.all_applied();
                 synced.send_if_modified(|done| !std::mem::replace(done, true));
             }
             let wanted = proxy.world.load_balancer_addresses();

@@ -156,6 +156,16 @@ pub struct Endpoint {
     pub conditions: Conditions,
     /// Where it is.
     pub node_name: Option<String>,
+    /// The pod that it is.
+    pub target_ref: Option<TargetRef>,
+}
+
+/// `endpoints[].targetRef`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct TargetRef {
+    /// Of the pod.
+    pub uid: String,
 }
 
 /// `endpoints[].conditions`; absent means unknown, which counts as the good case.

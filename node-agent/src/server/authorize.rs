@@ -1,7 +1,22 @@
-//! Who may use the kubelet API: the API server, and the cluster's administrators.
+//! Who may use the kubelet API: the API server, and the cluster's administrators; other agents may ask how far the maps are.
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::drain::answer;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Client {
+    /// It shows no certificate.
+    Unknown,
+    /// The API server or an administrator.
+    Master,
+    /// Another agent.
+    Node,
+    /// Somebody else.
+    Other,
+}
 
 /// Why a client may not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,15 +31,37 @@ pub(super) enum Refusal {
 const API_SERVER: &str = "kube-apiserver-kubelet-client";
 /// The administrators' group.
 const ADMINISTRATORS: &str = "system:masters";
+/// The agents' group.
+const NODES: &str = "system:nodes";
+/// What anybody may ask.
+const OPEN: &str = "/healthz";
 
-/// Whether the client with these (verified) certificates is refused.
-pub(super) fn verdict(certificates: Option<&[CertificateDer<'_>]>) -> Option<Refusal> {
-    let Some(certificate) = certificates.and_then(<[_]>::first) else { return Some(Refusal::Unauthorized) };
-    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Some(Refusal::Unauthorized) };
+/// Who has these (verified) certificates.
+pub(super) fn client(certificates: Option<&[CertificateDer<'_>]>) -> Client {
+    let Some(certificate) = certificates.and_then(<[_]>::first) else { return Client::Unknown };
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Client::Unknown };
     let subject = certificate.subject();
-    let is_server = subject.iter_common_name().any(|n| n.as_str() == Ok(API_SERVER));
-    let is_administrator = subject.iter_organization().any(|o| o.as_str() == Ok(ADMINISTRATORS));
-    if is_server || is_administrator { None } else { Some(Refusal::Forbidden) }
+    let in_group = |group: &str| subject.iter_organization().any(|o| o.as_str() == Ok(group));
+    if subject.iter_common_name().any(|n| n.as_str() == Ok(API_SERVER)) || in_group(ADMINISTRATORS) {
+        Client::Master
+    } else if in_group(NODES) {
+        Client::Node
+    } else {
+        Client::Other
+    }
+}
+
+impl Client {
+    /// Why it may not ask for `path`, if so.
+    pub(super) fn refusal(self, path: &str) -> Option<Refusal> {
+        match self {
+            _ if path == OPEN => None,
+            Self::Master => None,
+            Self::Node if path.starts_with(answer::PATH) => None,
+            Self::Node | Self::Other => Some(Refusal::Forbidden),
+            Self::Unknown => Some(Refusal::Unauthorized),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -41,11 +78,14 @@ mod tests {
     }
 
     #[test]
-    fn only_the_server_and_administrators_may() {
-        let of = |name: &str, group: &str| verdict(Some(&[certificate(name, group)]));
-        assert_eq!(of(API_SERVER, "x"), None);
-        assert_eq!(of("me", ADMINISTRATORS), None);
-        assert_eq!(of("system:node:n1", "system:nodes"), Some(Refusal::Forbidden));
-        assert_eq!(verdict(None), Some(Refusal::Unauthorized));
+    fn only_the_server_and_administrators_may_and_agents_a_little() {
+        let of = |name: &str, group: &str, path: &str| client(Some(&[certificate(name, group)])).refusal(path);
+        assert_eq!(of(API_SERVER, "x", "/pods"), None);
+        assert_eq!(of("me", ADMINISTRATORS, "/pods"), None);
+        assert_eq!(of("system:node:n1", "system:nodes", "/pods"), Some(Refusal::Forbidden));
+        assert_eq!(of("system:node:n1", "system:nodes", "/network/applied/7/100"), None);
+        assert_eq!(of("somebody", "x", answer::PATH), Some(Refusal::Forbidden));
+        assert_eq!(client(None).refusal("/pods"), Some(Refusal::Unauthorized));
+        assert_eq!(client(None).refusal(OPEN), None);
     }
 }

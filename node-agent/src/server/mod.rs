@@ -1,4 +1,4 @@
-//! The kubelet API: HTTPS at the node's address, for the API server and administrators only.
+//! The kubelet API: HTTPS at the node's address, for the API server and administrators; and what agents ask each other.
 
 mod authorize;
 pub mod backend;
@@ -21,6 +21,7 @@ use tower::ServiceExt;
 use xebec_clock::Clock;
 
 use self::backend::RuntimeBackend;
+use crate::drain::ledger::Ledger;
 use crate::pods::manager::Pods;
 use crate::streams;
 
@@ -40,11 +41,12 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// The kubelet API's paths.
-pub fn router(backend: Arc<RuntimeBackend>, pods: Pods, clock: Clock) -> Router {
+pub fn router(backend: Arc<RuntimeBackend>, pods: Pods, ledger: Ledger, clock: Clock) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/pods", get(list_pods))
         .with_state(pods)
+        .merge(crate::drain::answer::router(ledger))
         .merge(streams::router(backend, clock))
 }
 
@@ -90,14 +92,14 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
         }
         Err(_) => return,
     };
-    let verdict = authorize::verdict(stream.get_ref().1.peer_certificates());
+    let client = authorize::client(stream.get_ref().1.peer_certificates());
     let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let router = router.clone();
-        let open = request.uri().path() == "/healthz";
+        let refusal = client.refusal(request.uri().path());
         async move {
-            match verdict {
-                Some(refusal) if !open => Ok(refusal.into_response()),
-                _ => router.oneshot(request.map(axum::body::Body::new)).await,
+            match refusal {
+                Some(refusal) => Ok(refusal.into_response()),
+                None => router.oneshot(request.map(axum::body::Body::new)).await,
             }
         }
     });

@@ -19,6 +19,7 @@ use xebec_clock::Random;
 use xebec_node_agent::api::Rest;
 use xebec_node_agent::dns::Names;
 use xebec_node_agent::dns::zone::Zone;
+use xebec_node_agent::drain::ledger::Ledger;
 use xebec_node_agent::network::{self, Network, NetworkConfig, PodIdentity, PodNetwork as _, Tunnel};
 use xebec_node_agent::proxy;
 
@@ -150,9 +151,20 @@ async fn serve(config: NetworkConfig, api: Api) {
         names,
         addresses,
         synced,
+        Ledger::new(&config.node_name),
         cancel.clone(),
     ));
-    tokio::spawn(network::run::run(network.local, network.uplink, rest, random, network.peers, wanted, cancel.clone()));
+    let (ready_nodes, _) = watch::channel(BTreeMap::new());
+    tokio::spawn(network::run::run(
+        network.local,
+        network.uplink,
+        rest,
+        random,
+        network.peers,
+        wanted,
+        ready_nodes,
+        cancel.clone(),
+    ));
     is_synced.wait_for(|done| *done).await.unwrap();
     say(&json!({ "ready": true }));
     let (sender, mut orders) = mpsc::unbounded_channel();

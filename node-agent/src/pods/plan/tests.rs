@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::super::state::{Connected, Instance, Problem, Step, Unhealthy};
+use super::super::state::{Connected, Instance, Leaving, Problem, Step, Unhealthy};
 use super::super::status::{phase, status};
 use super::*;
 use crate::api::status::PodStatus;
@@ -33,6 +33,7 @@ fn prepared() -> PodState {
     PodState {
         started_at: Some(at(0)),
         volumes: Step::Done(()),
+        leaving: Leaving::Left(SignedDuration::ZERO),
         network: Step::Done(Connected {
             sandbox: Sandbox { netns: None },
             addresses: vec!["10.244.0.5".parse().unwrap()],
@@ -234,6 +235,34 @@ fn deletion_stops_tears_down_and_deletes() {
     assert_eq!(plan(&pod, &state, at(53)).actions, []);
     state.torn_down = Step::Done(());
     assert_eq!(plan(&pod, &state, at(53)).actions, [Action::Delete]);
+}
+
+#[test]
+fn a_deleted_pod_leaves_its_services_before_it_is_asked_to_stop() {
+    let mut pod = deleted(simple("Always"), 30);
+    let mut state = PodState { leaving: Leaving::Todo, ..prepared() };
+    assert_eq!(plan(&pod, &state, at(50)).actions, [Action::TearDown], "nothing runs");
+    running(&mut state, "a");
+    running(&mut state, "b");
+    let leave = Action::LeaveServices { within: SignedDuration::from_secs(5) };
+    assert_eq!(plan(&pod, &state, at(50)).actions, [leave]);
+    state.leaving = Leaving::Since(at(50));
+    assert_eq!(plan(&pod, &state, at(52)), Plan { actions: Vec::new(), wake_at: Some(at(55)) });
+    let deadlines = |pod: &Pod, state: &PodState, now: i64| -> Vec<Timestamp> {
+        let actions = plan(pod, state, at(now)).actions;
+        actions.into_iter().map(|a| if let Action::Stop { deadline, .. } = a { deadline } else { at(0) }).collect()
+    };
+    assert_eq!(deadlines(&pod, &state, 55), [at(80), at(80)], "whether or not all have answered");
+    let hurried = deleted(pod.clone(), 1);
+    assert_eq!(deadlines(&hurried, &state, 52), [at(53), at(53)], "the grace period was cut short");
+    state.leaving = Leaving::Left(SignedDuration::from_secs(2));
+    assert_eq!(deadlines(&pod, &state, 52), [at(80), at(80)], "waiting was part of the grace period");
+    state.leaving = Leaving::Todo;
+    pod.metadata.annotations.insert(drain::TIMEOUT_ANNOTATION.to_owned(), "0".to_owned());
+    assert_eq!(deadlines(&pod, &state, 50), [at(80), at(80)], "it does not want to be held back");
+    pod.metadata.annotations.clear();
+    state.removed = true;
+    assert_eq!(deadlines(&pod, &state, 50).len(), 2, "the object is gone: no slice names it");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use super::until;
 use crate::api::pod::Handler;
 use crate::api::status::PodStatus;
 use crate::api::{ApiError, Pod};
+use crate::drain;
 use crate::events::About;
 use crate::network::PodIdentity;
 use crate::probes::Outcome;
@@ -30,6 +31,7 @@ pub enum Done {
     PostStart { container: String, id: String, error: Option<String> },
     Stopped { id: String, exit: Exit },
     Inspected { id: String, exit: Option<Exit> },
+    Left(drain::Outcome),
     TornDown(Result<(), String>),
     Deleted(Result<(), String>),
     Reported { status: PodStatus, result: Result<(), ApiError> },
@@ -100,6 +102,10 @@ async fn hook(
         Outcome::Success => Ok(()),
         Outcome::Failure(message) | Outcome::Unknown(message) => Err(message),
     }
+}
+
+pub async fn leave_services(context: Arc<Context>, pod: Arc<Pod>, within: Duration) -> Done {
+    Done::Left(context.parts.services.let_go(&spec::identity(&pod), within).await)
 }
 
 /// How to stop a container.
