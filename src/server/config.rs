@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
+use xebec_apiserver::admission::PodSecurityConfig;
 
 /// What a server can be told. Every field has a default; unknown fields are refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +44,13 @@ pub struct ServerConfig {
     /// Tokens that nodes may join with from the start.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub bootstrap_tokens: Vec<BootstrapTokenConfig>,
+    /// What applies to pods in namespaces whose labels do not say, and to whom it does not apply.
+    #[serde(skip_serializing_if = "is_default")]
+    pub pod_security: PodSecurityConfig,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// A join token, without its secret half.
@@ -75,6 +83,7 @@ impl Default for ServerConfig {
             node_port_range: "30000-32767".into(),
             load_balancer_pools: Vec::new(),
             bootstrap_tokens: Vec::new(),
+            pod_security: PodSecurityConfig::default(),
         }
     }
 }
@@ -189,6 +198,7 @@ impl ServerConfig {
         );
         ensure!(services.contains(&self.cluster_dns), "cluster-dns {} is not in {services}", self.cluster_dns);
         self.node_ports()?;
+        self.pod_security.policy().map_err(anyhow::Error::msg)?;
         Ok(())
     }
 
@@ -245,6 +255,8 @@ mod tests {
             ("nodePortRange: '32767-30000'", "FIRST-LAST"),
             ("loadBalancerPools: [x]", "loadBalancerPools"),
             ("dataDir: here", "absolute"),
+            ("podSecurity: {defaults: {enforce: strict}}", "must be one of privileged, baseline, restricted"),
+            ("podSecurity: {defaults: {level: baseline}}", "there is no \"level\""),
         ] {
             let error = format!("{:#}", load(yaml, Args::default()).unwrap_err());
             assert!(error.contains(says), "{yaml}: {error}");

@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use xebec_apiserver::authn::UserInfo;
 use xebec_apiserver::bootstrap;
-use xebec_apiserver::standard::Standard;
+use xebec_apiserver::standard::{Options, Standard};
 use xebec_apiserver::{ApiServer, Config};
 use xebec_clock::{Clock, Random};
 use xebec_pki::{ClusterCa, ServiceAccountKeys};
@@ -157,6 +157,7 @@ impl Server {
             node_ports: self.config.node_ports()?,
             anonymous: true,
             nodes: Some(Arc::new(nodes)),
+            options: Options { pod_security: self.config.pod_security.clone() },
         };
         let bootstrapped = Arc::clone(bootstrapped);
         let config = Config {

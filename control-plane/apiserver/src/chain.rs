@@ -3,6 +3,7 @@
 //! panic guard -> audit id -> who is it -> what is asked for -> may they -> verb (body -> admission -> validation ->
 //! store) -> answer.
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +51,8 @@ pub struct Call {
     pub parts: Parts,
     /// Shown to the client.
     pub warnings: Vec<String>,
+    /// Noted in the audit log.
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Call {
@@ -127,9 +130,9 @@ async fn serve(
     let resource = path.resource.clone().ok_or_else(Status::no_such_path)?;
     check_scope(&resource, &path)?;
     let stored = versions::stored(&registry, &resource);
-    let warnings = Vec::new();
+    let (warnings, annotations) = (Vec::new(), BTreeMap::new());
     let wanted = if path.subresource.is_empty() { wanted? } else { wanted.unwrap_or_else(|_| Wanted::plain()) };
-    let mut call = Call { server, user, path, resource, stored, query, wanted, parts, warnings };
+    let mut call = Call { server, user, path, resource, stored, query, wanted, parts, warnings, annotations };
     // Streams take as long as they take.
     let stream = matches!(call.path.subresource.as_str(), "log" | "exec" | "attach" | "portforward");
     let mut response = if stream {

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use xebec_clock::{Clock, Random};
 use xebec_pki::ServiceAccountKeys;
 
-use crate::admission::{Parts, default_plugins};
+use crate::admission::{Parts, PodSecurityConfig, default_plugins};
 use crate::allocate::ServiceAllocator;
 use crate::authn::Authenticator;
 use crate::authn::bootstrap_token::BootstrapTokens;
@@ -41,6 +41,15 @@ pub struct Standard {
     pub jwks_uri: String,
     /// How the nodes' agents are reached.
     pub nodes: Option<Arc<dyn NodeConnector>>,
+    /// What clusters may have otherwise.
+    pub options: Options,
+}
+
+/// What a cluster may have otherwise than others; the default is upstream's.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// What applies to pods in namespaces that do not say, and to whom it does not apply.
+    pub pod_security: PodSecurityConfig,
 }
 
 impl Standard {
@@ -62,10 +71,12 @@ impl Standard {
             ServiceAllocator::new(reader.clone(), self.random.clone(), &self.service_cidrs, self.node_ports);
         let parts = Parts {
             reader: reader.clone(),
+            clock: self.clock.clone(),
             random: self.random.clone(),
             authorizer: authorizer.clone(),
             rbac: rbac.clone(),
             allocator: Arc::new(allocator),
+            pod_security: self.options.pod_security.clone(),
         };
         let reviews = Arc::new(Reviews::new(tokens, audiences.clone(), authorizer, rbac, &self.clock));
         let token_request: Arc<dyn Answer> =

@@ -13,7 +13,7 @@ use tokio::process::Command;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use xebec_apiserver::authn::UserInfo;
 use xebec_apiserver::bootstrap::{self, Facts};
-use xebec_apiserver::standard::Standard;
+use xebec_apiserver::standard::{Options, Standard};
 use xebec_apiserver::{ApiServer, Config};
 use xebec_clock::{Clock, Random};
 use xebec_pki::{
@@ -46,6 +46,7 @@ async fn start(clock: &Clock, random: &Random, stop: &CancellationToken) -> ApiS
         anonymous: true,
         jwks_uri: "https://127.0.0.1/openid/v1/jwks".into(),
         nodes: None,
+        options: Options::default(),
     };
     let config = Config {
         store: Arc::new(MemoryStore::new()),

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use xebec_apiserver::authn::{Peer, UserInfo};
 use xebec_apiserver::bootstrap::{self, Facts};
 use xebec_apiserver::server::{ApiServer, Config};
-use xebec_apiserver::standard::Standard;
+use xebec_apiserver::standard::{Options, Standard};
 use xebec_clock::{Clock, Random};
 use xebec_pki::{BootstrapToken, ClusterCa, DEFAULT_ISSUER, KeyAndRequest, ServiceAccountKeys};
 use xebec_schema::registry::Registry;
@@ -59,6 +59,7 @@ async fn cluster() -> Cluster {
         anonymous: true,
         jwks_uri: "https://172.30.0.2:6443/openid/v1/jwks".into(),
         nodes: None,
+        options: Options::default(),
     };
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let config = Config {

@@ -13,7 +13,7 @@ use crate::runtime::informer;
 use crate::runtime::plan::Plan;
 use crate::views::{
     CertificateSigningRequest, ClusterRole, ConfigMap, Deployment, EndpointSlice, Endpoints, Job, Lease, Namespace,
-    Node, Pod, PodDisruptionBudget, ReplicaSet, Secret, Service, ServiceAccount,
+    Node, Pod, PodDisruptionBudget, ReplicaSet, ResourceQuota, Secret, Service, ServiceAccount,
 };
 
 /// What every controller works with; cheap to clone.
@@ -123,6 +123,8 @@ caches! {
     cluster_roles: ClusterRole = Scope::default();
     /// All certificate signing requests.
     signing_requests: CertificateSigningRequest = Scope::default();
+    /// All resource quotas.
+    resource_quotas: ResourceQuota = Scope::default();
     /// All pod disruption budgets.
     disruption_budgets: PodDisruptionBudget = Scope::default();
 }

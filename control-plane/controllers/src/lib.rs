@@ -22,6 +22,7 @@ pub mod node_lifecycle;
 pub mod nodeipam;
 pub mod podgc;
 pub mod replicaset;
+pub mod resource_quota;
 pub mod runtime;
 pub mod taint_eviction;
 pub mod views;
@@ -127,7 +128,14 @@ pub async fn run_all(client: kube::Client, clock: Clock, random: Random, config:
     if let Some(ca) = &config.ca {
         run!(csr::SigningRequests::new(&cx, ca.clone()));
     }
-    let collector = gc::GarbageCollector::new(&cx);
+    let quotas = resource_quota::ResourceQuotas::new(&cx);
+    run!(quotas.clone());
+    let collector = gc::GarbageCollector::new(
+        &cx,
+        Arc::new(move |kind: &runtime::kind::Kind, namespace: &str| {
+            quotas.something_went(&kind.group, &kind.plural, namespace);
+        }),
+    );
     set.spawn(collector.clone().follow(cancel.clone()));
     run!(collector);
     caches.start(&mut set, &api, &random, &cancel);

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use xebec_apiserver::authn::UserInfo;
 use xebec_apiserver::bootstrap::{self, Facts};
-use xebec_apiserver::standard::Standard;
+use xebec_apiserver::standard::{Options, Standard};
 use xebec_apiserver::{ApiServer, Config};
 use xebec_clock::{Clock, Random};
 use xebec_controllers::runtime::api::{Api, ApiError, DeleteOptions, PatchKind, Scope};
@@ -247,6 +247,7 @@ async fn start_server(
         anonymous: false,
         jwks_uri: format!("{ISSUER}/openid/v1/jwks"),
         nodes: None,
+        options: Options::default(),
     };
     let config = Config {
         store: store.clone(),

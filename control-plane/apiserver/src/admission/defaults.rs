@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use xebec_clock::Random;
+use xebec_clock::{Clock, Random};
 
 use super::Plugin;
 use super::certificates::{
@@ -14,8 +14,10 @@ use super::limit_ranger::LimitRanger;
 use super::namespace_lifecycle::NamespaceLifecycle;
 use super::node_restriction::NodeRestriction;
 use super::node_taint::TaintNodesByCondition;
+use super::pod_security::{PodSecurity, PodSecurityConfig};
 use super::priority::Priority;
 use super::rbac_escalation::RbacEscalation;
+use super::resource_quota::ResourceQuota;
 use super::runtime_class::RuntimeClass;
 use super::service_account::ServiceAccount;
 use crate::allocate::ServiceAllocator;
@@ -28,6 +30,8 @@ use crate::reader::Reader;
 pub struct Parts {
     /// What is stored.
     pub reader: Arc<dyn Reader>,
+    /// The time.
+    pub clock: Clock,
     /// Chance, for the names of volumes.
     pub random: Random,
     /// Asked who may sign and approve certificates, and who may escalate.
@@ -36,6 +40,8 @@ pub struct Parts {
     pub rbac: Arc<Rbac>,
     /// Addresses and ports of services.
     pub allocator: Arc<ServiceAllocator>,
+    /// What applies to pods in namespaces that do not say.
+    pub pod_security: PodSecurityConfig,
 }
 
 /// Upstream's default plugins, as far as they are there; and, last, two that upstream has in its registry: the allocation
@@ -49,6 +55,7 @@ pub fn default_plugins(parts: &Parts) -> Vec<Arc<dyn Plugin>> {
         Arc::new(ServiceAccount::new(reader(), parts.random.clone())),
         Arc::new(NodeRestriction::new(reader())),
         Arc::new(TaintNodesByCondition),
+        Arc::new(PodSecurity::new(reader(), &parts.pod_security)),
         Arc::new(Priority::new(reader())),
         Arc::new(DefaultTolerationSeconds),
         Arc::new(DefaultStorageClass::new(reader())),
@@ -59,5 +66,6 @@ pub fn default_plugins(parts: &Parts) -> Vec<Arc<dyn Plugin>> {
         Arc::new(CertificateSubjectRestriction),
         Arc::new(RbacEscalation::new(parts.rbac.clone(), authorizer())),
         parts.allocator.clone(),
+        Arc::new(ResourceQuota::new(reader(), &parts.clock)),
     ]
 }

@@ -8,8 +8,10 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod node_taint;
+mod pod_security;
 mod priority;
 mod rbac_escalation;
+mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod support;
@@ -18,11 +20,13 @@ mod support;
 mod tests;
 
 pub use defaults::{Parts, default_plugins};
+pub use pod_security::{Exemptions, PodSecurityConfig};
 
 use async_trait::async_trait;
 use serde_json::Value;
 use xebec_schema::resource::Resource;
 use xebec_schema::status::Status;
+use xebec_store::{Condition, Operation as StoreOperation};
 
 use crate::authn::UserInfo;
 
@@ -61,6 +65,19 @@ pub struct Review<'a> {
     pub dry_run: bool,
     /// Shown to the client.
     pub warnings: Vec<String>,
+    /// Noted in the audit log, with keys such as `pod-security.kubernetes.io/audit`.
+    pub annotations: Vec<(String, String)>,
+}
+
+/// What is written together with the object in one transaction, or not at all.
+#[derive(Default)]
+pub struct Rider {
+    /// Must hold for any of it to be written; if one does not, the plugin is asked again.
+    pub conditions: Vec<Condition>,
+    /// Written with the object.
+    pub operations: Vec<StoreOperation>,
+    /// Held until it is known what became of the write.
+    pub guard: Option<tokio::sync::OwnedMutexGuard<()>>,
 }
 
 /// An admission plugin.
@@ -77,5 +94,11 @@ pub trait Plugin: Send + Sync + 'static {
     /// Refuses, or not.
     async fn validate(&self, _review: &mut Review<'_>) -> Result<(), Status> {
         Ok(())
+    }
+
+    /// Refuses, or says what has to be written together with the object. Asked last, just before the object is
+    /// stored, and again if somebody else was faster.
+    async fn ride(&self, _review: &Review<'_>) -> Result<Rider, Status> {
+        Ok(Rider::default())
     }
 }

@@ -86,6 +86,7 @@ async fn run(plugin: &dyn Plugin, request: Request) -> Result<Value, Status> {
         old: request.old.as_ref(),
         dry_run: false,
         warnings: Vec::new(),
+        annotations: Vec::new(),
     };
     plugin.mutate(&mut review).await?;
     plugin.validate(&mut review).await?;

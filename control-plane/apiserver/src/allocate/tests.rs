@@ -44,6 +44,7 @@ impl World {
             old,
             dry_run,
             warnings: Vec::new(),
+            annotations: Vec::new(),
         };
         self.allocator.mutate(&mut review).await?;
         Ok(review.object.unwrap())

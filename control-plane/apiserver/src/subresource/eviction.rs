@@ -1,6 +1,8 @@
 //! `pods/eviction`: a deletion that a PodDisruptionBudget can refuse
 //! (`registry/core/pod/storage/eviction.go`).
 
+use std::collections::BTreeMap;
+
 use http::{Method, Response};
 use serde_json::Value;
 use xebec_schema::selector::LabelSelector;
@@ -118,6 +120,7 @@ async fn take_disruption(call: &mut Call, budget: &str, dry_run: bool) -> Result
         wanted: call.wanted,
         parts: http::Request::builder().method(Method::PUT).body(()).map_err(Status::internal)?.into_parts().0,
         warnings: Vec::new(),
+        annotations: BTreeMap::new(),
     };
     let how = Modify { rules: Rules::Internal, admission: false, dry_run };
     modify::modify(&mut on_budget, how, |call, old| disrupted(call, &pod, old).map(Next::Put)).await?;

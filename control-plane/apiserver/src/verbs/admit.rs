@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 use xebec_schema::status::Status;
+use xebec_store::{Condition, Operation as StoreOperation, Txn};
 
-use crate::admission::{Operation, Review};
+use crate::admission::{Operation, Review, Rider};
 use crate::chain::Call;
 
 /// Which request is put before the plugins.
@@ -39,37 +40,87 @@ pub async fn validate(
     run(call, admission, object, false).await
 }
 
+/// What all plugins together want written with the object. Dropping it says that it is known what became of the write.
+#[derive(Default)]
+pub struct Riders(Vec<Rider>);
+
+impl Riders {
+    /// A transaction with everything in it; the object's own condition comes first.
+    pub fn with(&mut self, condition: Condition, operation: StoreOperation) -> Txn {
+        let mut txn = Txn { conditions: vec![condition], operations: vec![operation] };
+        for rider in &mut self.0 {
+            txn.conditions.append(&mut rider.conditions);
+            txn.operations.append(&mut rider.operations);
+        }
+        txn
+    }
+}
+
+/// Asks the plugins, for the last time, whether the object may be stored, and what with it.
+///
+/// # Errors
+///
+/// A plugin refused.
+pub async fn ride(call: &Call, admission: Admission<'_>, object: &mut Value) -> Result<Riders, Status> {
+    let (server, name) = (call.server.clone(), name_of(call, Some(object)));
+    let review = review(call, admission, &name, Some(std::mem::take(object)));
+    let mut riders = Riders::default();
+    let mut result = Ok(());
+    for plugin in &server.extensions.plugins {
+        match plugin.ride(&review).await {
+            Ok(rider) if rider.operations.is_empty() && rider.conditions.is_empty() => {}
+            Ok(rider) => riders.0.push(rider),
+            Err(status) => {
+                result = Err(status);
+                break;
+            }
+        }
+    }
+    *object = review.object.unwrap_or_default();
+    result.map(|()| riders)
+}
+
+fn name_of(call: &Call, object: Option<&Value>) -> String {
+    match (object, call.path.name.is_empty()) {
+        (Some(object), true) => object["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+        _ => call.path.name.clone(),
+    }
+}
+
+fn review<'a>(call: &'a Call, admission: Admission<'a>, name: &'a str, object: Option<Value>) -> Review<'a> {
+    Review {
+        user: &call.user,
+        resource: &call.stored,
+        subresource: &call.path.subresource,
+        operation: admission.operation,
+        namespace: &call.path.namespace,
+        name,
+        object,
+        old: admission.old,
+        dry_run: admission.dry_run,
+        warnings: Vec::new(),
+        annotations: Vec::new(),
+    }
+}
+
 async fn run(
     call: &mut Call,
     admission: Admission<'_>,
     object: Option<Value>,
     mutate: bool,
 ) -> Result<Option<Value>, Status> {
-    let server = call.server.clone();
-    let name = match (&object, call.path.name.is_empty()) {
-        (Some(object), true) => object["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
-        _ => call.path.name.clone(),
-    };
-    let mut review = Review {
-        user: &call.user,
-        resource: &call.stored,
-        subresource: &call.path.subresource,
-        operation: admission.operation,
-        namespace: &call.path.namespace,
-        name: &name,
-        object,
-        old: admission.old,
-        dry_run: admission.dry_run,
-        warnings: Vec::new(),
-    };
+    let (server, name) = (call.server.clone(), name_of(call, object.as_ref()));
+    let mut review = review(call, admission, &name, object);
+    let mut result = Ok(());
     for plugin in &server.extensions.plugins {
-        if mutate {
-            plugin.mutate(&mut review).await?;
-        } else {
-            plugin.validate(&mut review).await?;
+        result = if mutate { plugin.mutate(&mut review).await } else { plugin.validate(&mut review).await };
+        if result.is_err() {
+            break;
         }
     }
-    let Review { object, warnings, .. } = review;
+    // Also of a request that is refused, people want to know why.
+    let Review { object, warnings, annotations, .. } = review;
     call.warnings.extend(warnings);
-    Ok(object)
+    call.annotations.extend(annotations);
+    result.map(|()| object)
 }

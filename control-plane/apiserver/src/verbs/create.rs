@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use xebec_schema::resource::Resource;
 use xebec_schema::status::Status;
 use xebec_schema::validate;
-use xebec_store::{Condition, Operation as StoreOperation, StoreError, Txn, TxnOutcome};
+use xebec_store::{Condition, KeyValue, Operation as StoreOperation, StoreError, Txn, TxnOutcome};
 
 use super::admit::{self, Admission};
 use super::decode;
@@ -71,7 +71,7 @@ pub async fn create(call: &mut Call, mut object: Value, dry_run: bool) -> Result
             call.warnings.extend(validate::warnings(&resource, &object));
         }
         object = admit::validate(call, admission, Some(object)).await?.unwrap_or_default();
-        if let Some(bytes) = store(call, &object, &name, dry_run).await? {
+        if let Some(bytes) = store(call, admission, &mut object, &name).await? {
             return versions::convert_bytes(&call.resource, bytes.0, bytes.1).map_err(Status::internal);
         }
         if generate_from.is_none() || attempt >= GENERATED_NAME_ATTEMPTS {
@@ -81,32 +81,57 @@ pub async fn create(call: &mut Call, mut object: Value, dry_run: bool) -> Result
     Err(Status::internal("names ran out"))
 }
 
+/// How often a write is tried again when what is to be written with it changes at the same time.
+pub(super) const RIDER_ATTEMPTS: usize = 256;
+
 /// Stores a new object, unless there is one of its name. Answers its bytes and its revision.
-async fn store(call: &Call, object: &Value, name: &str, dry_run: bool) -> Result<Option<(bytes::Bytes, u64)>, Status> {
+async fn store(
+    call: &Call,
+    admission: Admission<'_>,
+    object: &mut Value,
+    name: &str,
+) -> Result<Option<(bytes::Bytes, u64)>, Status> {
     let key = cache::key(call.namespace(), name);
     let cache = call.cache()?;
     if cache.get(&key).is_some() {
         return Ok(None);
     }
-    let stored = entry::encode(object);
-    if dry_run {
-        return Ok(Some((stored, 0)));
-    }
     let full_key = format!("{}{key}", cache.prefix);
-    let header = Header::of(&call.stored, object);
-    let prepared = call.server.cache.prepare(&full_key, stored.clone(), header);
-    let txn = Txn {
-        conditions: vec![Condition::Absent(full_key.clone())],
-        operations: vec![StoreOperation::Put(full_key, stored.clone())],
-    };
-    match commit(&call.server, txn).await? {
-        TxnOutcome::Committed(revision) => {
-            call.server.cache.caught_up(revision).await;
-            drop(prepared);
-            Ok(Some((entry::splice(&stored, revision), revision)))
+    for _ in 0..RIDER_ATTEMPTS {
+        let mut riders = admit::ride(call, admission, object).await?;
+        let stored = entry::encode(object);
+        if admission.dry_run {
+            return Ok(Some((stored, 0)));
         }
-        TxnOutcome::Conflict { .. } => Ok(None),
+        let header = Header::of(&call.stored, object);
+        let prepared = call.server.cache.prepare(&full_key, stored.clone(), header);
+        let put = StoreOperation::Put(full_key.clone(), stored.clone());
+        let txn = riders.with(Condition::Absent(full_key.clone()), put);
+        match commit(&call.server, txn).await? {
+            TxnOutcome::Committed(revision) => {
+                call.server.cache.caught_up(revision).await;
+                drop((prepared, riders));
+                return Ok(Some((entry::splice(&stored, revision), revision)));
+            }
+            TxnOutcome::Conflict { condition: 0, .. } => return Ok(None),
+            TxnOutcome::Conflict { current, .. } => overtaken(&call.server, current).await?,
+        }
     }
+    Err(Status::too_many_requests("what is written with the object keeps changing; please try again", 1))
+}
+
+/// Waits until the cache knows what got ahead of a write.
+///
+/// # Errors
+///
+/// The store fails.
+pub(super) async fn overtaken(server: &Shared, current: Option<KeyValue>) -> Result<(), Status> {
+    let revision = match current {
+        Some(current) => current.mod_revision,
+        None => server.store.revision().await.map_err(|e| store_error(&e))?,
+    };
+    server.cache.caught_up(revision).await;
+    Ok(())
 }
 
 /// Carries out a transaction, and counts it.

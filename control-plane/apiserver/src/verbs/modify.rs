@@ -9,10 +9,10 @@ use xebec_schema::field::ErrorList;
 use xebec_schema::resource::Resource;
 use xebec_schema::status::Status;
 use xebec_schema::validate;
-use xebec_store::{Condition, Operation as StoreOperation, Txn, TxnOutcome};
+use xebec_store::{Condition, Operation as StoreOperation, TxnOutcome};
 
-use super::admit::{self, Admission};
-use super::create::{commit, metadata_mut};
+use super::admit::{self, Admission, Riders};
+use super::create::{commit, metadata_mut, overtaken};
 use crate::admission::Operation;
 use crate::cache::entry::{self, Header};
 use crate::chain::Call;
@@ -86,7 +86,7 @@ pub async fn modify(
     let mut current = cache.get(&key).ok_or_else(|| call.not_found())?;
     for _ in 0..ATTEMPTS {
         let old: Value = serde_json::from_slice(&current.bytes).map_err(Status::internal)?;
-        let plan = match compute(call, &old)? {
+        let mut plan = match compute(call, &old)? {
             Next::Keep => return Ok(kept(old, &current)),
             Next::Delete(last) => Plan { new: last, delete: true, strict: false },
             Next::Put(new) => prepare(call, how, new, &old).await?,
@@ -94,13 +94,19 @@ pub async fn modify(
         if !plan.delete && same(&plan.new, &old) {
             return Ok(kept(old, &current));
         }
+        let mut riders = Riders::default();
+        if how.admission && !plan.delete {
+            let admission = Admission { operation: Operation::Update, old: Some(&old), dry_run: how.dry_run };
+            riders = admit::ride(call, admission, &mut plan.new).await?;
+        }
         let stored = entry::encode(&plan.new);
         if how.dry_run {
             let bytes = entry::splice(&stored, current.revision);
             return Ok(Modified { object: plan.new, bytes, revision: current.revision, deleted: plan.delete });
         }
-        match write(call, &full_key, &plan, stored, current.revision).await? {
+        match write(call, &full_key, &plan, stored, current.revision, riders).await? {
             Written::Done(modified) => return Ok(modified),
+            Written::Overtaken => {}
             Written::Gone => return Err(call.not_found()),
             Written::Changed(_) if plan.strict => return Err(modified_error(call)),
             Written::Changed(entry) => current = entry,
@@ -118,11 +124,20 @@ struct Plan {
 
 enum Written {
     Done(Modified),
+    /// What was to be written with it has changed.
+    Overtaken,
     Gone,
     Changed(Arc<Entry>),
 }
 
-async fn write(call: &Call, key: &str, plan: &Plan, stored: Bytes, old: u64) -> Result<Written, Status> {
+async fn write(
+    call: &Call,
+    key: &str,
+    plan: &Plan,
+    stored: Bytes,
+    old: u64,
+    mut riders: Riders,
+) -> Result<Written, Status> {
     let header = Header::of(&call.stored, &plan.new);
     let (operation, prepared) = if plan.delete {
         (StoreOperation::Delete(key.to_owned()), None)
@@ -130,13 +145,17 @@ async fn write(call: &Call, key: &str, plan: &Plan, stored: Bytes, old: u64) -> 
         let prepared = call.server.cache.prepare(key, stored.clone(), header);
         (StoreOperation::Put(key.to_owned(), stored.clone()), Some(prepared))
     };
-    let conditions = vec![Condition::Unchanged(key.to_owned(), old)];
-    match commit(&call.server, Txn { conditions, operations: vec![operation] }).await? {
+    let txn = riders.with(Condition::Unchanged(key.to_owned(), old), operation);
+    match commit(&call.server, txn).await? {
         TxnOutcome::Committed(revision) => {
             call.server.cache.caught_up(revision).await;
-            drop(prepared);
+            drop((prepared, riders));
             let bytes = entry::splice(&stored, revision);
             Ok(Written::Done(Modified { object: plan.new.clone(), bytes, revision, deleted: plan.delete }))
+        }
+        TxnOutcome::Conflict { condition, current, .. } if condition > 0 => {
+            overtaken(&call.server, current).await?;
+            Ok(Written::Overtaken)
         }
         TxnOutcome::Conflict { current: None, .. } => Ok(Written::Gone),
         TxnOutcome::Conflict { current: Some(current), .. } => {

@@ -215,18 +215,21 @@ impl Graph {
     }
 }
 
+/// Is told of every object that is gone: its kind and its namespace.
+pub type Gone = Arc<dyn Fn(&Kind, &str) + Send + Sync>;
+
 /// Feeds a kind's objects into the graph.
-#[derive(Debug)]
 pub struct KindFeed {
     kind: Arc<Kind>,
     graph: Arc<Mutex<Graph>>,
     queue: Arc<Keys>,
+    gone: Gone,
 }
 
 impl KindFeed {
     /// For a kind that the graph expects.
-    pub fn new(kind: Kind, graph: Arc<Mutex<Graph>>, queue: Arc<Keys>) -> Self {
-        Self { kind: Arc::new(kind), graph, queue }
+    pub fn new(kind: Kind, graph: Arc<Mutex<Graph>>, queue: Arc<Keys>, gone: Gone) -> Self {
+        Self { kind: Arc::new(kind), graph, queue, gone }
     }
 
     fn look(&self, uids: Vec<Box<str>>) {
@@ -245,6 +248,7 @@ impl Feed for KindFeed {
 
     fn replace(&self, items: Vec<Object>, _revision: u64) {
         let mut look = Vec::new();
+        let mut emptier: BTreeSet<Box<str>> = BTreeSet::new();
         {
             let mut graph = self.graph.lock();
             let listed: BTreeSet<&str> = items.iter().map(|o| o.metadata.uid.as_str()).collect();
@@ -255,6 +259,7 @@ impl Feed for KindFeed {
                 .map(|(uid, _)| uid.clone())
                 .collect();
             for uid in gone {
+                emptier.extend(graph.nodes.get(&uid).map(|node| node.namespace.clone()));
                 look.extend(graph.remove(&uid));
             }
             for item in items {
@@ -262,6 +267,7 @@ impl Feed for KindFeed {
             }
             graph.kinds.insert((*self.kind).clone(), true);
         }
+        emptier.iter().for_each(|namespace| (self.gone)(&self.kind, namespace));
         self.look(look);
     }
 
@@ -272,6 +278,7 @@ impl Feed for KindFeed {
 
     fn delete(&self, item: Object) {
         let look = self.graph.lock().remove(&item.metadata.uid);
+        (self.gone)(&self.kind, &item.metadata.namespace);
         self.look(look);
     }
 

@@ -25,6 +25,7 @@ use crate::runtime::meta::{Key, Meta, OwnerReference};
 use crate::runtime::plan::{Plan, Write};
 use crate::runtime::{Controller, Keys, SyncError};
 
+pub use graph::Gone;
 use graph::{Graph, KindFeed, Object};
 
 const FOREGROUND: &str = "foregroundDeletion";
@@ -124,22 +125,24 @@ fn without_finalizer(view: &View<'_>, finalizer: &str) -> Write {
 }
 
 /// The controller; its keys' names are uids.
-#[derive(Debug)]
 pub struct GarbageCollector {
     cx: Context,
     queue: Arc<Keys>,
     graph: Arc<Mutex<Graph>>,
     absent: Mutex<BTreeSet<String>>,
+    gone: Gone,
 }
 
 impl GarbageCollector {
-    /// A collector that knows of nothing yet; [`GarbageCollector::follow`] feeds it.
-    pub fn new(cx: &Context) -> Arc<Self> {
+    /// A collector that knows of nothing yet; [`GarbageCollector::follow`] feeds it. It sees all kinds, so it also
+    /// tells `gone` of every object that goes.
+    pub fn new(cx: &Context, gone: Gone) -> Arc<Self> {
         Arc::new(Self {
             cx: cx.of("garbage-collector-controller"),
             queue: Arc::default(),
             graph: Arc::default(),
             absent: Mutex::default(),
+            gone,
         })
     }
 
@@ -172,7 +175,12 @@ impl GarbageCollector {
                         let token = cancel.child_token();
                         followed.insert(kind.clone(), token.clone());
                         self.graph.lock().expect_kind(&kind);
-                        let feed = Arc::new(KindFeed::new(kind.clone(), self.graph.clone(), self.queue.clone()));
+                        let feed = Arc::new(KindFeed::new(
+                            kind.clone(),
+                            self.graph.clone(),
+                            self.queue.clone(),
+                            self.gone.clone(),
+                        ));
                         let scope = Scope { metadata_only: true, ..Scope::default() };
                         tasks.spawn(informer::run(
                             self.cx.api.clone(),

@@ -72,6 +72,7 @@ kinds! {
     SERVICE = "" "services" "Service" true;
     ENDPOINTS = "" "endpoints" "Endpoints" true;
     NAMESPACE = "" "namespaces" "Namespace" false;
+    RESOURCE_QUOTA = "" "resourcequotas" "ResourceQuota" true;
     SERVICE_ACCOUNT = "" "serviceaccounts" "ServiceAccount" true;
     CONFIG_MAP = "" "configmaps" "ConfigMap" true;
     SECRET = "" "secrets" "Secret" true;

@@ -181,6 +181,14 @@ impl Write {
         Self::new(Verb::Create(body), kind, namespace, &name)
     }
 
+    /// Replaces what is served below an object by that of `body`, provided that the object still has the resource
+    /// version that `body` has.
+    pub fn replace(kind: &Kind, subresource: &'static str, body: Value) -> Self {
+        let text = |key: &str| body["metadata"][key].as_str().unwrap_or_default().to_owned();
+        let (namespace, name) = (text("namespace"), text("name"));
+        Self::new(Verb::Replace(subresource, body), kind, &namespace, &name)
+    }
+
     /// Merges `patch` into the object (RFC 7386), provided that it is still the one with the view's uid.
     pub fn merge(kind: &Kind, meta: &Meta, subresource: &'static str, mut patch: Value) -> Self {
         if !patch["metadata"].is_object() {

@@ -108,6 +108,32 @@ pub struct ConfigMap {
 
 super::view!(ConfigMap, kind::CONFIG_MAP);
 
+/// `core/v1 ResourceQuota`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ResourceQuota {
+    /// Metadata.
+    pub metadata: Meta,
+    /// What is limited.
+    pub spec: ResourceQuotaSpec,
+}
+
+super::view!(ResourceQuota, kind::RESOURCE_QUOTA);
+
+/// `core/v1 ResourceQuotaSpec`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ResourceQuotaSpec {
+    /// How much there may be, by resource.
+    #[serde(deserialize_with = "null_default")]
+    pub hard: BTreeMap<String, Value>,
+    /// Which objects it is about.
+    #[serde(deserialize_with = "null_default")]
+    pub scopes: Vec<String>,
+    /// The same, with operators.
+    pub scope_selector: Option<Value>,
+}
+
 /// `core/v1 Secret`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]

@@ -40,6 +40,22 @@ pub(super) const CONFIG_MAP: &[Column] = &[
     AGE,
 ];
 
+pub(super) const RESOURCE_QUOTA: &[Column] = &[
+    NAME,
+    column("Request", "string", "What may be requested, and how much of it is", |o, _| quota(o, false).into()),
+    column("Limit", "string", "How high limits may be, and how high they are", |o, _| quota(o, true).into()),
+    AGE,
+];
+
+/// `pods: 1/2, requests.cpu: 100m/1`: what is used of each resource; of limits, or of everything else.
+fn quota(object: &Value, limits: bool) -> String {
+    let used = at(object, "status.used");
+    let of = |name: &str| used.get(name).and_then(Value::as_str).unwrap_or("0").to_owned();
+    let hard = entries(object, "status.hard").into_iter().filter(|(name, _)| name.starts_with("limits.") == limits);
+    let terms = hard.map(|(name, most)| format!("{name}: {}/{}", of(name), most.as_str().unwrap_or_default()));
+    terms.collect::<Vec<_>>().join(", ")
+}
+
 pub(super) const SECRET: &[Column] = &[
     NAME,
     column("Type", "string", "What it is for", |o, _| text(o, "type").into()),

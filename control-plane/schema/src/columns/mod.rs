@@ -38,6 +38,7 @@ pub fn columns(group: &str, kind: &str) -> &'static [Column] {
         ("", "Node") => admin::NODE,
         ("", "Namespace") => admin::NAMESPACE,
         ("", "ConfigMap") => admin::CONFIG_MAP,
+        ("", "ResourceQuota") => admin::RESOURCE_QUOTA,
         ("", "Secret") => admin::SECRET,
         ("", "ServiceAccount") => admin::SERVICE_ACCOUNT,
         ("" | "events.k8s.io", "Event") => admin::EVENT,

@@ -36,6 +36,7 @@ mod pod_template;
 mod priority_class;
 mod rbac;
 mod replica_set;
+mod resource_quota;
 mod runtime_class;
 mod secret;
 mod service;
@@ -62,6 +63,7 @@ pub fn strategy(group: &str, kind: &str) -> Strategy {
         ("", "Endpoints") => endpoints::STRATEGY,
         ("", "PodTemplate") => pod_template::STRATEGY,
         ("", "LimitRange") => limit_range::STRATEGY,
+        ("", "ResourceQuota") => resource_quota::STRATEGY,
         ("apps", "Deployment") => deployment::STRATEGY,
         ("apps", "ReplicaSet") => replica_set::STRATEGY,
         ("apps", "DaemonSet") => daemon_set::STRATEGY,

@@ -421,3 +421,39 @@ fn an_applied_pod_gets_nothing_more_from_the_table() {
     crate::defaults::apply(service, &mut object);
     assert_eq!(object, defaulted("", "Service", SERVICE));
 }
+
+#[test]
+fn resource_quotas() {
+    let quota = |spec: &str| format!("{{metadata: {{name: q}}, spec: {spec}}}");
+    let fine = quota(
+        "{hard: {pods: 10, cpu: 1000m, count/deployments.apps: 2, requests.example.com/gpu: 1, \
+         gold.storageclass.storage.k8s.io/requests.storage: 5Gi, services.nodeports: 1, hugepages-2Mi: 4Mi}}",
+    );
+    assert_eq!(problems("", "ResourceQuota", &fine), NONE);
+    assert_eq!(defaulted("", "ResourceQuota", &fine)["spec"]["hard"]["cpu"], "1");
+    let wrong = quota("{hard: {nonsense: 1, pods: 1500m, cpu: -1}, scopes: [BestEffort, NotBestEffort, Odd]}");
+    let scopes = "spec.scopes: Invalid value: [\"BestEffort\",\"NotBestEffort\",\"Odd\"]:";
+    assert_eq!(
+        problems("", "ResourceQuota", &wrong),
+        [
+            "spec.hard[cpu]: Invalid value: \"-1\": must be greater than or equal to 0".to_owned(),
+            "spec.hard[nonsense]: Invalid value: \"nonsense\": must be a standard resource type or fully qualified"
+                .into(),
+            "spec.hard[nonsense]: Invalid value: \"nonsense\": must be a standard resource for quota".into(),
+            "spec.hard[pods]: Invalid value: \"1500m\": must be an integer".into(),
+            format!("{scopes} unsupported scope applied to resource"),
+            format!("{scopes} unsupported scope"),
+            format!("{scopes} conflicting scopes"),
+        ]
+    );
+    let selector =
+        quota("{hard: {pods: 1}, scopeSelector: {matchExpressions: [{scopeName: PriorityClass, operator: In}]}}");
+    assert_eq!(
+        problems("", "ResourceQuota", &selector),
+        ["spec.scopeSelector.matchExpressions.values: Required value: must be at least one value when `operator` is \
+          'In' or 'NotIn' for scope selector"]
+    );
+    let changed =
+        update("", "ResourceQuota", &quota("{hard: {pods: 1}}"), &quota("{hard: {pods: 1}, scopes: [BestEffort]}"));
+    assert_eq!(changed, ["spec.scopes: Invalid value: [\"BestEffort\"]: field is immutable"]);
+}

@@ -102,6 +102,11 @@ pub(super) const ROWS: &[Row] = &[
         ..row("", "Pod", "pods", "core.v1.Pod")
     },
     row("", "PodTemplate", "podtemplates", "core.v1.PodTemplate"),
+    Row {
+        short: "quota",
+        subresources: &[STATUS],
+        ..row("", "ResourceQuota", "resourcequotas", "core.v1.ResourceQuota")
+    },
     row("", "Secret", "secrets", "core.v1.Secret"),
     Row {
         short: "sa",

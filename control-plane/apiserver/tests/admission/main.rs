@@ -1,0 +1,6 @@
+//! Admission, fairness and what else stands between a request and the store, over a whole server with its usual
+//! extensions.
+
+mod concurrency;
+mod harness;
+mod pod_security;
