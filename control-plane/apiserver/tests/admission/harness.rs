@@ -22,7 +22,6 @@ use xebec_store::memory::MemoryStore;
 /// A server.
 pub struct Cluster {
     pub server: ApiServer,
-    pub store: Arc<dyn Store>,
     stop: CancellationToken,
 }
 
@@ -46,8 +45,11 @@ impl Answer {
     }
 
     pub fn warnings(&self) -> Vec<String> {
-        let all = self.headers.get_all("warning").iter();
-        all.map(|w| w.to_str().unwrap().trim_start_matches("299 - ").trim_matches('"').replace("\\\"", "\"")).collect()
+        let text = |w: &http::HeaderValue| {
+            let quoted = w.to_str().ok()?.strip_prefix("299 - \"")?.strip_suffix('"')?;
+            Some(quoted.replace("\\\"", "\"").replace("\\\\", "\\"))
+        };
+        self.headers.get_all("warning").iter().filter_map(text).collect()
     }
 }
 
@@ -95,7 +97,7 @@ impl Cluster {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let stop = CancellationToken::new();
         let config = Config {
-            store: store.clone(),
+            store,
             registry: Registry::builtin(),
             clock: standard.clock.clone(),
             random: standard.random.clone(),
@@ -105,7 +107,7 @@ impl Cluster {
         let server = ApiServer::start(config).await.unwrap();
         let client = server.client(UserInfo::system("system:apiserver"));
         bootstrap::reconcile(&client, bootstrap::desired(&facts())).await.unwrap();
-        let this = Self { server, store, stop };
+        let this = Self { server, stop };
         let account = json!({"metadata": {"name": "default"}});
         this.post("/api/v1/namespaces/default/serviceaccounts", &account).await.expect(201);
         this
