@@ -33,6 +33,7 @@ pub mod token_request;
 pub mod verbs;
 pub mod versions;
 mod virtual_kinds;
+pub mod webhook;
 
 #[cfg(test)]
 mod test_reader;
