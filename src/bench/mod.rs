@@ -1,15 +1,21 @@
 //! `xebec bench`: the figures by which Xebec is measured, on this machine.
 
+mod api;
 mod figure;
 mod pods;
+mod server;
 mod start;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
 use crate::cluster::{Name, Paths};
+
+/// What has not come by then will not.
+const BOUND: Duration = Duration::from_secs(120);
 
 /// Measures.
 #[derive(Debug, clap::Args)]
@@ -27,6 +33,8 @@ enum What {
     Start,
     /// How long pods take from their creation until they are ready
     Pods(pods::Args),
+    /// The API server under load: creates, GETs, lists, watchers, memory
+    Api(api::Args),
 }
 
 /// `xebec bench`. Fails if a figure misses its bound.
@@ -36,6 +44,7 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
         match &args.what {
             What::Start => start::run().await,
             What::Pods(pods) => pods::run(pods).await,
+            What::Api(api) => api::run(api).await,
         }
     })?;
     if args.json {
@@ -73,6 +82,17 @@ impl Drop for OwnCluster {
             eprintln!("note: {error:#}");
         }
     }
+}
+
+/// Waits until `holds`, for some seconds at most.
+async fn until(otherwise: &'static str, mut holds: impl AsyncFnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let waiting = async {
+        while !holds().await? {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(BOUND, waiting).await.context(otherwise)?
 }
 
 /// Runs this same binary.

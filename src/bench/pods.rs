@@ -2,25 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures::{StreamExt as _, TryStreamExt as _};
 use http::Request;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::figure::{Figure, percentile};
-use super::{OwnCluster, xebec};
+use super::{BOUND, OwnCluster, xebec};
 use crate::api;
 use crate::cluster::{Name, Paths};
 
 const ALONE: usize = 50;
 const TOGETHER: usize = 60;
 const NAMESPACE: &str = "xebec-bench";
-/// A pod that is not ready by then will not be.
-const BOUND: Duration = Duration::from_secs(120);
 
 /// Creates pods of an image that the nodes have, and waits for each to be ready.
 #[derive(Debug, clap::Args)]
@@ -145,13 +142,7 @@ impl Bench {
     async fn remove(&self, selector: &str) -> anyhow::Result<()> {
         let url = format!("{}?labelSelector={selector}", self.pods());
         self.client.request_text(Request::delete(&url).body(Vec::new())?).await?;
-        let gone = async {
-            while self.count(&url).await? > 0 {
-                sleep(Duration::from_millis(20)).await;
-            }
-            anyhow::Ok(())
-        };
-        timeout(BOUND, gone).await.context("the pods do not go away")?
+        super::until("the pods do not go away", async || Ok(self.count(&url).await? == 0)).await
     }
 
     async fn count(&self, url: &str) -> anyhow::Result<usize> {
@@ -176,13 +167,10 @@ impl Bench {
         self.post("/api/v1/namespaces", &namespace).await?;
         // Pods are refused until the namespace has its service account.
         let account = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default");
-        let there = async {
-            while self.client.request_text(Request::get(&account).body(Vec::new())?).await.is_err() {
-                sleep(Duration::from_millis(20)).await;
-            }
-            anyhow::Ok(())
-        };
-        timeout(BOUND, there).await.context("the namespace gets no service account")?
+        super::until("the namespace gets no service account", async || {
+            Ok(self.client.request_text(Request::get(&account).body(Vec::new())?).await.is_ok())
+        })
+        .await
     }
 
     async fn remove_namespace(&self) -> anyhow::Result<()> {

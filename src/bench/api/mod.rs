@@ -1,0 +1,201 @@
+//! The API server under load: over TLS, with RBAC deciding, SQLite on disk, the generator on the same machine.
+
+mod etcd;
+mod load;
+mod watchers;
+mod wire;
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use bytes::Bytes;
+use http::Request;
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use xebec_clock::{Clock, Random};
+use xebec_pki::{ClusterCa, client_config};
+
+use self::wire::{Target, request};
+use super::figure::{Figure, percentile};
+use super::resident_mb;
+use super::server::OwnServer;
+
+/// Who sends the requests: no administrator, so that RBAC is asked.
+const USER: &str = "bench";
+const CONNECTIONS: usize = 64;
+/// What a ConfigMap's value makes of the whole: 26,600 of them are 24 MB.
+const CONFIG_MAP_VALUE_BYTES: usize = 600;
+/// Together with what every pod has, 5 KB.
+const POD_PADDING_BYTES: usize = 4200;
+const FAN_OUT_WRITES: usize = 200;
+const CONFIG_MAPS: &str = "/api/v1/namespaces/bench/configmaps";
+const PODS: &str = "/api/v1/namespaces/bench/pods";
+
+/// Loads an API server of the bench's own.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// How many ConfigMaps are made and listed
+    #[arg(long, default_value_t = 26_600)]
+    config_maps: usize,
+    /// How many GETs are sent
+    #[arg(long, default_value_t = 200_000)]
+    gets: usize,
+    /// How many watchers see a write
+    #[arg(long, default_value_t = 1_000)]
+    watchers: usize,
+    /// How many pods of 5 KB are stored
+    #[arg(long, default_value_t = 150_000)]
+    pods: usize,
+}
+
+/// Measures.
+pub async fn run(args: &Args) -> anyhow::Result<Vec<Figure>> {
+    let mut figures = Bench::start().await?.config_maps(args).await?;
+    figures.push(Bench::start().await?.pods(args).await?);
+    let puts = etcd::puts_per_second(CONNECTIONS, args.config_maps, CONFIG_MAP_VALUE_BYTES + 300).await?;
+    match puts {
+        Some(puts) => {
+            figures.push(Figure::at_least("raw etcd: puts, 64 clients", "/s", puts, 0.0, args.config_maps));
+            let ratio = figures[0].value / puts;
+            figures.push(Figure::at_least("creates against raw etcd puts", "", ratio, 1.0, args.config_maps));
+        }
+        None => eprintln!("note: no etcd on this machine (Debian's etcd-server), so no ratio to its puts"),
+    }
+    Ok(figures)
+}
+
+struct Bench {
+    server: OwnServer,
+    target: Target,
+    admin: kube::Client,
+}
+
+impl Bench {
+    async fn start() -> anyhow::Result<Self> {
+        let server = OwnServer::start().await?;
+        let (clock, random) = (Clock::system(), Random::system());
+        let ca = ClusterCa::load_or_create(&server.data_dir(), &clock, &random)?;
+        let certified = ca.client_cert(USER, &[], SignedDuration::from_hours(1))?;
+        let mut config = rustls::ClientConfig::clone(&*client_config(ca.certificate_pem(), Some(&certified), &clock)?);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let target = Target { address: server.address, tls: Arc::new(config) };
+        let admin = server.admin().await?;
+        let bench = Self { server, target, admin };
+        bench.prepare().await?;
+        Ok(bench)
+    }
+
+    /// A namespace, and the user's rights in it.
+    async fn prepare(&self) -> anyhow::Result<()> {
+        let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/bench";
+        let meta = json!({"name": "bench", "namespace": "bench"});
+        self.post("/api/v1/namespaces", &json!({"metadata": {"name": "bench"}})).await?;
+        let rules = json!([{"apiGroups": [""], "resources": ["configmaps", "pods"], "verbs": ["*"]}]);
+        self.post(&format!("{rbac}/roles"), &json!({"metadata": meta, "rules": rules})).await?;
+        let binding = json!({
+            "metadata": meta,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "bench"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": USER}],
+        });
+        self.post(&format!("{rbac}/rolebindings"), &binding).await?;
+        // Pods are refused until the namespace has its service account.
+        let account = "/api/v1/namespaces/bench/serviceaccounts/default";
+        super::until("the namespace has no service account", async || {
+            Ok(self.admin.request_text(Request::get(account).body(Vec::new())?).await.is_ok())
+        })
+        .await
+    }
+
+    async fn post(&self, url: &str, body: &Value) -> anyhow::Result<()> {
+        let request = Request::post(url).header("content-type", "application/json").body(serde_json::to_vec(body)?)?;
+        self.admin.request_text(request).await.with_context(|| format!("POST {url}")).map(drop)
+    }
+
+    async fn config_maps(&self, args: &Args) -> anyhow::Result<Vec<Figure>> {
+        let body = |number: usize| config_map(&format!("map-{number}"));
+        let creates = load::run(&self.target, CONNECTIONS, args.config_maps, 201, |n| {
+            request("POST", CONFIG_MAPS, Some(&body(n)))
+        });
+        let mut creates = creates.await.context("creating ConfigMaps")?;
+        let gets = load::run(&self.target, CONNECTIONS, args.gets, 200, |n| {
+            // A step that has no factor in common with the count, so that neighbours are not asked for in a row.
+            request("GET", &format!("{CONFIG_MAPS}/map-{}", n * 7919 % args.config_maps), None)
+        });
+        let mut gets = gets.await.context("getting ConfigMaps")?;
+        let list_s = self.list().await?;
+        let memory_mb = resident_mb(self.server.pid())?;
+        let mut fan_out = self.fan_out(args.watchers).await?;
+        let (create_p99, get_p99) = (percentile(&mut creates.latencies_ms, 99), percentile(&mut gets.latencies_ms, 99));
+        Ok(vec![
+            Figure::at_least("durable creates, 64 connections", "/s", creates.per_second(), 13_000.0, args.config_maps),
+            Figure::at_most("create, 64 connections, p99", "ms", create_p99, 75.0, args.config_maps),
+            Figure::at_least("GETs, 64 connections", "/s", gets.per_second(), 40_000.0, args.gets),
+            Figure::at_most("GET, 64 connections, p99", "ms", get_p99, 10.0, args.gets),
+            Figure::at_most("LIST of the ConfigMaps, median", "s", list_s, 0.08, LISTS),
+            Figure::at_most("resident memory after that", "MB", memory_mb, 150.0, 1),
+            Figure::at_most(
+                "write to the last watcher's event, p99",
+                "ms",
+                percentile(&mut fan_out, 99),
+                50.0,
+                FAN_OUT_WRITES,
+            ),
+        ])
+    }
+
+    /// Seconds for a whole list, the median of some.
+    async fn list(&self) -> anyhow::Result<f64> {
+        let mut connection = self.target.connect().await?;
+        let list = request("GET", CONFIG_MAPS, None);
+        let mut samples = Vec::new();
+        for _ in 0..LISTS {
+            let started = Instant::now();
+            let (status, bytes) = connection.exchange(&list).await?;
+            ensure!(status == 200, "the list was answered with {status}");
+            ensure!(bytes > 0, "the list is empty");
+            samples.push(started.elapsed().as_secs_f64());
+        }
+        Ok(percentile(&mut samples, 50))
+    }
+
+    async fn fan_out(&self, count: usize) -> anyhow::Result<Vec<f64>> {
+        let mut writer = self.target.connect().await?;
+        let watched = "/api/v1/namespaces/bench/pods";
+        watchers::fan_out(&self.target, watched, count, FAN_OUT_WRITES, async |number| {
+            let (status, _) = writer.exchange(&request("POST", PODS, Some(&pod(&format!("seen-{number}"), 0)))).await?;
+            ensure!(status == 201, "the write was answered with {status}");
+            Ok(())
+        })
+        .await
+    }
+
+    async fn pods(&self, args: &Args) -> anyhow::Result<Figure> {
+        let creates = load::run(&self.target, CONNECTIONS, args.pods, 201, |n| {
+            request("POST", PODS, Some(&pod(&format!("pod-{n}"), POD_PADDING_BYTES)))
+        });
+        creates.await.context("creating pods")?;
+        let memory_gb = resident_mb(self.server.pid())? / 1e3;
+        Ok(Figure::at_most("150,000 pods of 5 KB: resident memory", "GB", memory_gb, 1.5, args.pods))
+    }
+}
+
+const LISTS: usize = 11;
+
+fn config_map(name: &str) -> Bytes {
+    let value = "x".repeat(CONFIG_MAP_VALUE_BYTES);
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"value": value}})
+        .to_string()
+        .into()
+}
+
+/// A pod that no scheduler takes, so that it stays as it is.
+fn pod(name: &str, padding_bytes: usize) -> Bytes {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "annotations": {"padding": "x".repeat(padding_bytes)}},
+        "spec": {"schedulerName": "none", "containers": [{"name": "main", "image": "main:1"}]},
+    })
+    .to_string()
+    .into()
+}
