@@ -193,8 +193,11 @@ fn config_map(name: &str) -> Bytes {
 fn pod(name: &str, padding_bytes: usize) -> Bytes {
     json!({
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name, "annotations": {"padding": "x".repeat(padding_bytes)}},
-        "spec": {"schedulerName": "none", "containers": [{"name": "main", "image": "main:1"}]},
+        "metadata": {"name": name},
+        "spec": {
+            "schedulerName": "none",
+            "containers": [{"name": "main", "image": "main:1", "env": [{"name": "A", "value": "x".repeat(padding_bytes)}]}],
+        },
     })
     .to_string()
     .into()
