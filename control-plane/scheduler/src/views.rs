@@ -8,7 +8,7 @@ use serde::Deserialize;
 use xebec_controllers::runtime::cache::View;
 use xebec_controllers::runtime::kind::{self, Kind};
 use xebec_controllers::runtime::labels::{LabelSelector, Requirement};
-use xebec_controllers::runtime::meta::{Condition, Meta, null_default};
+use xebec_controllers::runtime::meta::{Condition, Meta, exact, null_default};
 use xebec_controllers::views::{Taint, Toleration};
 use xebec_schema::quantity::Quantity;
 
@@ -111,7 +111,7 @@ pub struct Pod {
     pub usage: (i64, i64),
     /// Ports of the node that it takes.
     pub host_ports: Vec<HostPort>,
-    /// Images of its containers.
+    /// Images of its containers; empty once it is placed.
     pub images: Vec<String>,
     /// How many containers it has, init containers among them.
     pub containers: usize,
@@ -119,7 +119,7 @@ pub struct Pod {
     pub node_selector: BTreeMap<String, String>,
     /// What attracts and repels it.
     pub affinity: Option<Box<Affinity>>,
-    /// Taints it puts up with.
+    /// Taints it puts up with; empty once it is placed.
     pub tolerations: Vec<Toleration>,
     /// How it is to be spread with its like.
     pub spread: Vec<SpreadConstraint>,
@@ -201,7 +201,7 @@ struct RawSpec {
     #[serde(deserialize_with = "null_default")]
     node_selector: BTreeMap<String, String>,
     affinity: Option<Box<Affinity>>,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "exact")]
     tolerations: Vec<Toleration>,
     #[serde(deserialize_with = "null_default")]
     topology_spread_constraints: Vec<SpreadConstraint>,
@@ -249,8 +249,12 @@ struct RawStatus {
 
 impl From<RawPod> for Pod {
     fn from(raw: RawPod) -> Self {
-        let RawPod { mut metadata, spec, status } = raw;
+        let RawPod { mut metadata, mut spec, status } = raw;
         metadata.annotations = BTreeMap::new();
+        // What only says where the pod may go is of no use once it is there.
+        let placed = !spec.node_name.is_empty();
+        let images = if placed { Vec::new() } else { spec.containers.iter().map(|c| c.image.clone()).collect() };
+        let tolerations = if placed { Vec::new() } else { std::mem::take(&mut spec.tolerations) };
         let host_ports = spec
             .containers
             .iter()
@@ -274,11 +278,11 @@ impl From<RawPod> for Pod {
                 (usage.cpu_milli, usage.memory_bytes)
             },
             host_ports,
-            images: spec.containers.iter().map(|c| c.image.clone()).collect(),
+            images,
             containers: spec.containers.len() + spec.init_containers.len(),
             node_selector: spec.node_selector,
             affinity: spec.affinity,
-            tolerations: spec.tolerations,
+            tolerations,
             spread: spec.topology_spread_constraints,
             gates: spec.scheduling_gates.len(),
             is_finished: matches!(status.phase.as_str(), "Succeeded" | "Failed"),

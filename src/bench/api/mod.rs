@@ -26,8 +26,8 @@ const USER: &str = "bench";
 const CONNECTIONS: usize = 64;
 /// What a ConfigMap's value makes of the whole: 26,600 of them are 24 MB.
 const CONFIG_MAP_VALUE_BYTES: usize = 600;
-/// Together with what every pod has, 5 KB.
-const POD_PADDING_BYTES: usize = 4200;
+/// How large the pods are, as they are served.
+const POD_BYTES: usize = 5_000;
 const FAN_OUT_WRITES: usize = 200;
 const CONFIG_MAPS: &str = "/api/v1/namespaces/bench/configmaps";
 const PODS: &str = "/api/v1/namespaces/bench/pods";
@@ -171,8 +171,12 @@ impl Bench {
     }
 
     async fn pods(&self, args: &Args) -> anyhow::Result<Figure> {
+        let (status, bare) =
+            self.target.connect().await?.exchange(&request("POST", PODS, Some(&pod("bare", 0)))).await?;
+        ensure!(status == 201, "the first pod was answered with {status}");
+        let padding = POD_BYTES.saturating_sub(bare);
         let creates = load::run(&self.target, CONNECTIONS, args.pods, 201, |n| {
-            request("POST", PODS, Some(&pod(&format!("pod-{n}"), POD_PADDING_BYTES)))
+            request("POST", PODS, Some(&pod(&format!("pod-{n}"), padding)))
         });
         creates.await.context("creating pods")?;
         let memory_gb = resident_mb(self.server.pid())? / 1e3;

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use crate::runtime::cache::{BY_CONTROLLER, BY_NODE};
 use crate::runtime::kind;
-use crate::runtime::meta::{Condition, Meta, condition, condition_is_true, null_default};
+use crate::runtime::meta::{Condition, Meta, condition, condition_is_true, exact, null_default};
 
 /// `core/v1 Pod`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -37,9 +37,10 @@ pub struct PodSpec {
     /// Where the pod is placed; empty if it is not.
     pub node_name: String,
     /// The containers.
+    #[serde(deserialize_with = "exact")]
     pub containers: Vec<Container>,
     /// The containers that run first, and sidecars among them.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "exact")]
     pub init_containers: Vec<Container>,
     /// `Always`, `OnFailure`, `Never`.
     pub restart_policy: String,
@@ -48,7 +49,7 @@ pub struct PodSpec {
     /// The headless service it belongs to.
     pub subdomain: String,
     /// Taints it puts up with.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "exact")]
     pub tolerations: Vec<Toleration>,
     /// How long it may take to stop, in seconds.
     pub termination_grace_period_seconds: Option<i64>,
@@ -61,7 +62,7 @@ pub struct Container {
     /// Its name in the pod.
     pub name: String,
     /// Ports, for services that refer to them by name.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "exact")]
     pub ports: Vec<ContainerPort>,
     /// `Always` on an init container makes it a sidecar.
     pub restart_policy: Option<String>,
@@ -138,7 +139,7 @@ pub struct PodStatus {
     /// `Pending`, `Running`, `Succeeded`, `Failed`, `Unknown`.
     pub phase: String,
     /// `Ready` and others.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "exact")]
     pub conditions: Vec<Condition>,
     /// Its address, empty if it has none yet.
     #[serde(rename = "podIP")]
@@ -151,10 +152,10 @@ pub struct PodStatus {
     /// When its node took it on.
     pub start_time: Option<Timestamp>,
     /// Its containers.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "exact")]
     pub container_statuses: Vec<ContainerStatus>,
     /// Its init containers.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "exact")]
     pub init_container_statuses: Vec<ContainerStatus>,
 }
 
