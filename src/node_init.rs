@@ -150,6 +150,7 @@ fn containerd_config(root: &Path) -> String {
 fn agent(spec: &NodeSpec, unified: Option<&Path>) -> Program {
     let text = |path: &Path| path.display().to_string();
     let arguments = [
+        ("--config", text(&spec.agent_config)),
         ("--server", spec.server.clone()),
         ("--ca-file", text(&spec.ca_file)),
         ("--token-file", text(&spec.token_file)),

@@ -62,6 +62,16 @@ impl Cluster {
     fn kubeconfig(&self) -> PathBuf {
         self.home.path().join(".kube/config")
     }
+
+    fn try_kubectl(&self, args: &[&str]) -> Output {
+        Command::new("kubectl").args(args).env("KUBECONFIG", self.kubeconfig()).output().unwrap()
+    }
+
+    fn kubectl(&self, args: &[&str]) -> String {
+        let output = self.try_kubectl(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
 }
 
 impl Drop for Cluster {
@@ -203,6 +213,56 @@ fn clusters_run_side_by_side() {
     assert_eq!(two.component("m-two-1")["state"], "Ready");
     two.ok(&["down"]);
     wait_until("the second is gone", || traces("m-two").is_empty());
+}
+
+/// The command that `xebec token create` prints, run on a machine that is no node yet. The machine is one of the
+/// cluster's nodes whose own agent has been stopped, and whose Node is deleted.
+#[test]
+fn a_machine_joins_by_the_printed_command() {
+    let cluster = Cluster::new("m-join");
+    cluster.ok(&["up", "--nodes", "2"]);
+    let init = nix::unistd::Pid::from_raw(cluster.pid("m-join-2"));
+    // Nobody starts the node's own agent again.
+    nix::sys::signal::kill(init, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let on_machine = |command: &[&str]| cluster.run(&[&["exec", "m-join-2", "--"], command].concat());
+    let kill_agent = "for p in /proc/[0-9]*; do
+        tr '\\0' ' ' <$p/cmdline | grep -q '^[^ ]*xebec agent ' && kill -9 ${p#/proc/} && exit 0
+    done; exit 1";
+    assert!(on_machine(&["sh", "-c", kill_agent]).status.success());
+    cluster.kubectl(&["delete", "node", "m-join-2"]);
+
+    let printed = cluster.ok(&["token", "create", "--ttl", "1h", "--description", "a test"]);
+    let words: Vec<&str> = printed.split_whitespace().collect();
+    let ["xebec", "agent", "--server", server, "--token", token, "--ca-hash", hash] = words[..] else {
+        panic!("not the command to join by: {printed}")
+    };
+    let join = |token: &str, hash: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xebec"));
+        command.args(["exec", "--name", "m-join", "m-join-2", "--", env!("CARGO_BIN_EXE_xebec"), "agent"]);
+        command.args(["--server", server, "--token", token, "--ca-hash", hash, "--node-name", "newcomer"]);
+        command.args(["--data-dir", "/run/newcomer", "--log-dir", "/run/newcomer/logs"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let other_ca = format!("sha256:{}", "0".repeat(64));
+    let refused = join(token, &other_ca).wait_with_output().unwrap();
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("CA"), "{said}");
+
+    let mut agent = join(token, hash);
+    wait_until("the machine is a node that is ready", || {
+        let ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status} {.spec.podCIDR}";
+        let said = cluster.try_kubectl(&["get", "node", "newcomer", "-o", ready]);
+        String::from_utf8_lossy(&said.stdout).starts_with("True 10.")
+    });
+    let requests = cluster.kubectl(&["get", "csr"]);
+    let (id, _) = token.split_once('.').unwrap();
+    assert!(requests.contains(&format!("system:bootstrap:{id}")), "{requests}");
+    assert!(requests.contains("Approved,Issued"), "{requests}");
+    assert!(cluster.ok(&["token", "list"]).contains("a test"));
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    nix::sys::signal::kill(init, nix::sys::signal::Signal::SIGCONT).unwrap();
 }
 
 #[test]

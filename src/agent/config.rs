@@ -173,7 +173,12 @@ fn parse_labels<'a>(labels: impl Iterator<Item = &'a String>) -> anyhow::Result<
     labels.map(pair).collect()
 }
 
-fn read(path: &Path) -> anyhow::Result<Args> {
+/// Reads a configuration file.
+///
+/// # Errors
+///
+/// If there is none, or it is not what it should be; the field is named.
+pub fn read(path: &Path) -> anyhow::Result<Args> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     if text.trim().is_empty() {
         return Ok(Args::default());

@@ -140,6 +140,11 @@ impl Paths {
         self.state.join("server")
     }
 
+    /// The agents' configuration, as `up` was given it.
+    pub fn agent_config(&self) -> PathBuf {
+        self.state.join("agent.yaml")
+    }
+
     /// The configuration file of `xebec server`.
     pub fn server_config(&self) -> PathBuf {
         self.state.join("server.yaml")

@@ -37,6 +37,8 @@ pub struct NodeSpec {
     pub ca_file: PathBuf,
     /// The token to join with.
     pub token_file: PathBuf,
+    /// The agent's configuration file.
+    pub agent_config: PathBuf,
 }
 
 impl NodeSpec {
@@ -54,6 +56,7 @@ impl NodeSpec {
             server: format!("https://{}:6443", addresses.server()),
             ca_file: paths.server().join("ca.crt"),
             token_file: paths.join_token(),
+            agent_config: paths.agent_config(),
             name,
         }
     }

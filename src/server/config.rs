@@ -166,7 +166,12 @@ fn replace<T>(field: &mut T, flag: Option<T>) {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<ServerConfig> {
+/// Reads a configuration file.
+///
+/// # Errors
+///
+/// If there is none, or it is not what it should be; the field is named.
+pub fn read(path: &Path) -> anyhow::Result<ServerConfig> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     if text.trim().is_empty() {
         return Ok(ServerConfig::default());

@@ -67,6 +67,11 @@ impl Cluster {
         PathBuf::from("/var/lib/xebec").join(&*NAME).join("logs")
     }
 
+    /// `xebec up` of the running cluster, with further arguments.
+    pub fn up(&self, args: &[&str]) -> Result {
+        self.xebec(&[&["up", "--name", &NAME, "--no-context"], args].concat())?.ok("up").map(drop)
+    }
+
     /// Runs a command on a node.
     pub fn on_node(&self, node: &str, command: &[&str]) -> Result<Printed> {
         let mut args = vec!["exec", "--name", &NAME, node, "--"];

@@ -55,6 +55,7 @@ fn one_by_one() -> Vec<(&'static str, Test)> {
         nodes::{
             pods_are_placed, cordon_taint_and_drain, the_agent_comes_back, containerd_comes_back,
             the_server_comes_back, a_node_crashes_and_comes_back, pods_leave_a_dead_node,
+            pods_reach_pods_through_a_tunnel,
         },
     }
 }

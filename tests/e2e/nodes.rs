@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, Namespace, Result, SOON, TOOLS, contains, same, wait_until};
+use crate::harness::{Cluster, Namespace, Result, SOON, TOOLS, contains, same, wait_for, wait_until};
 use crate::workloads::web;
 
 fn nodes_of(ns: &Namespace, app: &str) -> Result<Vec<String>> {
@@ -212,4 +212,51 @@ pub fn pods_leave_a_dead_node(cluster: &Arc<Cluster>) -> Result {
     result?;
     wait_until("the node is ready again", SOON, || Ok(ready(cluster, &node)? == "True"))?;
     wait_until("what was left there is gone", SOON, || Ok(nodes_of(&ns, "web")?.iter().all(|n| *n != node)))
+}
+
+/// Nodes that are told to go through the tunnel do, under pods that run; told otherwise, they do not.
+pub fn pods_reach_pods_through_a_tunnel(cluster: &Arc<Cluster>) -> Result {
+    let ns = cluster.namespace("tunnel")?;
+    for number in 1..=2 {
+        ns.client(&format!("pod{number}"), Some(&cluster.node(number)))?;
+    }
+    let server = "import socket
+s = socket.create_server(('0.0.0.0', 7000))
+while True:
+    c, peer = s.accept(); c.sendall(peer[0].encode() + b' ' * 100_000); c.close()";
+    let _server = ns.spawn(&["exec", "pod2", "--", "python3", "-c", server])?;
+    let client = format!(
+        "import socket; s = socket.create_connection(('{}', 7000), 5)
+data = b''
+while (more := s.recv(65536)): data += more
+print(len(data), data.split()[0].decode())",
+        ns.field("pod/pod2", "{.status.podIP}")?
+    );
+    let seen_as = ns.field("pod/pod1", "{.status.podIP}")?;
+    let talk = |way: &str| -> Result<u64> {
+        let before = tunnelled(cluster)?;
+        let seen = wait_for(&format!("pod1 reaches pod2, {way}"), SOON, || ns.python("pod1", &client).map(Some))?;
+        same(seen, format!("{} {seen_as}", 100_000 + seen_as.len()), "what pod1 received")?;
+        Ok(tunnelled(cluster)? - before)
+    };
+    same(talk("routed")?, 0, "packets through the tunnel while nodes are on one link")?;
+    configure_agents(cluster, "tunnel: always\n")?;
+    let result = wait_until("packets go through the tunnel", SOON, || Ok(talk("tunnelled")? > 0));
+    configure_agents(cluster, "tunnel: auto\n")?;
+    result?;
+    wait_until("packets go by the link again", SOON, || Ok(talk("routed again")? == 0))
+}
+
+/// How many packets node 1 has sent into its tunnel.
+fn tunnelled(cluster: &Cluster) -> Result<u64> {
+    let links =
+        cluster.on_node(&cluster.node(1), &["ip", "-j", "-s", "link", "show", "type", "vxlan"])?.ok("ip link")?;
+    let links: Value = serde_json::from_str(&links).map_err(|e| format!("{links}: {e}"))?;
+    Ok(links[0]["stats64"]["tx"]["packets"].as_u64().unwrap_or(0))
+}
+
+fn configure_agents(cluster: &Cluster, yaml: &str) -> Result {
+    let file = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;
+    std::fs::write(file.path(), yaml).map_err(|e| e.to_string())?;
+    cluster.up(&["--agent-config", &file.path().to_string_lossy()])
 }

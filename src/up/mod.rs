@@ -1,5 +1,7 @@
 //! `xebec up`: a cluster on this machine, made or put right.
 
+mod config;
+
 use std::env;
 use std::fs::{self, FileTimes};
 use std::net::Ipv4Addr;
@@ -13,8 +15,6 @@ use kube::api::{Api, DeleteParams};
 use nix::sys::signal::Signal;
 use tokio::net::UdpSocket;
 use tokio::time::{sleep, timeout};
-use xebec_clock::Random;
-use xebec_pki::BootstrapToken;
 
 use crate::api::{self, NodeView};
 use crate::cluster::addresses::{free_index, parse_routes};
@@ -23,7 +23,6 @@ use crate::cluster::state::State;
 use crate::cluster::{self, Cluster, Lock, MAX_NODES, Name, Paths, STATE_ROOT, cgroups, node, preflight};
 use crate::kubeconfig;
 use crate::progress::Progress;
-use crate::server::config::{BootstrapTokenConfig, ServerConfig};
 use crate::supervise::SERVER;
 
 /// Starts a cluster on this machine, or what of it does not run.
@@ -41,6 +40,8 @@ pub struct Args {
     /// Leave ~/.kube/config (or $KUBECONFIG) alone
     #[arg(long)]
     no_context: bool,
+    #[command(flatten)]
+    config: config::Given,
 }
 
 /// Nodes of a new cluster.
@@ -73,11 +74,11 @@ async fn up(args: &Args) -> anyhow::Result<()> {
         cluster.save(&paths)?;
     }
     let upgraded = install_binary(&paths)?;
-    write_server_config(&cluster, &paths)?;
+    let reconfigured = args.config.write(&cluster, &paths)?;
     let before = State::load(&paths);
     let running = before.live_supervisor();
     match running {
-        Some(supervisor) if upgraded => restart(&cluster, &paths, supervisor)?,
+        Some(supervisor) if upgraded || reconfigured => restart(&cluster, &paths, supervisor)?,
         Some(supervisor) if resized => signal(supervisor, Signal::SIGHUP)?,
         Some(_) => {}
         None => start_supervisor(&cluster, &paths)?,
@@ -98,6 +99,7 @@ async fn up(args: &Args) -> anyhow::Result<()> {
     let news = match running {
         None => "is up",
         Some(_) if upgraded => "runs the new binary",
+        Some(_) if reconfigured => "runs with the new configuration",
         Some(_) if resized => "has the nodes asked for",
         Some(_) => "is up already",
     };
@@ -150,30 +152,6 @@ fn install_binary(paths: &Paths) -> anyhow::Result<bool> {
 }
 
 /// Writes the server's configuration and the token the nodes join with, unless they are there.
-fn write_server_config(cluster: &Cluster, paths: &Paths) -> anyhow::Result<()> {
-    if paths.server_config().exists() && paths.join_token().exists() {
-        return Ok(());
-    }
-    let token = BootstrapToken::generate(&Random::system());
-    cluster::write_atomically(&paths.join_token(), token.to_string().as_bytes(), 0o600)?;
-    let addresses = cluster.addresses();
-    let config = ServerConfig {
-        data_dir: paths.server(),
-        bind_address: addresses.server().into(),
-        advertise_address: Some(addresses.server().into()),
-        load_balancer_pools: vec![addresses.load_balancers().into()],
-        cluster_name: cluster.name.context(),
-        bootstrap_tokens: vec![BootstrapTokenConfig {
-            id: token.id().to_owned(),
-            secret_hash: token.hash(),
-            description: "the nodes of `xebec up`".into(),
-        }],
-        ..ServerConfig::default()
-    };
-    let text = serde_saphyr::to_string(&config).context("cannot write YAML")?;
-    cluster::write_atomically(&paths.server_config(), text.as_bytes(), 0o600)
-}
-
 fn start_supervisor(cluster: &Cluster, paths: &Paths) -> anyhow::Result<()> {
     let log = node::open_log(&paths.log("supervisor"))?;
     let mut command = Command::new(paths.binary());

@@ -1,0 +1,149 @@
+//! What a cluster's server and agents are configured with: what the user gave, and what is the cluster's own to say.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use xebec_clock::Random;
+use xebec_pki::BootstrapToken;
+
+use crate::agent::config as agent;
+use crate::cluster::{self, Cluster, Paths};
+use crate::server::config::{self as server, BootstrapTokenConfig, ServerConfig};
+
+/// Configuration files that `up` was given. Without one, a cluster keeps what it has.
+#[derive(Debug, clap::Args)]
+pub struct Given {
+    /// A configuration file for the server, as `xebec server --config` takes it; addresses and paths are the cluster's
+    #[arg(long, value_name = "FILE")]
+    server_config: Option<PathBuf>,
+    /// A configuration file for the nodes' agents, as `xebec agent --config` takes it; names and paths are the cluster's
+    #[arg(long, value_name = "FILE")]
+    agent_config: Option<PathBuf>,
+}
+
+impl Given {
+    /// Writes down what server and agents will read; true if they had something else before.
+    pub fn write(&self, cluster: &Cluster, paths: &Paths) -> anyhow::Result<bool> {
+        let server = self.server(cluster, paths)?;
+        let agent = self.agent()?;
+        let changed = replace(&paths.server_config(), server.as_bytes(), 0o600)?;
+        Ok(match agent {
+            Some(agent) => replace(&paths.agent_config(), agent.as_bytes(), 0o600)? || changed,
+            None if paths.agent_config().exists() => changed,
+            None => replace(&paths.agent_config(), b"", 0o600)? || changed,
+        })
+    }
+
+    fn server(&self, cluster: &Cluster, paths: &Paths) -> anyhow::Result<String> {
+        let kept = paths.server_config().exists().then(|| server::read(&paths.server_config())).transpose()?;
+        let given = self.server_config.as_deref().map(server::read).transpose()?;
+        let addresses = cluster.addresses();
+        let mut config = match (&given, &kept) {
+            (Some(given), _) => given.clone(),
+            (None, Some(kept)) => kept.clone(),
+            (None, None) => ServerConfig::default(),
+        };
+        config.data_dir = paths.server();
+        config.bind_address = addresses.server().into();
+        config.advertise_address = Some(addresses.server().into());
+        config.port = ServerConfig::default().port;
+        config.cluster_name = cluster.name.context();
+        if config.load_balancer_pools.is_empty() {
+            config.load_balancer_pools = vec![addresses.load_balancers().into()];
+        }
+        config.bootstrap_tokens = match kept {
+            Some(kept) if paths.join_token().exists() => kept.bootstrap_tokens,
+            _ => vec![new_token(paths)?],
+        };
+        serde_saphyr::to_string(&config).context("cannot write YAML")
+    }
+
+    fn agent(&self) -> anyhow::Result<Option<String>> {
+        let Some(path) = &self.agent_config else { return Ok(None) };
+        // Read for its mistakes: they should show here, not in a node's log.
+        agent::read(path)?;
+        fs::read_to_string(path).map(Some).with_context(|| format!("cannot read {}", path.display()))
+    }
+}
+
+/// The token that the cluster's nodes join with; the server gets its hash only.
+fn new_token(paths: &Paths) -> anyhow::Result<BootstrapTokenConfig> {
+    let token = BootstrapToken::generate(&Random::system());
+    cluster::write_atomically(&paths.join_token(), token.to_string().as_bytes(), 0o600)?;
+    Ok(BootstrapTokenConfig {
+        id: token.id().to_owned(),
+        secret_hash: token.hash(),
+        description: "the nodes of `xebec up`".into(),
+    })
+}
+
+/// Makes the file hold `content`; true if it held something else.
+fn replace(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<bool> {
+    let before = fs::read(path).ok();
+    if before.as_deref() == Some(content) {
+        return Ok(false);
+    }
+    cluster::write_atomically(path, content, mode)?;
+    Ok(before.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Place {
+        _dir: tempfile::TempDir,
+        paths: Paths,
+        cluster: Cluster,
+    }
+
+    fn place() -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { state: dir.path().join("state"), run: dir.path().join("run") };
+        fs::create_dir_all(&paths.state).unwrap();
+        let cluster = serde_json::from_value(serde_json::json!({"name": "try", "index": 7, "nodes": 1})).unwrap();
+        Place { _dir: dir, paths, cluster }
+    }
+
+    fn file(place: &Place, text: &str) -> Option<PathBuf> {
+        let path = place.paths.state.join("given.yaml");
+        fs::write(&path, text).unwrap();
+        Some(path)
+    }
+
+    #[test]
+    fn a_second_time_changes_nothing() {
+        let place = place();
+        let nothing = Given { server_config: None, agent_config: None };
+        assert!(!nothing.write(&place.cluster, &place.paths).unwrap(), "there was nothing before");
+        let token = fs::read(place.paths.join_token()).unwrap();
+        assert!(!nothing.write(&place.cluster, &place.paths).unwrap());
+        assert_eq!(fs::read(place.paths.join_token()).unwrap(), token);
+    }
+
+    #[test]
+    fn what_is_given_is_kept_and_addresses_are_the_clusters() {
+        let place = place();
+        let nothing = Given { server_config: None, agent_config: None };
+        nothing.write(&place.cluster, &place.paths).unwrap();
+        let before = server::read(&place.paths.server_config()).unwrap();
+        let given = file(&place, "clusterDomain: example.org\nport: 1\n");
+        let given = Given { server_config: given, agent_config: None };
+        assert!(given.write(&place.cluster, &place.paths).unwrap());
+        assert!(!nothing.write(&place.cluster, &place.paths).unwrap(), "it is kept");
+        let after = server::read(&place.paths.server_config()).unwrap();
+        let expected = ServerConfig { cluster_domain: "example.org".into(), ..before };
+        assert_eq!(after, expected);
+    }
+
+    #[test]
+    fn a_mistake_is_named_and_nothing_is_written() {
+        let place = place();
+        let given = file(&place, "tunel: always\n");
+        let given = Given { server_config: None, agent_config: given };
+        let error = format!("{:#}", given.write(&place.cluster, &place.paths).unwrap_err());
+        assert!(error.contains("tunel"), "{error}");
+        assert!(!place.paths.server_config().exists());
+    }
+}
