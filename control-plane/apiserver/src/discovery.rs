@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use xebec_schema::registry::Registry;
 use xebec_schema::status::Status;
-use xebec_schema::{discovery, openapi};
+use xebec_schema::{convert, discovery, openapi};
 
 use crate::body::Body;
 use crate::chain;
@@ -250,7 +250,7 @@ async fn health(server: &Shared, segments: &[&str], query: &Query) -> Response<B
 
 fn metrics(server: &Shared, registry: &Registry) -> String {
     let mut objects = Vec::new();
-    for row in registry.iter().filter(|row| !row.virtual_kind && row.storage_group() == row.group) {
+    for row in registry.iter().filter(|row| !row.virtual_kind && !convert::is_converted(row)) {
         if let Some(cache) = server.cache.resource(&row.group, &row.plural) {
             objects.push((row.qualified_plural(), cache.len()));
         }

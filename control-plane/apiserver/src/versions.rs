@@ -16,7 +16,7 @@ pub fn stored(registry: &Registry, served: &Arc<Resource>) -> Arc<Resource> {
     if !convert::is_converted(served) {
         return served.clone();
     }
-    let stored = registry.get(served.storage_group(), &served.version, &served.plural);
+    let stored = registry.get(served.storage_group(), served.storage_version(), &served.plural);
     stored.unwrap_or(served).clone()
 }
 

@@ -102,7 +102,7 @@ fn list_subresource(row: &Resource, sub: &Subresource) -> Value {
 
 /// Tells in which form objects are stored, without telling the form (apiserver `discovery.StorageVersionHash`).
 fn storage_version_hash(row: &Resource) -> String {
-    let digest = Sha256::digest(format!("{}/{}/{}", row.storage_group(), row.version, row.kind));
+    let digest = Sha256::digest(format!("{}/{}/{}", row.storage_group(), row.storage_version(), row.kind));
     STANDARD.encode(&digest[..8])
 }
 

@@ -8,6 +8,7 @@
 pub mod cel;
 pub mod columns;
 pub mod convert;
+pub mod cron;
 pub mod custom;
 pub mod decode;
 pub mod defaults;

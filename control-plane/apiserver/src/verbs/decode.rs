@@ -178,8 +178,12 @@ pub fn checked(call: &mut Call, value: Value, duplicates: Vec<String>) -> Result
     };
     let mut object = typed(call, &expected, value, duplicates)?;
     defaults::apply(&resource, &mut object);
-    (resource.strategy.default)(&mut object);
-    convert::to_stored(&resource, &mut object);
+    if convert::is_converted(&resource) {
+        convert::to_stored(&resource, &mut object);
+        // What the stored version has, and the served one cannot say.
+        let stored = call.stored.clone();
+        defaults::apply(&stored, &mut object);
+    }
     Ok(object)
 }
 

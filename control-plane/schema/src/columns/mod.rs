@@ -6,6 +6,8 @@ mod admin;
 mod duration;
 mod network;
 mod pod;
+mod policy;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod workloads;
@@ -47,6 +49,42 @@ pub fn columns(group: &str, kind: &str) -> &'static [Column] {
         ("certificates.k8s.io", "CertificateSigningRequest") => admin::CERTIFICATE_SIGNING_REQUEST,
         ("scheduling.k8s.io", "PriorityClass") => admin::PRIORITY_CLASS,
         ("node.k8s.io", "RuntimeClass") => admin::RUNTIME_CLASS,
+        ("", "ReplicationController") => workloads::REPLICATION_CONTROLLER,
+        ("batch", "CronJob") => workloads::CRON_JOB,
+        ("", "PersistentVolume") => storage::PERSISTENT_VOLUME,
+        ("", "PersistentVolumeClaim") => storage::PERSISTENT_VOLUME_CLAIM,
+        ("autoscaling", "HorizontalPodAutoscaler") => policy::HORIZONTAL_POD_AUTOSCALER,
+        ("admissionregistration.k8s.io", kind) => match kind {
+            "ValidatingAdmissionPolicy" => policy::VALIDATING_ADMISSION_POLICY,
+            "MutatingAdmissionPolicy" => policy::MUTATING_ADMISSION_POLICY,
+            "ValidatingAdmissionPolicyBinding" | "MutatingAdmissionPolicyBinding" => policy::ADMISSION_POLICY_BINDING,
+            _ => policy::WEBHOOK_CONFIGURATION,
+        },
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => policy::FLOW_SCHEMA,
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => policy::PRIORITY_LEVEL,
+        ("networking.k8s.io", kind) => match kind {
+            "Ingress" => network::INGRESS,
+            "IngressClass" => network::INGRESS_CLASS,
+            "NetworkPolicy" => network::NETWORK_POLICY,
+            "ServiceCIDR" => network::SERVICE_CIDR,
+            _ => network::IP_ADDRESS,
+        },
+        ("resource.k8s.io", kind) => match kind {
+            "ResourceClaim" => policy::RESOURCE_CLAIM,
+            "ResourceSlice" => policy::RESOURCE_SLICE,
+            _ => policy::NAME_AND_AGE,
+        },
+        ("storage.k8s.io", kind) => match kind {
+            "CSIDriver" => storage::CSI_DRIVER,
+            "CSINode" => storage::CSI_NODE,
+            "CSIStorageCapacity" => storage::CSI_STORAGE_CAPACITY,
+            "StorageClass" => storage::STORAGE_CLASS,
+            "VolumeAttachment" => storage::VOLUME_ATTACHMENT,
+            _ => storage::VOLUME_ATTRIBUTES_CLASS,
+        },
+        ("certificates.k8s.io", "ClusterTrustBundle") => policy::CLUSTER_TRUST_BUNDLE,
+        ("certificates.k8s.io", "PodCertificateRequest") => policy::NAME_AND_AGE,
+        ("storagemigration.k8s.io", "StorageVersionMigration") => policy::STORAGE_VERSION_MIGRATION,
         _ => DEFAULT,
     }
 }
@@ -107,6 +145,10 @@ fn parse_time(timestamp: &Value) -> Option<Timestamp> {
 
 fn or_none(text: &str) -> String {
     if text.is_empty() { "<none>".to_owned() } else { text.to_owned() }
+}
+
+fn or_unset(text: &str) -> String {
+    if text.is_empty() { "<unset>".to_owned() } else { text.to_owned() }
 }
 
 /// `a=1,b=2`, or `<none>` (apimachinery `labels.FormatLabels`).

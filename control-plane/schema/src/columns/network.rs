@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{AGE, NAME, at_most_three, column, format_labels, or_none, wide};
-use crate::kinds::json::{int, list, text};
+use super::{AGE, NAME, at_most_three, column, format_labels, format_selector, or_none, wide};
+use crate::kinds::json::{at, int, list, text};
 use crate::resource::Column;
 
 pub(super) const SERVICE: &[Column] = &[
@@ -32,6 +32,79 @@ pub(super) const ENDPOINT_SLICE: &[Column] = &[
     }),
     AGE,
 ];
+
+pub(super) const INGRESS: &[Column] = &[
+    NAME,
+    column("Class", "string", "Which controller serves it", |o, _| or_none(text(o, "spec.ingressClassName")).into()),
+    column("Hosts", "string", "For which hosts", |o, _| hosts(o).into()),
+    column("Address", "string", "Where it is reached", |o, _| {
+        let points: BTreeSet<_> = list(o, "status.loadBalancer.ingress")
+            .iter()
+            .map(|i| if text(i, "ip").is_empty() { text(i, "hostname") } else { text(i, "ip") })
+            .filter(|address| !address.is_empty())
+            .collect();
+        points.into_iter().collect::<Vec<_>>().join(",").into()
+    }),
+    column("Ports", "string", "On which ports", |o, _| {
+        if list(o, "spec.tls").is_empty() { "80" } else { "80, 443" }.into()
+    }),
+    AGE,
+];
+
+pub(super) const INGRESS_CLASS: &[Column] = &[
+    NAME,
+    column("Controller", "string", "Who serves ingresses of this class", |o, _| text(o, "spec.controller").into()),
+    column("Parameters", "string", "What the controller is to know", |o, _| match at(o, "spec.parameters") {
+        Value::Null => "<none>".into(),
+        parameters => {
+            let (kind, name) = (text(parameters, "kind"), text(parameters, "name"));
+            match text(parameters, "apiGroup") {
+                "" => format!("{kind}/{name}").into(),
+                group => format!("{kind}.{group}/{name}").into(),
+            }
+        }
+    }),
+    AGE,
+];
+
+pub(super) const NETWORK_POLICY: &[Column] = &[
+    NAME,
+    column("Pod-Selector", "string", "Which pods it is for", |o, _| format_selector(o, "spec.podSelector").into()),
+    AGE,
+];
+
+pub(super) const SERVICE_CIDR: &[Column] = &[
+    NAME,
+    column("CIDRs", "string", "From which services get their addresses", |o, _| {
+        list(o, "spec.cidrs").iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",").into()
+    }),
+    AGE,
+];
+
+pub(super) const IP_ADDRESS: &[Column] = &[
+    NAME,
+    column("ParentRef", "string", "Whose it is", |o, _| {
+        let parent = at(o, "spec.parentRef");
+        let parts = ["group", "resource", "namespace", "name"].map(|key| text(parent, key));
+        let [group, resource, namespace, name] = parts;
+        let resource = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+        let place = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+        format!("{resource}/{place}{name}").into()
+    }),
+];
+
+/// How many hosts are shown.
+const HOSTS_SHOWN: usize = 3;
+
+fn hosts(ingress: &Value) -> String {
+    let rules = list(ingress, "spec.rules");
+    let named: Vec<_> = rules.iter().map(|r| text(r, "host")).filter(|h| !h.is_empty()).collect();
+    if named.is_empty() {
+        return "*".to_owned();
+    }
+    let shown = named[..named.len().min(HOSTS_SHOWN)].join(",");
+    if named.len() > HOSTS_SHOWN { format!("{shown} + {} more...", rules.len() - HOSTS_SHOWN) } else { shown }
+}
 
 fn external_ip(service: &Value) -> String {
     let external: Vec<_> = list(service, "spec.externalIPs").iter().filter_map(Value::as_str).collect();

@@ -6,11 +6,11 @@ use crate::table::{Include, render, without_columns};
 
 const NOW: &str = "2026-01-02T03:04:05Z";
 
-fn resource(group: &'static str, kind: &'static str) -> Resource {
+fn resource(group: &str, kind: &str) -> Resource {
     Resource {
-        group: group.into(),
+        group: group.to_owned().into(),
         version: "v1".into(),
-        kind: kind.into(),
+        kind: kind.to_owned().into(),
         list_kind: format!("{kind}List").into(),
         plural: format!("{}s", kind.to_lowercase()).into(),
         singular: kind.to_lowercase().into(),
@@ -28,9 +28,12 @@ fn resource(group: &'static str, kind: &'static str) -> Resource {
 }
 
 /// The objects of a fixture as `kubectl get -o wide` lays them out.
-fn table(group: &'static str, kind: &'static str, fixture: &str) -> String {
-    let objects: Vec<Value> = serde_saphyr::from_multiple(fixture).unwrap();
-    let table = render(&resource(group, kind), &objects, NOW.parse().unwrap(), Include::None, Value::Null);
+fn table(group: &str, kind: &str, fixture: &str) -> String {
+    laid_out(&resource(group, kind), &serde_saphyr::from_multiple::<Value>(fixture).unwrap())
+}
+
+fn laid_out(resource: &Resource, objects: &[Value]) -> String {
+    let table = render(resource, objects, NOW.parse().unwrap(), Include::None, Value::Null);
     let titles = table["columnDefinitions"].as_array().unwrap().iter();
     let mut lines: Vec<Vec<String>> = vec![
         titles
@@ -108,6 +111,28 @@ fn the_rest() {
         let documents = text.split("---\n").filter(|d| d.contains(&format!("kind: {kind}\n"))).collect::<Vec<_>>();
         table(group, kind, &documents.join("---\n"))
     });
+    insta::assert_snapshot!(tables.join("\n\n"));
+}
+
+/// Kinds that have a fixture of their own above.
+const ELSEWHERE: [&str; 8] = ["Pod", "Service", "Node", "Deployment", "Job", "Event", "EndpointSlice", "Secret"];
+
+/// Every kind that there is, by the objects with which the strategies are tested.
+#[test]
+fn every_other_kind() {
+    let text = include_str!("../kinds/fixtures/everything.yaml");
+    let mut tables = Vec::new();
+    for row in crate::registry::Registry::builtin().iter().filter(|row| !row.virtual_kind) {
+        if ELSEWHERE.contains(&row.kind.as_ref()) {
+            continue;
+        }
+        let head = format!("apiVersion: {}\nkind: {}\n", row.api_version(), row.kind);
+        let documents: Vec<_> = text.split("---\n").filter(|d| d.starts_with(&head)).collect();
+        assert!(!documents.is_empty(), "no object of {head} in everything.yaml");
+        let mut objects: Vec<Value> = serde_saphyr::from_multiple(&documents.join("---\n")).unwrap();
+        objects.iter_mut().for_each(|object| crate::defaults::apply(row, object));
+        tables.push(format!("# {} {}\n{}", row.api_version(), row.plural, laid_out(row, &objects)));
+    }
     insta::assert_snapshot!(tables.join("\n\n"));
 }
 

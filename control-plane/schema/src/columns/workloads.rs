@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{AGE, NAME, column, containers, format_labels, format_selector, human_duration, parse_time, wide};
+use super::{
+    AGE, NAME, column, containers, format_labels, format_selector, human_duration, or_none, parse_time, since, wide,
+};
 use crate::kinds::json::{at, has, int, list, text};
 use crate::resource::Column;
 
@@ -46,6 +48,43 @@ pub(super) const REPLICA_SET: &[Column] = &[
     CONTAINERS,
     IMAGES,
     SELECTOR,
+];
+
+pub(super) const REPLICATION_CONTROLLER: &[Column] = &[
+    NAME,
+    column("Desired", "integer", "How many pods are wanted", |o, _| count(o, "spec.replicas")),
+    column("Current", "integer", "How many pods there are", |o, _| count(o, "status.replicas")),
+    column("Ready", "integer", "How many pods are ready", |o, _| count(o, "status.readyReplicas")),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+    wide("Selector", "string", "Which pods belong to it", |o, _| format_labels(o, "spec.selector").into()),
+];
+
+pub(super) const CRON_JOB: &[Column] = &[
+    NAME,
+    column("Schedule", "string", "When it makes jobs", |o, _| text(o, "spec.schedule").into()),
+    column("Timezone", "string", "By which clock", |o, _| or_none(text(o, "spec.timeZone")).into()),
+    column("Suspend", "boolean", "Whether it rests", |o, _| match at(o, "spec.suspend") {
+        Value::Bool(true) => "True".into(),
+        Value::Bool(false) => "False".into(),
+        _ => "<unset>".into(),
+    }),
+    column("Active", "integer", "How many of its jobs run", |o, _| list(o, "status.active").len().into()),
+    column("Last Schedule", "string", "When it last made a job", |o, now| match at(o, "status.lastScheduleTime") {
+        Value::Null => "<none>".into(),
+        time => since(time, now).into(),
+    }),
+    AGE,
+    wide("Containers", "string", "Names of the template's containers", |o, _| {
+        containers(at(o, "spec.jobTemplate.spec.template.spec"), "name").into()
+    }),
+    wide("Images", "string", "Images of the template's containers", |o, _| {
+        containers(at(o, "spec.jobTemplate.spec.template.spec"), "image").into()
+    }),
+    wide("Selector", "string", "Which pods belong to its jobs", |o, _| {
+        format_selector(o, "spec.jobTemplate.spec.selector").into()
+    }),
 ];
 
 pub(super) const DAEMON_SET: &[Column] = &[

@@ -17,33 +17,48 @@ pub(crate) mod checks;
 pub(crate) mod json;
 pub(crate) mod pod_spec;
 
+mod admission_policy;
+mod autoscaler;
 mod certificate_signing_request;
 mod config_map;
 mod controller_revision;
+mod cron_job;
 mod daemon_set;
 mod deployment;
+mod devices;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod flow_control;
+mod ingress;
 mod job;
 mod lease;
 mod limit_range;
 mod namespace;
+mod network_policy;
 mod node;
+mod persistent_volume;
+mod persistent_volume_claim;
 mod pod;
 mod pod_disruption_budget;
 mod pod_template;
 mod priority_class;
 mod rbac;
 mod replica_set;
+mod replication_controller;
 mod resource_quota;
 mod runtime_class;
 mod secret;
 mod service;
 mod service_account;
+mod service_cidr;
 mod stateful_set;
+mod storage;
+mod storage_migration;
 #[cfg(test)]
 mod tests;
+mod trust;
+mod webhook_configuration;
 
 use serde_json::{Value, json};
 
@@ -80,6 +95,52 @@ pub fn strategy(group: &str, kind: &str) -> Strategy {
         ("scheduling.k8s.io", "PriorityClass") => priority_class::STRATEGY,
         ("policy", "PodDisruptionBudget") => pod_disruption_budget::STRATEGY,
         ("node.k8s.io", "RuntimeClass") => runtime_class::STRATEGY,
+        ("", "PersistentVolume") => persistent_volume::STRATEGY,
+        ("", "PersistentVolumeClaim") => persistent_volume_claim::STRATEGY,
+        ("", "ReplicationController") => replication_controller::STRATEGY,
+        ("admissionregistration.k8s.io", kind) => admission(kind),
+        ("autoscaling", "HorizontalPodAutoscaler") => autoscaler::STRATEGY,
+        ("batch", "CronJob") => cron_job::STRATEGY,
+        ("certificates.k8s.io", "ClusterTrustBundle") => trust::BUNDLE,
+        ("certificates.k8s.io", "PodCertificateRequest") => trust::POD_REQUEST,
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => flow_control::FLOW_SCHEMA,
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => flow_control::PRIORITY_LEVEL,
+        ("networking.k8s.io", "Ingress") => ingress::INGRESS,
+        ("networking.k8s.io", "IngressClass") => ingress::CLASS,
+        ("networking.k8s.io", "NetworkPolicy") => network_policy::STRATEGY,
+        ("networking.k8s.io", "ServiceCIDR") => service_cidr::SERVICE_CIDR,
+        ("networking.k8s.io", "IPAddress") => service_cidr::IP_ADDRESS,
+        ("resource.k8s.io", "DeviceClass") => devices::DEVICE_CLASS,
+        ("resource.k8s.io", "DeviceTaintRule") => devices::TAINT_RULE,
+        ("resource.k8s.io", "ResourceClaim") => devices::CLAIM,
+        ("resource.k8s.io", "ResourceClaimTemplate") => devices::CLAIM_TEMPLATE,
+        ("resource.k8s.io", "ResourceSlice") => devices::SLICE,
+        ("storage.k8s.io", kind) => of_storage(kind),
+        ("storagemigration.k8s.io", "StorageVersionMigration") => storage_migration::STRATEGY,
+        _ => PLAIN,
+    }
+}
+
+fn admission(kind: &str) -> Strategy {
+    match kind {
+        "MutatingWebhookConfiguration" => webhook_configuration::MUTATING,
+        "ValidatingWebhookConfiguration" => webhook_configuration::VALIDATING,
+        "MutatingAdmissionPolicy" => admission_policy::MUTATING,
+        "MutatingAdmissionPolicyBinding" => admission_policy::MUTATING_BINDING,
+        "ValidatingAdmissionPolicy" => admission_policy::VALIDATING,
+        "ValidatingAdmissionPolicyBinding" => admission_policy::VALIDATING_BINDING,
+        _ => PLAIN,
+    }
+}
+
+fn of_storage(kind: &str) -> Strategy {
+    match kind {
+        "CSIDriver" => storage::CSI_DRIVER,
+        "CSINode" => storage::CSI_NODE,
+        "CSIStorageCapacity" => storage::CSI_STORAGE_CAPACITY,
+        "StorageClass" => storage::STORAGE_CLASS,
+        "VolumeAttachment" => storage::VOLUME_ATTACHMENT,
+        "VolumeAttributesClass" => storage::ATTRIBUTES_CLASS,
         _ => PLAIN,
     }
 }

@@ -28,25 +28,37 @@ macro_rules! types {
 
 /// Every kind of the table and of its subresources. A test holds this against the table.
 const TYPES: &[Type] = types! {
-    apps::v1::{ControllerRevision, Deployment, ReplicaSet},
+    admissionregistration::v1::{
+        MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, MutatingWebhookConfiguration,
+        ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
+    },
+    apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
     authentication::v1::{SelfSubjectReview, TokenRequest, TokenReview},
     authorization::v1::{
         LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
     },
-    autoscaling::v1::{Scale},
-    batch::v1::{Job},
-    certificates::v1::{CertificateSigningRequest},
+    autoscaling::v1::{HorizontalPodAutoscaler, Scale},
+    autoscaling::v2::{HorizontalPodAutoscaler},
+    batch::v1::{CronJob, Job},
+    certificates::v1::{CertificateSigningRequest, ClusterTrustBundle, PodCertificateRequest},
     coordination::v1::{Lease},
     core::v1::{
-        Binding, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, Pod, PodTemplate, Secret, Service,
-        ServiceAccount,
+        Binding, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+        PodTemplate, ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
     },
     discovery::v1::{EndpointSlice},
     events::v1::{Event},
+    flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration},
+    networking::v1::{IPAddress, Ingress, IngressClass, NetworkPolicy, ServiceCIDR},
     node::v1::{RuntimeClass},
     policy::v1::{Eviction, PodDisruptionBudget},
     rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
+    resource::v1::{DeviceClass, DeviceTaintRule, ResourceClaim, ResourceClaimTemplate, ResourceSlice},
     scheduling::v1::{PriorityClass},
+    storage::v1::{
+        CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass,
+    },
+    storagemigration::v1::{StorageVersionMigration},
 };
 
 /// The definition of what a subresource exchanges; `None` for a connection.

@@ -21,7 +21,7 @@ pub struct Registry {
 }
 
 /// The groups that upstream names first in discovery, in its order of priority; the core group before all.
-const GROUP_ORDER: [&str; 20] = [
+const GROUP_ORDER: [&str; 23] = [
     "",
     "apiregistration.k8s.io",
     "apps",
@@ -42,6 +42,9 @@ const GROUP_ORDER: [&str; 20] = [
     "node.k8s.io",
     "discovery.k8s.io",
     "flowcontrol.apiserver.k8s.io",
+    "internal.apiserver.k8s.io",
+    "resource.k8s.io",
+    "storagemigration.k8s.io",
 ];
 
 fn group_rank(group: &str) -> usize {
@@ -192,6 +195,12 @@ impl Resource {
     /// events are the core group's, in other words (see [`crate::convert`]).
     pub fn storage_group(&self) -> &str {
         if self.group == "events.k8s.io" { "" } else { &self.group }
+    }
+
+    /// The version in which objects of this kind are stored. Only autoscalers have more than one that is served by
+    /// itself; what they have in common is in `autoscaling/v2`.
+    pub fn storage_version(&self) -> &str {
+        if self.group == "autoscaling" { "v2" } else { &self.version }
     }
 }
 

@@ -20,7 +20,8 @@ pub(crate) fn check_taint_effect(errors: &mut ErrorList, object: &Value, may_be_
     }
 }
 
-pub(super) fn check_tolerations(errors: &mut ErrorList, tolerations: &[Value], path: &Path) {
+/// Which taints a pod, or a runtime class, puts up with.
+pub(crate) fn check_tolerations(errors: &mut ErrorList, tolerations: &[Value], path: &Path) {
     for (index, toleration) in tolerations.iter().enumerate() {
         let path = path.index(index);
         let (key, value) = (text(toleration, "key"), text(toleration, "value"));
@@ -80,20 +81,24 @@ fn check_weight(errors: &mut ErrorList, weighted: &Value, path: &Path) {
 fn check_node_affinity(errors: &mut ErrorList, affinity: &Value, path: &Path) {
     let key = "requiredDuringSchedulingIgnoredDuringExecution";
     if has(affinity, key) {
-        let (required, path) = (at(affinity, key), path.child(key).child("nodeSelectorTerms"));
-        let terms = list(required, "nodeSelectorTerms");
-        if terms.is_empty() {
-            errors.push(Error::required(path.clone(), "must have at least one node selector term"));
-        }
-        for (index, term) in terms.iter().enumerate() {
-            check_node_term(errors, term, &path.index(index));
-        }
+        check_node_selector(errors, at(affinity, key), &path.child(key));
     }
     let key = "preferredDuringSchedulingIgnoredDuringExecution";
     for (index, weighted) in list(affinity, key).iter().enumerate() {
         let path = path.child(key).index(index);
         check_weight(errors, weighted, &path);
         check_node_term(errors, at(weighted, "preference"), &path.child("preference"));
+    }
+}
+
+/// A selector of nodes, as volumes and devices have.
+pub(crate) fn check_node_selector(errors: &mut ErrorList, selector: &Value, path: &Path) {
+    let (terms, path) = (list(selector, "nodeSelectorTerms"), path.child("nodeSelectorTerms"));
+    if terms.is_empty() {
+        errors.push(Error::required(path.clone(), "must have at least one node selector term"));
+    }
+    for (index, term) in terms.iter().enumerate() {
+        check_node_term(errors, term, &path.index(index));
     }
 }
 

@@ -1,8 +1,13 @@
 //! Jobs (`pkg/apis/batch`, `pkg/registry/batch/job`).
 
+mod policies;
+
 use serde_json::{Value, json};
 
-use super::checks::{check_selector, immutable, not_negative, one_of, required_one_of, selector_matches};
+use super::checks::{
+    check_selector, dns_label_problems, dns_subdomain_problems, immutable, not_negative, one_of, report,
+    required_one_of, selector_matches,
+};
 use super::deployment::template_warnings;
 use super::json::{at, default_to, has, int, object_mut, same, set, text, truth, unset, within};
 use super::{clear_status, keep_status, pod_spec};
@@ -24,9 +29,21 @@ pub(super) const STRATEGY: Strategy = Strategy {
 
 /// Upstream's bounds.
 const MAX_INDEXED_PARALLELISM: i64 = 100_000;
+const MAX_FAILED_INDEXES: i64 = 100_000;
+/// With more completions than this, upstream keeps the list of failed indexes shorter.
+const MANY_COMPLETIONS: i64 = 100_000;
+const MAX_FAILED_OF_MANY: i64 = 10_000;
+const MAX_PARALLELISM_OF_MANY: i64 = 10_000;
+const MAX_MANAGER_BYTES: usize = 63;
 
 fn default(job: &mut Value) {
     let Some(spec) = job.get_mut("spec").filter(|s| s.is_object()) else { return };
+    default_spec(spec);
+    label_like_template(job);
+}
+
+/// The defaults of a job's spec.
+pub(super) fn default_spec(spec: &mut Value) {
     // Neither: one pod. Parallelism alone: a work queue, where any success completes the job.
     if !has(spec, "completions") && !has(spec, "parallelism") {
         default_to(spec, "completions", 1);
@@ -42,7 +59,6 @@ fn default(job: &mut Value) {
     if let Some(template) = spec.get_mut("template") {
         pod_spec::default_template(template);
     }
-    label_like_template(job);
 }
 
 /// A job without labels has those of its pods.
@@ -88,13 +104,51 @@ fn validate(job: &Value) -> ErrorList {
     let mut errors = Vec::new();
     let (spec, path) = (at(job, "spec"), Path::new("spec"));
     check_generated_selector(&mut errors, job, &path);
-    for key in ["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished"] {
-        not_negative(&mut errors, spec, &path, key);
+    check_pod_names(&mut errors, job);
+    check_spec(&mut errors, spec, &path);
+    errors
+}
+
+/// The pods of an indexed job have its name and their index for a host name.
+fn check_pod_names(errors: &mut ErrorList, job: &Value) {
+    let (name, completions) = (text(job, "metadata.name"), int(job, "spec.completions").unwrap_or_default());
+    if text(job, "spec.completionMode") != "Indexed" || completions <= 0 {
+        return;
     }
-    check_completion_mode(&mut errors, spec, &path);
-    one_of(&mut errors, spec, &path, "podReplacementPolicy", &["Failed", "TerminatingOrFailed"]);
+    let host = format!("{name}-{}", completions - 1);
+    if !dns_label_problems(&host).is_empty() {
+        let detail = format!("will not able to create pod with invalid DNS label: {host}");
+        errors.push(Error::invalid(Path::new("metadata").child("name"), name, detail));
+    }
+}
+
+/// Everything wrong with a job's spec, its selector excepted; also of one in a template.
+pub(super) fn check_spec(errors: &mut ErrorList, spec: &Value, path: &Path) {
+    for key in [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ] {
+        not_negative(errors, spec, path, key);
+    }
+    if has(spec, "maxFailedIndexes") && !has(spec, "backoffLimitPerIndex") {
+        errors.push(Error::required(path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified"));
+    }
+    if let Some(manager) = at(spec, "managedBy").as_str() {
+        check_manager(errors, manager, &path.child("managedBy"));
+    }
+    check_completion_mode(errors, spec, path);
+    policies::check_failure_policy(errors, spec, &path.child("podFailurePolicy"));
+    policies::check_success_policy(errors, spec, &path.child("successPolicy"));
+    let replacements: &[&str] =
+        if has(spec, "podFailurePolicy") { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
+    one_of(errors, spec, path, "podReplacementPolicy", replacements);
     let at_template = path.child("template");
-    pod_spec::check_template(&mut errors, at(spec, "template"), &at_template);
+    pod_spec::check_template(errors, at(spec, "template"), &at_template);
     let at_policy = at_template.child("spec").child("restartPolicy");
     match text(spec, "template.spec.restartPolicy") {
         "OnFailure" | "Never" => {}
@@ -103,12 +157,28 @@ fn validate(job: &Value) -> ErrorList {
         }
         other => errors.push(Error::not_supported(at_policy, other, &["OnFailure", "Never"])),
     }
-    if has(spec, "podFailurePolicy") && text(spec, "template.spec.restartPolicy") != "Never" {
-        let detail = "only \"Never\" is supported when podFailurePolicy is specified";
-        let policy = text(spec, "template.spec.restartPolicy");
-        errors.push(Error::invalid(at_template.child("spec.restartPolicy"), policy, detail));
+    for key in ["podFailurePolicy", "backoffLimitPerIndex"] {
+        if has(spec, key) && text(spec, "template.spec.restartPolicy") != "Never" {
+            let detail = format!("only \"Never\" is supported when {key} is specified");
+            let policy = text(spec, "template.spec.restartPolicy");
+            errors.push(Error::invalid(at_template.child("spec.restartPolicy"), policy, detail));
+        }
     }
-    errors
+}
+
+/// Who takes care of the job: a path below a domain.
+fn check_manager(errors: &mut ErrorList, manager: &str, path: &Path) {
+    match manager.split_once('/') {
+        Some((domain, rest)) if !rest.is_empty() => report(errors, path, manager, dns_subdomain_problems(domain)),
+        _ => errors.push(Error::invalid(
+            path.clone(),
+            manager,
+            "must be a domain-prefixed path (such as \"acme.io/foo\")",
+        )),
+    }
+    if manager.len() > MAX_MANAGER_BYTES {
+        errors.push(Error::too_long(path.clone(), MAX_MANAGER_BYTES));
+    }
 }
 
 fn check_generated_selector(errors: &mut ErrorList, job: &Value, path: &Path) {
@@ -137,10 +207,11 @@ fn check_generated_selector(errors: &mut ErrorList, job: &Value, path: &Path) {
 fn check_completion_mode(errors: &mut ErrorList, spec: &Value, path: &Path) {
     required_one_of(errors, spec, path, "completionMode", &["NonIndexed", "Indexed"]);
     if text(spec, "completionMode") != "Indexed" {
-        if has(spec, "backoffLimitPerIndex") {
-            let value = at(spec, "backoffLimitPerIndex").clone();
-            let detail = "requires indexed completion mode";
-            errors.push(Error::invalid(path.child("backoffLimitPerIndex"), value, detail));
+        for key in ["backoffLimitPerIndex", "maxFailedIndexes"] {
+            if has(spec, key) {
+                let detail = "requires indexed completion mode";
+                errors.push(Error::invalid(path.child(key), at(spec, key).clone(), detail));
+            }
         }
         return;
     }
@@ -150,6 +221,45 @@ fn check_completion_mode(errors: &mut ErrorList, spec: &Value, path: &Path) {
     }
     if let Some(parallelism) = int(spec, "parallelism").filter(|n| *n > MAX_INDEXED_PARALLELISM) {
         let detail = format!("must be less than or equal to {MAX_INDEXED_PARALLELISM} when completion mode is Indexed");
+        errors.push(Error::invalid(path.child("parallelism"), parallelism, detail));
+    }
+    check_failed_indexes(errors, spec, path);
+}
+
+fn check_failed_indexes(errors: &mut ErrorList, spec: &Value, path: &Path) {
+    let (completions, failed) = (int(spec, "completions"), int(spec, "maxFailedIndexes"));
+    let at_failed = path.child("maxFailedIndexes");
+    if let (Some(completions), Some(failed)) = (completions, failed)
+        && failed > completions
+    {
+        errors.push(Error::invalid(at_failed.clone(), failed, "must be less than or equal to completions"));
+    }
+    if let Some(failed) = failed.filter(|n| *n > MAX_FAILED_INDEXES) {
+        let detail = format!("must be less than or equal to {MAX_FAILED_INDEXES}");
+        errors.push(Error::invalid(at_failed.clone(), failed, detail));
+    }
+    if !has(spec, "backoffLimitPerIndex") || completions.is_none_or(|n| n <= MANY_COMPLETIONS) {
+        return;
+    }
+    match failed {
+        None => {
+            let detail = format!("must be specified when completions is above {MANY_COMPLETIONS}");
+            errors.push(Error::required(at_failed, detail));
+        }
+        Some(failed) if failed > MAX_FAILED_OF_MANY => {
+            let detail = format!(
+                "must be less than or equal to {MAX_FAILED_OF_MANY} when completions are above {MANY_COMPLETIONS} and \
+                 used with backoff limit per index"
+            );
+            errors.push(Error::invalid(at_failed, failed, detail));
+        }
+        Some(_) => {}
+    }
+    if let Some(parallelism) = int(spec, "parallelism").filter(|n| *n > MAX_PARALLELISM_OF_MANY) {
+        let detail = format!(
+            "must be less than or equal to {MAX_PARALLELISM_OF_MANY} when completions are above {MANY_COMPLETIONS} and \
+             used with backoff limit per index"
+        );
         errors.push(Error::invalid(path.child("parallelism"), parallelism, detail));
     }
 }

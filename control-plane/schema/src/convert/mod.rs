@@ -1,5 +1,10 @@
-//! Kinds that are served in two groups and stored in one: events. `events.k8s.io/v1` names the fields of the core
-//! group's events differently (upstream `pkg/apis/events/v1/conversion.go`).
+//! Kinds that are served in several forms and stored in one.
+//!
+//! - Events: `events.k8s.io/v1` names the fields of the core group's events differently (upstream
+//!   `pkg/apis/events/v1/conversion.go`).
+//! - Autoscalers: `autoscaling/v1` knows one metric; the others are annotations of its objects.
+
+mod autoscaling;
 
 use serde_json::Value;
 
@@ -18,20 +23,26 @@ const EVENT_FIELDS: [(&str, &str); 7] = [
 
 /// Whether objects of this kind are stored in another form than they are served.
 pub fn is_converted(resource: &Resource) -> bool {
-    resource.storage_group() != resource.group
+    resource.storage_group() != resource.group || resource.storage_version() != resource.version
 }
 
 /// From the served form to the stored one.
 pub fn to_stored(resource: &Resource, object: &mut Value) {
     if is_converted(resource) {
-        rename(object, "v1", EVENT_FIELDS.map(|(served, stored)| (served, stored)));
+        match resource.group.as_ref() {
+            "autoscaling" => autoscaling::to_v2(object),
+            _ => rename(object, "v1", EVENT_FIELDS.map(|(served, stored)| (served, stored))),
+        }
     }
 }
 
 /// From the stored form to the served one.
 pub fn from_stored(resource: &Resource, object: &mut Value) {
     if is_converted(resource) {
-        rename(object, "events.k8s.io/v1", EVENT_FIELDS.map(|(served, stored)| (stored, served)));
+        match resource.group.as_ref() {
+            "autoscaling" => autoscaling::to_v1(object),
+            _ => rename(object, "events.k8s.io/v1", EVENT_FIELDS.map(|(served, stored)| (stored, served))),
+        }
     }
 }
 
