@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::checks::{dns_subdomain_problems, immutable, in_range, report, required};
 use super::json::{at, default_to, has, int, list, set, text, within};
 use crate::field::{Error, ErrorList, Path};
-use crate::resource::{PLAIN, Strategy};
+use crate::resource::{NameRule, PLAIN, Strategy};
 
 pub(super) const BUNDLE: Strategy = Strategy {
     validate: check_bundle,
@@ -18,6 +18,8 @@ pub(super) const BUNDLE: Strategy = Strategy {
         errors
     },
     fields: |bundle| vec![("spec.signerName", text(bundle, "spec.signerName").to_owned())],
+    // Colons stand for the signer's slash.
+    name: NameRule::PathSegment,
     ..PLAIN
 };
 
