@@ -73,6 +73,8 @@ pub struct AgentConfig {
     pub uplink: Option<String>,
     /// When to tunnel.
     pub tunnel: Tunnel,
+    /// Whether load balancer services return directly that do not say.
+    pub direct_return: bool,
     /// What the node offers, if not all that the machine has.
     pub allocatable: Option<Allocatable>,
     /// How many pods the node takes.
@@ -100,6 +102,7 @@ impl AgentConfig {
             logger: std::env::current_exe().unwrap_or_else(|_| "xebec".into()),
             uplink: None,
             tunnel: Tunnel::Auto,
+            direct_return: false,
             allocatable: None,
             pods_max: 110,
             pod_pids_max: None,
@@ -236,7 +239,10 @@ async fn start(
     let uid = node::register::register(&node, &rest).await;
     let events = crate::events::Recorder::start(rest.clone(), &config.node_name, clock.clone(), random.clone());
     let (network_problem, problem) = watch::channel(Some("the pod network is being set up".to_owned()));
-    let node_work = node::run(node, rest.clone(), uid, runtime.clone(), images.clone(), events, problem, clock.clone());
+    let (service_problem, services) = watch::channel(None);
+    let problems = node::Problems { network: problem, services };
+    let node_work =
+        node::run(node, rest.clone(), uid, runtime.clone(), images.clone(), events, problems, clock.clone());
 
     let pods_work = async {
         let cluster = cluster_facts(&rest).await?;
@@ -295,19 +301,14 @@ async fn start(
             node_address: config.node_ip,
             dns_port: DNS_PORT,
             dns_service: ("kube-system".to_owned(), "kube-dns".to_owned()),
+            host_addresses: network.local.addresses.iter().map(|ip| IpAddr::V4(*ip)).collect(),
+            pod_namespaces: config.run_dir.join("netns"),
+            direct_return: config.direct_return,
         };
-        let Network { services, peers, local, uplink, .. } = network;
-        let proxy_work = proxy::run(
-            proxy_config,
-            rest.clone(),
-            random.clone(),
-            services,
-            dns.names,
-            addresses,
-            synced,
-            ledger,
-            cancel.clone(),
-        );
+        let Network { services, sockets, peers, local, uplink, .. } = network;
+        let outputs = proxy::Outputs { names: dns.names, addresses, synced, ledger, problem: service_problem };
+        let proxy_work =
+            proxy::run(proxy_config, rest.clone(), random.clone(), services, sockets, outputs, cancel.clone());
         let peer_work = follow_nodes::run(
             local,
             uplink,

@@ -1,6 +1,7 @@
 //! `xebec bench`: the figures by which Xebec is measured, on this machine.
 
 mod api;
+mod control;
 mod figure;
 mod pods;
 mod server;
@@ -35,6 +36,8 @@ enum What {
     Pods(pods::Args),
     /// The API server under load: creates, GETs, lists, watchers, memory
     Api(api::Args),
+    /// How long services take to reach the kernel: all of a large cluster, and one changed endpoint in it; as root
+    Control(control::Args),
 }
 
 /// `xebec bench`. Fails if a figure misses its bound.
@@ -45,6 +48,7 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
             What::Start => start::run().await,
             What::Pods(pods) => pods::run(pods).await,
             What::Api(api) => api::run(api).await,
+            What::Control(control) => control::run(control).await,
         }
     })?;
     if args.json {

@@ -59,6 +59,8 @@ pub enum DropReason {
     NoPeer = 7,
     /// `externalTrafficPolicy: Local` and no endpoint on this node.
     NoLocalBackend = 8,
+    /// The client is in none of the service's `loadBalancerSourceRanges`.
+    SourceNotAllowed = 9,
     /// No policy of the destination allows it.
     PolicyIngress = 16,
     /// No policy of the source allows it.
@@ -70,7 +72,7 @@ impl DropReason {
     pub const COUNT: u32 = 24;
 
     /// Every reason.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NoBackend,
         Self::SpoofedSource,
         Self::NatPortsExhausted,
@@ -79,6 +81,7 @@ impl DropReason {
         Self::TtlExpired,
         Self::NoPeer,
         Self::NoLocalBackend,
+        Self::SourceNotAllowed,
         Self::PolicyIngress,
         Self::PolicyEgress,
     ];
@@ -94,6 +97,7 @@ impl DropReason {
             Self::TtlExpired => "ttl-expired",
             Self::NoPeer => "no-peer",
             Self::NoLocalBackend => "no-local-backend",
+            Self::SourceNotAllowed => "source-not-allowed",
             Self::PolicyIngress => "policy-ingress",
             Self::PolicyEgress => "policy-egress",
         }

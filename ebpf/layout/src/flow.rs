@@ -75,6 +75,34 @@ pub mod flow_flags {
     pub const POD_FINISHED: u8 = 4;
     /// A policy's connection: the peer sent its FIN.
     pub const PEER_FINISHED: u8 = 8;
+    /// Came through the tunnel from the node that the client addressed, and is answered directly.
+    pub const DIRECT_RETURN: u8 = 16;
+}
+
+/// A datagram in fragments: its later ones have no ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DatagramKey {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// The datagram's identification.
+    pub id: u16,
+    /// IP protocol.
+    pub proto: u8,
+    /// Zero.
+    pub padding: u8,
+}
+
+/// The ports that its first fragment has.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatagramPorts {
+    /// Source port.
+    pub src: Port,
+    /// Destination port.
+    pub dst: Port,
 }
 
 impl FlowKey {

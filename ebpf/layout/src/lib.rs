@@ -16,24 +16,31 @@ mod service;
 pub use address::{Addr, Port};
 pub use config::Config;
 pub use event::{DropReason, EVENT_DROP, EVENT_NEW_FLOW, Event};
-pub use flow::{Flow, FlowKey, FlowKind, flow_flags};
+pub use flow::{DatagramKey, DatagramPorts, Flow, FlowKey, FlowKind, flow_flags};
 pub use network::{LocalPod, Peer, lb_address_flags, node_address_flags, peer_flags};
 pub use policy::{Connection, DENY_ALL, Direction, FragmentKey, RuleKey, verdict};
 pub use service::{
-    Backend, Frontend, SCOPE_CLUSTER, SCOPE_EXTERNAL, Service, ServiceCounters, ServiceKey, SlotKey, SocketKey,
-    service_flags,
+    Affinity, AffinityKey, Backend, CLIENT_NAMESPACE, CLIENT_SOCKET, Chunk, ChunkKey, Frontend, MemberKey,
+    SCOPE_CLUSTER, SCOPE_EXTERNAL, SLOTS_PER_CHUNK, SOURCE_RANGE_BITS, Service, ServiceCounters, ServiceKey, SocketKey,
+    SourceRange, service_flags,
 };
 
 /// The version of this layout; part of the path where maps are pinned. Add one with every change that makes an
 /// existing map unreadable.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The maps' names, as they are pinned and as the programs' object file has them.
 pub mod map {
     /// [`super::ServiceKey`] to [`super::Service`].
     pub const SERVICES: &str = "SERVICES";
-    /// [`super::SlotKey`] to the id of a backend.
+    /// [`super::ChunkKey`] to [`super::Chunk`]: the slots of backend sets.
     pub const SLOTS: &str = "SLOTS";
+    /// [`super::MemberKey`] to 1, of sets whose clients stay with their backend.
+    pub const MEMBERS: &str = "MEMBERS";
+    /// [`super::AffinityKey`] to [`super::Affinity`].
+    pub const AFFINITY: &str = "AFFINITY";
+    /// Prefixes of [`super::SourceRange`] to 1.
+    pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
     /// A backend's id to [`super::Backend`].
     pub const BACKENDS: &str = "BACKENDS";
     /// [`super::Service::id`] to [`super::ServiceCounters`].
@@ -42,6 +49,8 @@ pub mod map {
     pub const SOCKETS: &str = "SOCKETS";
     /// [`super::FlowKey`] to [`super::Flow`].
     pub const FLOWS: &str = "FLOWS";
+    /// [`super::DatagramKey`] to [`super::DatagramPorts`].
+    pub const DATAGRAMS: &str = "DATAGRAMS";
     /// A pod's [`super::Addr`] to [`super::LocalPod`].
     pub const LOCAL_PODS: &str = "LOCAL_PODS";
     /// A prefix of addresses to the [`super::Peer`] that has them.
@@ -66,13 +75,17 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
 
     /// Those that outlive the agent. (`EVENTS` does too: a reader that reopens it goes on where it was.)
-    pub const PINNED: [&str; 17] = [
+    pub const PINNED: [&str; 21] = [
         SERVICES,
         SLOTS,
+        MEMBERS,
+        AFFINITY,
+        SOURCE_RANGES,
         BACKENDS,
         SERVICE_COUNTERS,
         SOCKETS,
         FLOWS,
+        DATAGRAMS,
         LOCAL_PODS,
         PEERS,
         NODE_ADDRESSES,
@@ -117,7 +130,12 @@ layout! {
     Port: size 2 align 2;
     ServiceKey: size 20 align 4;
     Service: size 20 align 4;
-    SlotKey: size 8 align 4;
+    ChunkKey: size 8 align 4;
+    Chunk: size 64 align 4;
+    MemberKey: size 8 align 4;
+    AffinityKey: size 20 align 4;
+    Affinity: size 8 align 4;
+    SourceRange: size 20 align 4;
     Backend: size 20 align 4;
     ServiceCounters: size 24 align 8;
     SocketKey: size 32 align 8;
@@ -128,6 +146,8 @@ layout! {
     RuleKey: size 20 align 4;
     Connection: size 12 align 4;
     FragmentKey: size 40 align 4;
+    DatagramKey: size 36 align 4;
+    DatagramPorts: size 4 align 2;
     Peer: size 28 align 4;
     Config: size 88 align 4;
     Event: size 64 align 8;

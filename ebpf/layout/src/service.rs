@@ -27,9 +27,9 @@ pub struct ServiceKey {
 pub struct Service {
     /// The service port's id: for counters and events.
     pub id: u32,
-    /// Which backend set: the first half of a [`SlotKey`].
+    /// Which backend set: the first half of a [`ChunkKey`].
     pub set: u32,
-    /// Number of slots in the set; with 0 the client is refused.
+    /// Number of slots in the set; with 0 the client is refused. A backend may have several slots (Maglev).
     pub count: u32,
     /// [`service_flags`].
     pub flags: u32,
@@ -42,18 +42,88 @@ pub mod service_flags {
     /// A client with no backend is dropped, not refused: `externalTrafficPolicy: Local` on a node without a backend,
     /// where another node is to answer.
     pub const DROP_IF_EMPTY: u32 = 1;
+    /// Only clients in [`crate::map::SOURCE_RANGES`] are served: `loadBalancerSourceRanges`.
+    pub const SOURCE_RANGES: u32 = 2;
+    /// A client stays with its backend while the set holds it: the set's [`super::MemberKey`]s are written.
+    pub const STICKY: u32 = 4;
+    /// A backend on another node answers the client itself (direct server return).
+    pub const DIRECT_RETURN: u32 = 8;
 }
 
-/// One slot of a backend set. Sets are written whole under a new number before a [`Service`] names it, and removed when
-/// none does.
+/// Some slots of a backend set, [`SLOTS_PER_CHUNK`] of them. Sets are written whole under a new number before a
+/// [`Service`] names it, and removed when none does.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SlotKey {
+pub struct ChunkKey {
     /// The set.
     pub set: u32,
-    /// `0..count`.
-    pub slot: u32,
+    /// A slot's number divided by [`SLOTS_PER_CHUNK`].
+    pub chunk: u32,
 }
+
+/// Slots in a [`Chunk`]: most services have fewer backends, so that a set is one entry.
+pub const SLOTS_PER_CHUNK: u32 = 16;
+
+/// The backends' ids in consecutive slots; 0 behind the last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Chunk(pub [u32; SLOTS_PER_CHUNK as usize]);
+
+/// Says that a set holds a backend.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemberKey {
+    /// The set.
+    pub set: u32,
+    /// The backend's id.
+    pub backend: u32,
+}
+
+/// A client of a service port, for which a backend is remembered.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AffinityKey {
+    /// Its address; for sockets of this node [`AffinityKey::local`], since their address is not chosen yet.
+    pub client: Addr,
+    /// [`Service::id`].
+    pub service: u32,
+}
+
+/// Clients behind sockets: by network namespace, for `sessionAffinity: ClientIP`.
+pub const CLIENT_NAMESPACE: u32 = 1;
+/// Clients behind sockets: the socket itself, for datagram sockets that are not connected.
+pub const CLIENT_SOCKET: u32 = 2;
+
+impl AffinityKey {
+    /// A client known by a cookie of the kernel's. The address cannot be anybody's (`::/96` is reserved, RFC 4291).
+    #[inline(always)]
+    pub const fn local(kind: u32, cookie: u64, service: u32) -> Self {
+        Self { client: Addr([0, kind, cookie as u32, (cookie >> 32) as u32]), service }
+    }
+}
+
+/// The backend that a client met.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// The backend's id.
+    pub backend: u32,
+    /// Kernel's monotonic clock at its last connection, in seconds.
+    pub last_seen_s: u32,
+}
+
+/// A range of clients that a service port serves; the data of a prefix of [`SOURCE_RANGE_BITS`] bits and the range's own.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceRange {
+    /// [`Service::id`].
+    pub service: u32,
+    /// The range's first address.
+    pub addr: Addr,
+}
+
+/// Bits in front of the address in a [`SourceRange`].
+pub const SOURCE_RANGE_BITS: u32 = 32;
 
 /// An endpoint.
 #[repr(C)]

@@ -53,6 +53,24 @@ pub enum Error {
         /// The kernel's reason.
         source: Box<aya::maps::MapError>,
     },
+    /// A map's entries could not be read or written.
+    #[error("eBPF map {map}: {source}")]
+    Entry {
+        /// Its name.
+        map: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// A map has no room.
+    #[error(
+        "eBPF map {map} is full: it holds {max_entries} entries (the cluster has more services, endpoints or addresses than a node of this build takes)"
+    )]
+    Full {
+        /// Its name.
+        map: &'static str,
+        /// How many entries it takes.
+        max_entries: u32,
+    },
     /// The object file lacks what it must have.
     #[error("the embedded eBPF object has no {0}: the build is broken, build again")]
     Missing(&'static str),

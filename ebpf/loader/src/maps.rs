@@ -1,56 +1,118 @@
 //! The maps, typed.
 
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
 use aya::Pod;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
 use xebec_ebpf_layout::{
-    Addr, Backend, Connection, DropReason, Event, Flow, FlowKey, Frontend, LocalPod, Peer, RuleKey, Service,
-    ServiceCounters, ServiceKey, SlotKey, SocketKey, map,
+    Addr, Affinity, AffinityKey, Backend, Chunk, ChunkKey, Connection, DatagramKey, DatagramPorts, DropReason, Event,
+    Flow, FlowKey, Frontend, LocalPod, MemberKey, Peer, RuleKey, Service, ServiceCounters, ServiceKey, SocketKey,
+    SourceRange, map,
 };
 
-use crate::Error;
+use crate::{Error, sys};
 
 /// A hash map in the kernel.
 #[derive(Debug)]
 pub struct Table<K, V> {
     name: &'static str,
-    inner: HashMap<MapData, K, V>,
+    data: MapData,
+    max_entries: u32,
+    of: PhantomData<fn(K) -> V>,
 }
+
+/// Entries for one system call.
+const BATCH: usize = 4_096;
 
 impl<K: Pod, V: Pod> Table<K, V> {
     fn new(name: &'static str, map: Map) -> Result<Self, Error> {
-        let inner = HashMap::try_from(map).map_err(failed(name))?;
-        Ok(Self { name, inner })
+        let (Map::HashMap(data) | Map::LruHashMap(data)) = map else { return Err(Error::Missing(name)) };
+        let info = data.info().map_err(failed(name))?;
+        if info.key_size() as usize != size_of::<K>() || info.value_size() as usize != size_of::<V>() {
+            return Err(Error::Missing(name));
+        }
+        Ok(Self { name, max_entries: info.max_entries(), data, of: PhantomData })
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.data.fd().as_fd()
+    }
+
+    fn failed(&self, source: io::Error) -> Error {
+        match source.raw_os_error() {
+            Some(libc::E2BIG | libc::ENOSPC) => Error::Full { map: self.name, max_entries: self.max_entries },
+            _ => Error::Entry { map: self.name, source },
+        }
+    }
+
+    /// The same map once more.
+    pub fn try_clone(&self) -> Result<Self, Error> {
+        let fd = self.fd().try_clone_to_owned().map_err(|e| self.failed(e))?;
+        let data = MapData::from_fd(fd).map_err(failed(self.name))?;
+        Ok(Self { name: self.name, data, max_entries: self.max_entries, of: PhantomData })
+    }
+
+    /// How many entries there is room for.
+    pub fn max_entries(&self) -> u32 {
+        self.max_entries
     }
 
     /// The value at `key`.
     pub fn get(&self, key: &K) -> Result<Option<V>, Error> {
-        match self.inner.get(key, 0) {
-            Ok(value) => Ok(Some(value)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(failed(self.name)(error)),
-        }
+        sys::lookup(self.fd(), key).map_err(|e| self.failed(e))
     }
 
     /// Adds or replaces, in one step for readers.
     pub fn insert(&mut self, key: &K, value: &V) -> Result<(), Error> {
-        self.inner.insert(key, value, 0).map_err(failed(self.name))
+        sys::insert(self.fd(), key, value).map_err(|e| self.failed(e))
+    }
+
+    /// Adds or replaces all of these, each in one step for readers.
+    pub fn insert_all(&mut self, entries: &[(K, V)]) -> Result<(), Error> {
+        if let [(key, value)] = entries {
+            return self.insert(key, value);
+        }
+        for some in entries.chunks(BATCH) {
+            let (keys, values): (Vec<K>, Vec<V>) = some.iter().copied().unzip();
+            sys::insert_all(self.fd(), &keys, &values).map_err(|e| self.failed(e))?;
+        }
+        Ok(())
     }
 
     /// Removes; a key that is not there is no error.
     pub fn remove(&mut self, key: &K) -> Result<(), Error> {
-        match self.inner.remove(key) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            Err(error) => Err(failed(self.name)(error)),
+        match sys::remove(self.fd(), key) {
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(self.failed(error)),
+            _ => Ok(()),
         }
+    }
+
+    /// Removes all of these; keys that are not there are no error.
+    pub fn remove_all(&mut self, mut keys: &[K]) -> Result<(), Error> {
+        while !keys.is_empty() {
+            let some = keys.len().min(BATCH);
+            let done = sys::remove_all(self.fd(), &keys[..some]).map_err(|e| self.failed(e))?;
+            // The batch ended at one that is not there.
+            keys = &keys[(done + usize::from(done < some)).min(keys.len())..];
+        }
+        Ok(())
     }
 
     /// All entries, in no order; those that come or go meanwhile may be missed.
     pub fn entries(&self) -> Result<Vec<(K, V)>, Error> {
-        self.inner.iter().collect::<Result<_, _>>().map_err(failed(self.name))
+        let mut all = Vec::new();
+        let mut place = None;
+        loop {
+            let (some, more) = sys::read(self.fd(), &mut place, BATCH).map_err(|e| self.failed(e))?;
+            all.extend(some);
+            if !more {
+                return Ok(all);
+            }
+        }
     }
 }
 
@@ -61,23 +123,33 @@ pub type Prefix<K = Addr> = (K, u32);
 #[derive(Debug)]
 pub struct Prefixes<V, K = Addr> {
     name: &'static str,
+    max_entries: u32,
     inner: LpmTrie<MapData, K, V>,
 }
 
 impl<V: Pod, K: Pod> Prefixes<V, K> {
     fn new(name: &'static str, map: Map) -> Result<Self, Error> {
+        let max_entries = match &map {
+            Map::LpmTrie(data) => data.info().map_err(failed(name))?.max_entries(),
+            _ => 0,
+        };
         let inner = LpmTrie::try_from(map).map_err(failed(name))?;
-        Ok(Self { name, inner })
+        Ok(Self { name, max_entries, inner })
     }
 
-    /// Adds or replaces. `length` counts bits of the 16 bytes: an IPv4 prefix's is 96 more.
-    pub fn insert(&mut self, key: K, length: u32, value: &V) -> Result<(), Error> {
-        self.inner.insert(&Key::new(length, key), value, 0).map_err(failed(self.name))
+    /// Adds or replaces. `length` counts bits of the 16 bytes of an address: an IPv4 prefix's is 96 more.
+    pub fn insert(&mut self, addr: K, length: u32, value: &V) -> Result<(), Error> {
+        self.inner.insert(&Key::new(length, addr), value, 0).map_err(|error| match error {
+            MapError::SyscallError(e) if e.io_error.raw_os_error() == Some(libc::ENOSPC) => {
+                Error::Full { map: self.name, max_entries: self.max_entries }
+            }
+            error => failed(self.name)(error),
+        })
     }
 
     /// Removes; a prefix that is not there is no error.
-    pub fn remove(&mut self, key: K, length: u32) -> Result<(), Error> {
-        match self.inner.remove(&Key::new(length, key)) {
+    pub fn remove(&mut self, addr: K, length: u32) -> Result<(), Error> {
+        match self.inner.remove(&Key::new(length, addr)) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             Err(error) => Err(failed(self.name)(error)),
@@ -121,11 +193,15 @@ impl Counter {
 #[expect(missing_docs, reason = "documented in the layout crate, by the same names")]
 pub struct Maps {
     pub services: Table<ServiceKey, Service>,
-    pub slots: Table<SlotKey, u32>,
+    pub slots: Table<ChunkKey, Chunk>,
+    pub members: Table<MemberKey, u32>,
+    pub affinity: Table<AffinityKey, Affinity>,
+    pub source_ranges: Prefixes<u32, SourceRange>,
     pub backends: Table<u32, Backend>,
     pub service_counters: Table<u32, ServiceCounters>,
     pub sockets: Table<SocketKey, Frontend>,
     pub flows: Table<FlowKey, Flow>,
+    pub datagrams: Table<DatagramKey, DatagramPorts>,
     pub local_pods: Table<Addr, LocalPod>,
     pub peers: Prefixes<Peer>,
     pub node_addresses: Table<Addr, u32>,
@@ -153,10 +229,14 @@ impl Maps {
         Ok(Self {
             services: Table::new(names::SERVICES, map(names::SERVICES)?)?,
             slots: Table::new(names::SLOTS, map(names::SLOTS)?)?,
+            members: Table::new(names::MEMBERS, map(names::MEMBERS)?)?,
+            affinity: Table::new(names::AFFINITY, map(names::AFFINITY)?)?,
+            source_ranges: Prefixes::new(names::SOURCE_RANGES, map(names::SOURCE_RANGES)?)?,
             backends: Table::new(names::BACKENDS, map(names::BACKENDS)?)?,
             service_counters: Table::new(names::SERVICE_COUNTERS, map(names::SERVICE_COUNTERS)?)?,
             sockets: Table::new(names::SOCKETS, map(names::SOCKETS)?)?,
             flows: Table::new(names::FLOWS, map(names::FLOWS)?)?,
+            datagrams: Table::new(names::DATAGRAMS, map(names::DATAGRAMS)?)?,
             local_pods: Table::new(names::LOCAL_PODS, map(names::LOCAL_PODS)?)?,
             peers: Prefixes::new(names::PEERS, map(names::PEERS)?)?,
             node_addresses: Table::new(names::NODE_ADDRESSES, map(names::NODE_ADDRESSES)?)?,
@@ -192,9 +272,13 @@ impl Maps {
 }
 
 /// Sizes of the keys and values that pinned maps must have.
-pub(crate) const SIZES: [(&str, usize, usize); 14] = [
+pub(crate) const SIZES: [(&str, usize, usize); 18] = [
     (map::SERVICES, size_of::<ServiceKey>(), size_of::<Service>()),
-    (map::SLOTS, size_of::<SlotKey>(), 4),
+    (map::SLOTS, size_of::<ChunkKey>(), size_of::<Chunk>()),
+    (map::MEMBERS, size_of::<MemberKey>(), 4),
+    (map::AFFINITY, size_of::<AffinityKey>(), size_of::<Affinity>()),
+    (map::SOURCE_RANGES, 4 + size_of::<SourceRange>(), 4),
+    (map::DATAGRAMS, size_of::<DatagramKey>(), size_of::<DatagramPorts>()),
     (map::BACKENDS, 4, size_of::<Backend>()),
     (map::SERVICE_COUNTERS, 4, size_of::<ServiceCounters>()),
     (map::SOCKETS, size_of::<SocketKey>(), size_of::<Frontend>()),

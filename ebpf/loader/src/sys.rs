@@ -1,16 +1,25 @@
-//! The few `bpf(2)` commands on links that aya does not have for every program type alike.
+//! The few `bpf(2)` commands that aya does not have: on links of every program type alike, and on many map entries at once.
 
 use std::ffi::CString;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use aya::Pod;
+
 // enum bpf_cmd, linux/bpf.h.
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
@@ -62,6 +71,104 @@ impl Attr {
         let result = unsafe { libc::syscall(libc::SYS_bpf, command, self.0.as_mut_ptr(), self.0.len()) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
     }
+}
+
+/// Values and keys are plain data of the sizes that the map has: the caller has compared them.
+fn element<K, V>(map: BorrowedFd<'_>, key: *const K, value: *const V) -> Attr {
+    let mut attr = Attr::new(&[map.as_raw_fd() as u32]);
+    attr.0[8..16].copy_from_slice(&(key as u64).to_ne_bytes());
+    attr.0[16..24].copy_from_slice(&(value as u64).to_ne_bytes());
+    attr
+}
+
+/// The value at `key`.
+pub(crate) fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = MaybeUninit::<V>::zeroed();
+    match element(map, key, value.as_mut_ptr()).call(BPF_MAP_LOOKUP_ELEM) {
+        // SAFETY: the kernel has written it, and every bit pattern is a value.
+        Ok(_) => Ok(Some(unsafe { value.assume_init() })),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Adds or replaces.
+pub(crate) fn insert<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    element(map, key, value).call(BPF_MAP_UPDATE_ELEM).map(drop)
+}
+
+/// Removes; `ENOENT` if it is not there.
+pub(crate) fn remove<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    element(map, key, std::ptr::null::<u8>()).call(BPF_MAP_DELETE_ELEM).map(drop)
+}
+
+/// The `batch` form of the attribute: where to go on, where to say so, keys, values, their number, the map.
+fn batch<K, V>(map: BorrowedFd<'_>, places: [u64; 2], keys: *const K, values: *const V, count: usize) -> Attr {
+    let mut attr = Attr::new(&[]);
+    let fields = [places[0], places[1], keys as u64, values as u64];
+    for (chunk, field) in attr.0.chunks_exact_mut(8).zip(fields) {
+        chunk.copy_from_slice(&field.to_ne_bytes());
+    }
+    attr.0[32..36].copy_from_slice(&(count as u32).to_ne_bytes());
+    attr.0[36..40].copy_from_slice(&(map.as_raw_fd() as u32).to_ne_bytes());
+    attr
+}
+
+impl Attr {
+    /// How many of a batch were done.
+    fn done(&self) -> usize {
+        u32::from_ne_bytes([self.0[32], self.0[33], self.0[34], self.0[35]]) as usize
+    }
+}
+
+/// Adds or replaces all of them. The two slices are of one length.
+pub(crate) fn insert_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+    let count = keys.len().min(values.len());
+    if count == 0 {
+        return Ok(());
+    }
+    batch(map, [0; 2], keys.as_ptr(), values.as_ptr(), count).call(BPF_MAP_UPDATE_BATCH).map(drop)
+}
+
+/// Removes keys from the first on; how many were, before one that was not there.
+pub(crate) fn remove_all<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<usize> {
+    if keys.is_empty() {
+        return Ok(0);
+    }
+    let mut attr = batch(map, [0; 2], keys.as_ptr(), std::ptr::null::<u8>(), keys.len());
+    match attr.call(BPF_MAP_DELETE_BATCH) {
+        Ok(_) => Ok(keys.len()),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(attr.done()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Up to `count` entries of a hash map from `place` on (`None`: from the start); whether there are more, and then `place`
+/// says where.
+pub(crate) fn read<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    place: &mut Option<u32>,
+    count: usize,
+) -> io::Result<(Vec<(K, V)>, bool)> {
+    let mut keys = Vec::<K>::with_capacity(count);
+    let mut values = Vec::<V>::with_capacity(count);
+    let from = *place;
+    let mut next = 0_u32;
+    let places = [from.as_ref().map_or(0, |from| std::ptr::from_ref(from) as u64), (&raw mut next) as u64];
+    let mut attr = batch(map, places, keys.as_mut_ptr(), values.as_mut_ptr(), count);
+    let more = match attr.call(BPF_MAP_LOOKUP_BATCH) {
+        Ok(_) => true,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => false,
+        Err(error) => return Err(error),
+    };
+    let done = attr.done().min(count);
+    // SAFETY: the kernel has written so many of each, and every bit pattern is a key and a value.
+    unsafe {
+        keys.set_len(done);
+        values.set_len(done);
+    }
+    *place = Some(next);
+    Ok((keys.into_iter().zip(values).collect(), more))
 }
 
 fn owned(fd: i32) -> OwnedFd {

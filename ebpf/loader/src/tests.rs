@@ -2,13 +2,14 @@
 
 mod packet;
 mod policy;
+mod services;
 
 use std::net::Ipv4Addr;
 
 use aya::programs::{TestRun as _, TestRunOptions};
 use xebec_ebpf_layout::{
-    Addr, Backend, Config, DropReason, FlowKind, LocalPod, Peer, Port, SCOPE_CLUSTER, SCOPE_EXTERNAL, Service,
-    ServiceCounters, ServiceKey, SlotKey, lb_address_flags, node_address_flags, peer_flags, proto, service_flags,
+    Addr, Backend, Chunk, ChunkKey, Config, DropReason, FlowKind, LocalPod, Peer, Port, SCOPE_CLUSTER, SCOPE_EXTERNAL,
+    Service, ServiceCounters, ServiceKey, lb_address_flags, node_address_flags, peer_flags, proto, service_flags,
 };
 
 use self::packet::{Arp, Frame, L4, MAC_A, MAC_B};
@@ -87,14 +88,16 @@ impl World {
     /// A service with these backends; its id.
     fn service(&mut self, addr: Addr, port: u16, protocol: u8, scope: u8, backends: &[(Ipv4Addr, u16)]) -> u32 {
         let id = self.next_id;
+        let mut slots = Chunk::default();
         for (slot, &(addr, port)) in backends.iter().enumerate() {
             let backend = Backend { addr: addr.into(), port: Port::new(port), padding: 0 };
             let backend_id = self.next_id;
             self.next_id += 1;
             self.maps.backends.insert(&backend_id, &backend).unwrap();
-            self.maps.slots.insert(&SlotKey { set: id, slot: slot as u32 }, &backend_id).unwrap();
+            slots.0[slot] = backend_id;
         }
         self.next_id += 1;
+        self.maps.slots.insert(&ChunkKey { set: id, chunk: 0 }, &slots).unwrap();
         let key = ServiceKey { addr, port: Port::new(port), proto: protocol, scope };
         let service = Service { id, set: id, count: backends.len() as u32, ..Service::default() };
         self.maps.services.insert(&key, &service).unwrap();

@@ -9,6 +9,8 @@ use crate::maps::{BACKENDS, FLOWS, Scratch};
 use crate::nat::Tuple;
 use crate::packet::Packet;
 
+const DIRECT_RETURN: u8 = flow_flags::DIRECT_RETURN;
+
 /// How many ports are tried for a flow. With half the range in use, one in 2^32 flows finds none.
 const PORT_TRIES: u32 = 32;
 
@@ -26,6 +28,7 @@ pub fn known(packet: &Packet, to: &mut Tuple) -> bool {
     to.dst = flow.dst;
     to.src_port = flow.src_port;
     to.dst_port = flow.dst_port;
+    to.direct_return = u32::from(flow.flags & DIRECT_RETURN != 0);
     let mut flags = flow.flags;
     if flow.kind == FlowKind::ServiceReply as u8 || flow.kind == FlowKind::MasqueradeReply as u8 {
         flags |= flow_flags::REPLIED;
@@ -99,13 +102,22 @@ fn prepare(scratch: &mut Scratch, kind: FlowKind, service: u32, backend: u32) {
 /// Records both directions of a translation that keeps the client's address and port: `scratch.to` is the packet's
 /// new tuple. False if the way back is taken by another flow of this client.
 #[inline(always)]
-pub fn record_plain(scratch: &mut Scratch, service: u32, backend: u32) -> Result<bool, DropReason> {
+pub fn record_plain(scratch: &mut Scratch, service: u32, backend: u32, flags: u8) -> Result<bool, DropReason> {
     prepare(scratch, FlowKind::ServiceReply, service, backend);
+    scratch.entry.flags = flags;
     if !claim(&scratch.back, &scratch.entry) {
         return Ok(false);
     }
     record_forward(scratch, FlowKind::ServiceForward)?;
     Ok(true)
+}
+
+/// Records the one direction that this node sees of a flow whose backend answers the client itself.
+#[inline(always)]
+pub fn record_direct_return(scratch: &mut Scratch, service: u32, backend: u32) -> Result<(), DropReason> {
+    prepare(scratch, FlowKind::ServiceForward, service, backend);
+    scratch.entry.flags = DIRECT_RETURN;
+    record_forward(scratch, FlowKind::ServiceForward)
 }
 
 /// Gives the flow a port of the node's address as its source (filling in `scratch.to`), and records both directions.

@@ -16,11 +16,13 @@
 //!
 //! Vocabulary: [`packet`] (parsing), [`service`] (frontend and backend lookup), [`flows`] (the flow table), [`nat`]
 //! (rewriting with right checksums), [`deliver`] (the way on), [`reject`] (answers instead of silence), [`arp`],
-//! [`policy`] (who may talk to whom), [`icmp`] (errors about translated flows), [`mss`] (segments that fit the tunnel), [`event`] (drops and flows made visible).
+//! [`policy`] (who may talk to whom), [`icmp`] (errors about translated flows), [`mss`] (segments that fit the tunnel), [`direct_return`] (backends that
+//! answer clients themselves), [`event`] (drops and flows made visible).
 
 mod arp;
 mod config;
 mod deliver;
+mod direct_return;
 mod event;
 mod flows;
 mod icmp;

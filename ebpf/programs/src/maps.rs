@@ -5,8 +5,9 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use xebec_ebpf_layout::{
-    Addr, Backend, Connection, DropReason, Event, Flow, FlowKey, FragmentKey, Frontend, LocalPod, Peer, RuleKey,
-    Service, ServiceCounters, ServiceKey, SlotKey, SocketKey,
+    Addr, Affinity, AffinityKey, Backend, Chunk, ChunkKey, Connection, DatagramKey, DatagramPorts, DropReason, Event,
+    Flow, FlowKey, FragmentKey, Frontend, LocalPod, MemberKey, Peer, RuleKey, Service, ServiceCounters, ServiceKey,
+    SocketKey, SourceRange,
 };
 
 use crate::nat::Tuple;
@@ -17,15 +18,23 @@ const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 #[btf_map]
 pub static SERVICES: HashMap<ServiceKey, Service, 262_144, ON_DEMAND> = HashMap::new();
 #[btf_map]
-pub static SLOTS: HashMap<SlotKey, u32, 1_048_576, ON_DEMAND> = HashMap::new();
+pub static SLOTS: HashMap<ChunkKey, Chunk, 524_288, ON_DEMAND> = HashMap::new();
 #[btf_map]
-pub static BACKENDS: HashMap<u32, Backend, 262_144, ON_DEMAND> = HashMap::new();
+pub static MEMBERS: HashMap<MemberKey, u32, 262_144, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static AFFINITY: LruHashMap<AffinityKey, Affinity, 65_536> = LruHashMap::new();
+#[btf_map]
+pub static SOURCE_RANGES: LpmTrie<SourceRange, u32, 65_536> = LpmTrie::new();
+#[btf_map]
+pub static BACKENDS: HashMap<u32, Backend, 524_288, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static SERVICE_COUNTERS: HashMap<u32, ServiceCounters, 131_072, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static SOCKETS: LruHashMap<SocketKey, Frontend, 65_536> = LruHashMap::new();
 #[btf_map]
 pub static FLOWS: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
+#[btf_map]
+pub static DATAGRAMS: LruHashMap<DatagramKey, DatagramPorts, 8_192> = LruHashMap::new();
 #[btf_map]
 pub static LOCAL_PODS: HashMap<Addr, LocalPod, 4_096, ON_DEMAND> = HashMap::new();
 #[btf_map]

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
 use xebec_ebpf_layout::{Addr, DropReason, Port, proto};
 
-use crate::packet::{ETH_LEN, Packet};
+use crate::packet::{ETH_LEN, Kind, Packet};
 
 /// The tuple to write.
 #[repr(C)]
@@ -18,6 +18,8 @@ pub struct Tuple {
     pub dst: Addr,
     pub src_port: Port,
     pub dst_port: Port,
+    /// 1: not to be written; the node that has `dst` does, and answers the client itself.
+    pub direct_return: u32,
 }
 
 /// What follows the IP header's first 8 bytes.
@@ -95,6 +97,10 @@ pub fn rewrite(ctx: &TcContext, packet: &Packet, to: &Tuple, hop: bool) -> Resul
     let key = &packet.key;
     let l4 = packet.l4 as usize;
     let (src, dst) = (to.src.v4_word(), to.dst.v4_word());
+    // The header after IP's is in the first fragment.
+    if packet.is(Kind::Fragment) {
+        return rewrite_ip(ctx, packet, src, dst, hop);
+    }
     let old_ports = u32::from(key.src_port.0) | u32::from(key.dst_port.0) << 16;
     let new_ports = u32::from(to.src_port.0) | u32::from(to.dst_port.0) << 16;
     let addresses = change(packet.ip.src, src) + change(packet.ip.dst, dst);

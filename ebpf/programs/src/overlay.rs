@@ -7,24 +7,17 @@ use aya_ebpf::programs::TcContext;
 use xebec_ebpf_layout::DropReason;
 
 use crate::config::{config, in_pod_net};
-use crate::maps::{Scratch, scratch};
+use crate::maps::Scratch;
 use crate::nat::store;
-use crate::packet::{ETH_P_IP, Kind, Packet};
-use crate::{deliver, event, flows, icmp, mss, packet, uplink};
+use crate::packet::{Kind, Packet};
+use crate::{deliver, direct_return, event, flows, icmp, mss, packet, uplink};
 
 const PASS: i32 = TC_ACT_OK;
 
 /// Out: whose packet it is decides where the tunnel leads.
 #[classifier]
 pub fn overlay_egress(ctx: TcContext) -> i32 {
-    // SAFETY: the context the kernel gave us.
-    if unsafe { (*ctx.skb.skb).protocol } != ETH_P_IP {
-        return PASS;
-    }
-    let Some(scratch) = scratch() else { return PASS };
-    if !packet::parse(&ctx, &mut scratch.packet) {
-        return PASS;
-    }
+    let Some(scratch) = packet::take(&ctx) else { return PASS };
     let result = egress(&ctx, &scratch.packet);
     event::verdict(&ctx, &scratch.packet.key, result)
 }
@@ -32,23 +25,28 @@ pub fn overlay_egress(ctx: TcContext) -> i32 {
 /// In: to a pod directly; answers to this node's translated flows on their way; the rest is for the node itself.
 #[classifier]
 pub fn overlay_ingress(ctx: TcContext) -> i32 {
-    // SAFETY: the context the kernel gave us.
-    if unsafe { (*ctx.skb.skb).protocol } != ETH_P_IP {
-        return PASS;
-    }
-    let Some(scratch) = scratch() else { return PASS };
-    if !packet::parse(&ctx, &mut scratch.packet) {
-        return PASS;
-    }
+    let Some(scratch) = packet::take(&ctx) else { return PASS };
+    packet::join_fragments(&mut scratch.packet);
     let result = ingress(&ctx, scratch);
     event::verdict(&ctx, &scratch.packet.key, result)
 }
 
 #[inline(always)]
 fn egress(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
-    let Some(peer) = deliver::peer(&packet.key.dst) else { return Err(DropReason::NoPeer) };
+    let peer = match deliver::peer(&packet.key.dst) {
+        Some(peer) => {
+            store(ctx, 0, &[peer.vtep_mac, config!(vxlan_mac)])?;
+            peer
+        }
+        // To a service, handed on: the source MAC says to which backend, and stays.
+        None => {
+            let backend = direct_return::chosen(ctx).ok_or(DropReason::NoPeer)?.0;
+            let peer = deliver::peer(&backend).ok_or(DropReason::NoPeer)?;
+            store(ctx, 0, &peer.vtep_mac)?;
+            peer
+        }
+    };
     mss::clamp(ctx, packet)?;
-    store(ctx, 0, &[peer.vtep_mac, config!(vxlan_mac)])?;
     // SAFETY: plain numbers, for which all zeros is a valid value.
     let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
     key.tunnel_id = config!(vni);
@@ -75,9 +73,12 @@ fn ingress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
         return deliver::to_local_pod(ctx, &packet.key.dst).unwrap_or(Ok(PASS));
     }
     if packet.is(Kind::IcmpError) {
-        return icmp::error(ctx, packet);
+        return icmp::error(ctx, packet, icmp::Way::In);
     }
-    if packet.is(Kind::Flow) && flows::known(packet, &mut scratch.to) {
+    if !packet.has_ports() {
+        return Ok(PASS);
+    }
+    if direct_return::accept(ctx, scratch)? || flows::known(&scratch.packet, &mut scratch.to) {
         return uplink::translate(ctx, scratch);
     }
     Ok(PASS)

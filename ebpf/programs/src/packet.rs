@@ -1,7 +1,9 @@
 //! Parsing: what the hooks look at in a packet.
 
 use aya_ebpf::programs::TcContext;
-use xebec_ebpf_layout::{Addr, FlowKey, Port, proto};
+use xebec_ebpf_layout::{Addr, DatagramKey, DatagramPorts, FlowKey, Port, proto};
+
+use crate::maps::{DATAGRAMS, Scratch, scratch};
 
 /// Length of an Ethernet header; every interface with a hook is an Ethernet one.
 pub const ETH_LEN: usize = 14;
@@ -68,12 +70,14 @@ pub struct Tcp {
 /// What kind of packet it is, as far as translation goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Another protocol, or a later fragment: not translated. (SCTP's ports are filled in.)
+    /// Another protocol, or a fragment whose first one was not seen: not translated. (SCTP's ports are filled in.)
     Opaque = 0,
     /// TCP, UDP or ICMP echo: the key's ports are filled in.
     Flow = 1,
     /// An ICMP error, about another packet.
     IcmpError = 2,
+    /// A later fragment of TCP or UDP: the key's ports are those of the first; there is no header after IP's.
+    Fragment = 3,
 }
 
 /// An IPv4 packet.
@@ -99,9 +103,48 @@ pub fn ipv4(ctx: &TcContext) -> Option<Ipv4> {
     Some(ip)
 }
 
+/// This CPU's working memory with the IPv4 packet read into it; `None` if it is something else, or malformed, and then the
+/// kernel may judge it.
+#[inline(always)]
+pub fn take(ctx: &TcContext) -> Option<&'static mut Scratch> {
+    // SAFETY: the context the kernel gave us.
+    if unsafe { (*ctx.skb.skb).protocol } != ETH_P_IP {
+        return None;
+    }
+    let scratch = scratch()?;
+    if parse(ctx, &mut scratch.packet) { Some(scratch) } else { None }
+}
+
+/// Remembers the ports of a datagram whose first fragment this is; finds them if it is a later one.
+#[inline(always)]
+pub fn join_fragments(packet: &mut Packet) {
+    const MORE: u16 = 0x2000;
+    const OFFSET: u16 = 0x1fff;
+    let fragment = u16::from_be(packet.ip.fragment);
+    if fragment & (MORE | OFFSET) == 0 {
+        return;
+    }
+    let Packet { key, ip, .. } = packet;
+    let datagram = DatagramKey { src: key.src, dst: key.dst, id: ip.id, proto: key.proto, padding: 0 };
+    if fragment & OFFSET == 0 {
+        if packet.is(Kind::Flow) && packet.key.proto != proto::ICMP {
+            let ports = DatagramPorts { src: packet.key.src_port, dst: packet.key.dst_port };
+            // If this fails the later fragments go untranslated, and the datagram is lost.
+            let _ = DATAGRAMS.insert(datagram, ports, 0);
+        }
+        return;
+    }
+    // SAFETY: read at once.
+    if let Some(ports) = unsafe { DATAGRAMS.get(datagram) } {
+        packet.key.src_port = ports.src;
+        packet.key.dst_port = ports.dst;
+        packet.kind = Kind::Fragment as u8;
+    }
+}
+
 /// Reads an IPv4 packet's headers into `packet`; false if it is malformed, and then the kernel may judge it.
 #[inline(always)]
-pub fn parse(ctx: &TcContext, packet: &mut Packet) -> bool {
+fn parse(ctx: &TcContext, packet: &mut Packet) -> bool {
     read(ctx, packet).is_some()
 }
 
@@ -169,6 +212,12 @@ impl Packet {
     #[inline(always)]
     pub fn is(&self, kind: Kind) -> bool {
         self.kind == kind as u8
+    }
+
+    /// Whether its five-tuple is known.
+    #[inline(always)]
+    pub fn has_ports(&self) -> bool {
+        self.is(Kind::Flow) || self.is(Kind::Fragment)
     }
 
     /// Whether this begins a TCP connection.

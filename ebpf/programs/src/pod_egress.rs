@@ -6,22 +6,14 @@ use aya_ebpf::programs::TcContext;
 use xebec_ebpf_layout::{Direction, DropReason, LocalPod, peer_flags};
 
 use crate::config::{config, in_cluster_net, in_pod_net, in_service_net};
-use crate::maps::{LOCAL_PODS, Scratch, scratch};
-use crate::packet::ETH_P_IP;
+use crate::maps::{LOCAL_PODS, Scratch};
 use crate::{deliver, event, nat, packet, policy, reject};
 
 const PASS: i32 = TC_ACT_OK;
 
 #[classifier]
 pub fn pod_egress(ctx: TcContext) -> i32 {
-    // SAFETY: the context the kernel gave us.
-    if unsafe { (*ctx.skb.skb).protocol } != ETH_P_IP {
-        return PASS;
-    }
-    let Some(scratch) = scratch() else { return PASS };
-    if !packet::parse(&ctx, &mut scratch.packet) {
-        return PASS;
-    }
+    let Some(scratch) = packet::take(&ctx) else { return PASS };
     let result = egress(&ctx, scratch);
     event::verdict(&ctx, &scratch.packet.key, result)
 }

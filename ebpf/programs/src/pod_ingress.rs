@@ -6,23 +6,14 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use xebec_ebpf_layout::{Direction, LocalPod};
 
-use crate::maps::{LOCAL_PODS, Scratch, scratch};
-use crate::packet::ETH_P_IP;
+use crate::maps::{LOCAL_PODS, Scratch};
 use crate::{event, packet, policy};
 
 const PASS: i32 = TC_ACT_OK;
 
 #[classifier]
 pub fn pod_ingress(ctx: TcContext) -> i32 {
-    // SAFETY: the context the kernel gave us.
-    if unsafe { (*ctx.skb.skb).protocol } != ETH_P_IP {
-        return PASS;
-    }
-    let Some(scratch) = scratch() else { return PASS };
-    let Scratch { packet, back, .. } = scratch;
-    if !packet::parse(&ctx, packet) {
-        return PASS;
-    }
+    let Some(Scratch { packet, back, .. }) = packet::take(&ctx) else { return PASS };
     // SAFETY: copied at once.
     let Some(pod) = (unsafe { LOCAL_PODS.get(packet.key.dst) }) else { return PASS };
     let pod: LocalPod = *pod;

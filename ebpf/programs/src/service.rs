@@ -1,9 +1,14 @@
 //! From a frontend to a backend.
 
-use xebec_ebpf_layout::{Addr, Backend, FlowKey, Port, Service, ServiceCounters, ServiceKey, SlotKey};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use xebec_ebpf_layout::{
+    Addr, Affinity, AffinityKey, Backend, ChunkKey, FlowKey, MemberKey, Port, SLOTS_PER_CHUNK, SOURCE_RANGE_BITS,
+    Service, ServiceCounters, ServiceKey, SourceRange,
+};
 
 use crate::config::is_node_port;
-use crate::maps::{BACKENDS, NODE_ADDRESSES, SERVICE_COUNTERS, SERVICES, SLOTS};
+use crate::event::now_s;
+use crate::maps::{AFFINITY, BACKENDS, MEMBERS, NODE_ADDRESSES, SERVICE_COUNTERS, SERVICES, SLOTS, SOURCE_RANGES};
 
 /// The service at `addr:port`, if there is one. `node_flags` says which nodes' addresses count for NodePorts.
 #[inline(always)]
@@ -36,10 +41,11 @@ pub fn choose(key: &ServiceKey, service: &mut Service, hash: u32) -> Option<(u32
         if service.count == 0 {
             return None;
         }
-        let slot = SlotKey { set: service.set, slot: hash % service.count };
+        let slot = hash % service.count;
+        let chunk = ChunkKey { set: service.set, chunk: slot / SLOTS_PER_CHUNK };
         // SAFETY: copied at once.
-        if let Some(id) = unsafe { SLOTS.get(slot) } {
-            let id = *id;
+        if let Some(chunk) = unsafe { SLOTS.get(chunk) } {
+            let id = chunk.0[(slot % SLOTS_PER_CHUNK) as usize];
             // SAFETY: copied at once.
             if let Some(backend) = unsafe { BACKENDS.get(id) } {
                 return Some((id, *backend));
@@ -49,6 +55,45 @@ pub fn choose(key: &ServiceKey, service: &mut Service, hash: u32) -> Option<(u32
         *service = *unsafe { SERVICES.get(key) }?;
     }
     None
+}
+
+/// The backend that this client met before, if that was not too long ago and the set still holds it; else the one that
+/// `hash` falls on, which is remembered.
+#[inline(always)]
+pub fn choose_again(
+    key: &ServiceKey,
+    service: &mut Service,
+    client: &AffinityKey,
+    hash: u32,
+) -> Option<(u32, Backend)> {
+    let now = now_s();
+    if let Some(known) = AFFINITY.get_ptr_mut(client) {
+        // SAFETY: a live map value of two words; another CPU may write the same at the same time, and either will do.
+        let known = unsafe { &mut *known };
+        let id = known.backend;
+        let timeout = service.affinity_timeout_s;
+        let recent = timeout == 0 || now.wrapping_sub(known.last_seen_s) <= timeout;
+        // SAFETY: only its presence is read.
+        if recent && unsafe { MEMBERS.get(MemberKey { set: service.set, backend: id }) }.is_some() {
+            // SAFETY: copied at once.
+            if let Some(backend) = unsafe { BACKENDS.get(id) } {
+                if known.last_seen_s != now {
+                    known.last_seen_s = now;
+                }
+                return Some((id, *backend));
+            }
+        }
+    }
+    let (id, backend) = choose(key, service, hash)?;
+    // If this fails the client is served all the same, only not remembered.
+    let _ = AFFINITY.insert(client, Affinity { backend: id, last_seen_s: now }, 0);
+    Some((id, backend))
+}
+
+/// Whether the service port `id`, which has source ranges, has one for this client.
+#[inline(always)]
+pub fn allows(id: u32, client: &Addr) -> bool {
+    SOURCE_RANGES.get(&Key::new(SOURCE_RANGE_BITS + 128, SourceRange { service: id, addr: *client })).is_some()
 }
 
 /// Which counter.
@@ -95,7 +140,7 @@ pub fn hash(key: &FlowKey) -> u32 {
     mix(h, key.proto as u32)
 }
 
-/// A hash of the client alone, for session affinity: it stays with its backend for as long as the backend set stays.
+/// A hash of the client alone, for session affinity: every node chooses the same backend for it.
 #[inline(always)]
 pub fn client_hash(key: &FlowKey) -> u32 {
     mix(0x85eb_ca77, key.src.0[3])

@@ -7,7 +7,10 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use xebec_ebpf_layout::{Addr, Frontend, Port, SCOPE_CLUSTER, SocketKey, node_address_flags, proto};
+use xebec_ebpf_layout::{
+    Addr, AffinityKey, Backend, CLIENT_NAMESPACE, CLIENT_SOCKET, Frontend, Port, SCOPE_CLUSTER, Service, ServiceKey,
+    SocketKey, node_address_flags, proto, service_flags,
+};
 
 use crate::maps::SOCKETS;
 use crate::service::{self, Count};
@@ -40,19 +43,7 @@ fn translate(ctx: &SockAddrContext, addr: Addr, port: Port) -> Outcome {
     };
     // SAFETY: the context is a socket's.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
-    let hash = if service.affinity_timeout_s != 0 {
-        // The client is the pod, whose network namespace is known where its address is not yet chosen.
-        // SAFETY: the context is a socket's.
-        let client = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
-        service::mix(service::mix(service.id, client as u32), (client >> 32) as u32)
-    } else if protocol == proto::UDP {
-        // A datagram socket stays with its backend from one send to the next.
-        service::mix(service::mix(service.id, cookie as u32), (cookie >> 32) as u32)
-    } else {
-        // SAFETY: no arguments, no preconditions.
-        unsafe { bpf_get_prandom_u32() }
-    };
-    let Some((_, backend)) = service::choose(&key, &mut service, hash) else {
+    let Some((_, backend)) = choose(ctx, &key, &mut service, cookie) else {
         service::count(service.id, Count::Refused);
         return Outcome::Refuse;
     };
@@ -61,6 +52,28 @@ fn translate(ctx: &SockAddrContext, addr: Addr, port: Port) -> Outcome {
     // If this fails the connection works all the same, only its peer's address shows as the backend's.
     let _ = SOCKETS.insert(socket, Frontend { addr, port, padding: 0 }, 0);
     Outcome::Replace(backend.addr, backend.port)
+}
+
+/// The backend for this socket's client.
+#[inline(always)]
+fn choose(ctx: &SockAddrContext, key: &ServiceKey, service: &mut Service, cookie: u64) -> Option<(u32, Backend)> {
+    let (kind, client) = if service.affinity_timeout_s != 0 {
+        // The client is the pod, whose network namespace is known where its address is not yet chosen.
+        // SAFETY: the context is a socket's.
+        (CLIENT_NAMESPACE, unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) })
+    } else if key.proto == proto::UDP {
+        // A datagram socket stays with its backend from one send to the next, while that is one.
+        (CLIENT_SOCKET, cookie)
+    } else {
+        // SAFETY: no arguments, no preconditions.
+        return service::choose(key, service, unsafe { bpf_get_prandom_u32() });
+    };
+    let hash = service::mix(service::mix(service.id, client as u32), (client >> 32) as u32);
+    if service.flags & service_flags::STICKY == 0 {
+        return service::choose(key, service, hash);
+    }
+    let client = AffinityKey::local(kind, client, service.id);
+    service::choose_again(key, service, &client, hash)
 }
 
 /// The frontend by which this socket knows the backend at `addr:port`.

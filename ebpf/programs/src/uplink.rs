@@ -4,18 +4,20 @@
 //! client's address; one elsewhere sees this node's, so that the answer comes back here. Out: answers of local
 //! backends get the service's address back; pods' own connections to the world get the node's.
 
-use aya_ebpf::bindings::TC_ACT_OK;
+use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use xebec_ebpf_layout::{
-    DropReason, EVENT_NEW_FLOW, FlowKind, SCOPE_EXTERNAL, Service, ServiceKey, node_address_flags, proto, service_flags,
+    AffinityKey, Backend, DropReason, EVENT_NEW_FLOW, FlowKind, SCOPE_EXTERNAL, Service, ServiceKey,
+    node_address_flags, proto, service_flags,
 };
 
 use crate::config::{config, in_cluster_net, in_pod_net};
-use crate::maps::{NODE_ADDRESSES, Scratch, scratch};
-use crate::packet::{ETH_P_ARP, ETH_P_IP, Kind};
+use crate::icmp::Way;
+use crate::maps::{NODE_ADDRESSES, Scratch};
+use crate::packet::{ETH_P_ARP, Kind};
 use crate::service::Count;
-use crate::{arp, deliver, event, flows, icmp, nat, packet, reject, service};
+use crate::{arp, deliver, direct_return, event, flows, icmp, nat, packet, reject, service};
 
 const PASS: i32 = TC_ACT_OK;
 const VXLAN_PORT: u16 = 4789;
@@ -23,30 +25,19 @@ const VXLAN_PORT: u16 = 4789;
 #[classifier]
 pub fn uplink_ingress(ctx: TcContext) -> i32 {
     // SAFETY: the context the kernel gave us.
-    match unsafe { (*ctx.skb.skb).protocol } {
-        ETH_P_IP => {
-            let Some(scratch) = scratch() else { return PASS };
-            if !packet::parse(&ctx, &mut scratch.packet) {
-                return PASS;
-            }
-            let result = ingress(&ctx, scratch);
-            event::verdict(&ctx, &scratch.packet.key, result)
-        }
-        ETH_P_ARP => arp::answer(&ctx),
-        _ => PASS,
+    if unsafe { (*ctx.skb.skb).protocol } == ETH_P_ARP {
+        return arp::answer(&ctx);
     }
+    let Some(scratch) = packet::take(&ctx) else { return PASS };
+    packet::join_fragments(&mut scratch.packet);
+    let result = ingress(&ctx, scratch);
+    event::verdict(&ctx, &scratch.packet.key, result)
 }
 
 #[classifier]
 pub fn uplink_egress(ctx: TcContext) -> i32 {
-    // SAFETY: the context the kernel gave us.
-    if unsafe { (*ctx.skb.skb).protocol } != ETH_P_IP {
-        return PASS;
-    }
-    let Some(scratch) = scratch() else { return PASS };
-    if !packet::parse(&ctx, &mut scratch.packet) {
-        return PASS;
-    }
+    let Some(scratch) = packet::take(&ctx) else { return PASS };
+    packet::join_fragments(&mut scratch.packet);
     let result = egress(&ctx, scratch);
     event::verdict(&ctx, &scratch.packet.key, result)
 }
@@ -58,16 +49,16 @@ fn ingress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
     }
     let packet = &scratch.packet;
     if packet.is(Kind::IcmpError) {
-        return icmp::error(ctx, packet);
+        return icmp::error(ctx, packet, Way::In);
     }
-    if !packet.is(Kind::Flow) {
+    if !packet.has_ports() {
         return Ok(PASS);
     }
     if flows::known(packet, &mut scratch.to) {
         return translate(ctx, scratch);
     }
     let key = &packet.key;
-    if key.proto == proto::ICMP {
+    if key.proto == proto::ICMP || packet.is(Kind::Fragment) {
         return Ok(PASS);
     }
     match service::lookup(&key.dst, key.dst_port, key.proto, SCOPE_EXTERNAL, node_address_flags::LOCAL) {
@@ -90,7 +81,7 @@ fn direct(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
         scratch.to.src_port = key.src_port;
         scratch.to.dst_port = key.dst_port;
         // If the way back is taken, the client has the same port open through a service, whose answers come first.
-        flows::record_plain(scratch, 0, 0)?;
+        flows::record_plain(scratch, 0, 0, 0)?;
     }
     deliver::to_local_pod(ctx, &scratch.packet.key.dst).unwrap_or(Ok(PASS))
 }
@@ -99,6 +90,9 @@ fn direct(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
 #[inline(always)]
 pub fn translate(ctx: &TcContext, scratch: &Scratch) -> Result<i32, DropReason> {
     let leaves = deliver::leaves_node(&scratch.to.dst);
+    if scratch.to.direct_return != 0 && leaves {
+        return direct_return::forward(ctx, &scratch.packet, &scratch.to.dst, scratch.to.dst_port);
+    }
     nat::rewrite(ctx, &scratch.packet, &scratch.to, leaves)?;
     deliver::onward(ctx, &scratch.to.dst, leaves)
 }
@@ -107,28 +101,30 @@ pub fn translate(ctx: &TcContext, scratch: &Scratch) -> Result<i32, DropReason> 
 #[inline(always)]
 fn begin(ctx: &TcContext, scratch: &mut Scratch, frontend: &ServiceKey, mut found: Service) -> Result<i32, DropReason> {
     let key = &scratch.packet.key;
+    if found.flags & service_flags::SOURCE_RANGES != 0 && !service::allows(found.id, &key.src) {
+        event::count_drop(ctx, DropReason::SourceNotAllowed, key, found.id);
+        return Ok(TC_ACT_SHOT);
+    }
     let hash = service::hash(key);
-    let choice = if found.affinity_timeout_s != 0 { service::client_hash(key) } else { hash };
-    let Some((id, backend)) = service::choose(frontend, &mut found, choice) else {
+    let Some((id, backend)) = choose(scratch, frontend, &mut found, hash) else {
         service::count(found.id, Count::Refused);
+        let key = &scratch.packet.key;
         if found.flags & service_flags::DROP_IF_EMPTY != 0 {
-            return Err(DropReason::NoLocalBackend);
+            event::count_drop(ctx, DropReason::NoLocalBackend, key, found.id);
+            return Ok(TC_ACT_SHOT);
         }
         event::count_drop(ctx, DropReason::NoBackend, key, found.id);
         return reject::refuse(ctx, &scratch.packet);
     };
+    let key = &scratch.packet.key;
     scratch.to.src = key.src;
     scratch.to.dst = backend.addr;
     scratch.to.src_port = key.src_port;
     scratch.to.dst_port = backend.port;
     let leaves = deliver::leaves_node(&backend.addr);
-    // A backend here answers through our uplink, where the answer is recognised; and if this client already uses the
-    // same port towards the same backend through another frontend, the two are told apart by a port of ours.
-    let plain = !leaves && flows::record_plain(scratch, found.id, id)?;
-    if !plain {
-        let kinds = (FlowKind::ServiceForward, FlowKind::ServiceReply);
-        flows::record_with_port(scratch, kinds, found.id, id, hash)?;
-    }
+    let direct = leaves && found.flags & service_flags::DIRECT_RETURN != 0 && config!(vxlan_ifindex) != 0;
+    scratch.to.direct_return = u32::from(direct);
+    record(scratch, &found, id, leaves, hash)?;
     service::count(found.id, Count::UplinkFlow);
     if config!(flow_events) != 0 {
         event::report(ctx, EVENT_NEW_FLOW, 0, &scratch.packet.key, found.id, id);
@@ -136,12 +132,48 @@ fn begin(ctx: &TcContext, scratch: &mut Scratch, frontend: &ServiceKey, mut foun
     translate(ctx, scratch)
 }
 
+/// The backend of a new flow.
+#[inline(always)]
+fn choose(scratch: &Scratch, frontend: &ServiceKey, found: &mut Service, hash: u32) -> Option<(u32, Backend)> {
+    let key = &scratch.packet.key;
+    if found.affinity_timeout_s == 0 {
+        return service::choose(frontend, found, hash);
+    }
+    let hash = service::client_hash(key);
+    if found.flags & service_flags::STICKY == 0 {
+        return service::choose(frontend, found, hash);
+    }
+    let client = AffinityKey { client: key.src, service: found.id };
+    service::choose_again(frontend, found, &client, hash)
+}
+
+/// Records a new flow to the backend in `scratch.to`.
+#[inline(always)]
+fn record(scratch: &mut Scratch, found: &Service, backend: u32, leaves: bool, hash: u32) -> Result<(), DropReason> {
+    if scratch.to.direct_return != 0 {
+        return flows::record_direct_return(scratch, found.id, backend);
+    }
+    // A backend here answers through our uplink, where the answer is recognised; and if this client already uses the
+    // same port towards the same backend through another frontend, the two are told apart by a port of ours.
+    if !leaves && flows::record_plain(scratch, found.id, backend, 0)? {
+        return Ok(());
+    }
+    let kinds = (FlowKind::ServiceForward, FlowKind::ServiceReply);
+    flows::record_with_port(scratch, kinds, found.id, backend, hash)
+}
+
 #[inline(always)]
 fn egress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
     let packet = &scratch.packet;
     let key = &packet.key;
     // Between pods nothing is translated.
-    if in_cluster_net(&key.dst) || !packet.is(Kind::Flow) {
+    if in_cluster_net(&key.dst) {
+        return Ok(PASS);
+    }
+    if packet.is(Kind::IcmpError) {
+        return icmp::error(ctx, packet, Way::Out);
+    }
+    if !packet.has_ports() {
         return Ok(PASS);
     }
     // The tunnel's own packets.
@@ -149,10 +181,11 @@ fn egress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
         return Ok(PASS);
     }
     if flows::known(packet, &mut scratch.to) {
-        nat::rewrite(ctx, packet, &scratch.to, false)?;
+        direct_return::fit(ctx, scratch)?;
+        nat::rewrite(ctx, &scratch.packet, &scratch.to, false)?;
         return Ok(PASS);
     }
-    if config!(masquerade) == 0 || !in_pod_net(&key.src) {
+    if config!(masquerade) == 0 || !in_pod_net(&key.src) || packet.is(Kind::Fragment) {
         return Ok(PASS);
     }
     // Nodes know the way back to pods. SAFETY: only its presence is read.
@@ -162,6 +195,7 @@ fn egress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
     let hash = service::hash(key);
     scratch.to.dst = key.dst;
     scratch.to.dst_port = key.dst_port;
+    scratch.to.direct_return = 0;
     let kinds = (FlowKind::MasqueradeForward, FlowKind::MasqueradeReply);
     flows::record_with_port(scratch, kinds, 0, 0, hash)?;
     nat::rewrite(ctx, &scratch.packet, &scratch.to, false)?;

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use xebec_clock::Random;
 
-use super::{ApiError, Meta, Object, Rest};
+use super::{ApiError, Object, Rest};
 
 /// What happened to the objects under a path. Objects are known by `namespace/name`.
 #[derive(Clone, Debug)]
@@ -30,18 +30,40 @@ const WATCH_TIMEOUT_SECONDS: u64 = 290;
 /// How long to wait after a failure, at most.
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
+/// Something that can be followed.
+pub trait Followed {
+    /// Its `metadata.resourceVersion`.
+    fn version(&self) -> &str;
+}
+
+impl<T: Object> Followed for T {
+    fn version(&self) -> &str {
+        &self.meta().resource_version
+    }
+}
+
+/// Objects asked for at once: a bound on the text that is held while it is read.
+const PAGE: usize = 500;
+
 #[derive(Deserialize)]
 struct List<T> {
     #[serde(default)]
-    metadata: Meta,
+    metadata: ListMeta,
     items: Option<Vec<T>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ListMeta {
+    resource_version: String,
+    r#continue: String,
 }
 
 /// Follows `path` (with `query`, as in `fieldSelector=...`) until the receiver is dropped. Sends [`Change::All`] first,
 /// and again whenever the watch had to start over.
 pub async fn follow<T>(rest: Rest, path: String, query: String, random: Random, out: mpsc::Sender<Change<T>>)
 where
-    T: Object + Clone + DeserializeOwned + Send + Sync + 'static,
+    T: Followed + Clone + DeserializeOwned + Send + Sync + 'static,
 {
     let mut delay = Duration::from_millis(50);
     let mut version: Option<String> = None;
@@ -80,12 +102,27 @@ enum Stopped {
 
 async fn list<T>(rest: &Rest, path: &str, query: &str, out: &mpsc::Sender<Change<T>>) -> Result<Option<String>, Stopped>
 where
-    T: Object + DeserializeOwned,
+    T: DeserializeOwned,
 {
-    let list: List<T> = rest.get(&join(path, query)).await.map_err(|e| Stopped::Failed(None, e))?;
-    let items = list.items.unwrap_or_default().into_iter().map(Arc::new).collect();
-    out.send(Change::All(items)).await.map_err(|_| Stopped::Receiver)?;
-    Ok(Some(list.metadata.resource_version))
+    let failed = |error| Stopped::Failed(None, error);
+    let mut items = Vec::new();
+    let mut next = String::new();
+    loop {
+        let mut parameters = format!("limit={PAGE}");
+        if !query.is_empty() {
+            parameters = format!("{query}&{parameters}");
+        }
+        if !next.is_empty() {
+            parameters = format!("{parameters}&continue={next}");
+        }
+        let list: List<T> = rest.get(&join(path, &parameters)).await.map_err(failed)?;
+        items.extend(list.items.unwrap_or_default().into_iter().map(Arc::new));
+        next = list.metadata.r#continue;
+        if next.is_empty() {
+            out.send(Change::All(items)).await.map_err(|_| Stopped::Receiver)?;
+            return Ok(Some(list.metadata.resource_version));
+        }
+    }
 }
 
 /// Watches from `version` until the server hangs up; gives the version to go on from, or none to list again.
@@ -97,7 +134,7 @@ async fn watch<T>(
     out: &mpsc::Sender<Change<T>>,
 ) -> Result<Option<String>, Stopped>
 where
-    T: Object + Clone + DeserializeOwned,
+    T: Followed + Clone + DeserializeOwned,
 {
     let mut parameters =
         format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_TIMEOUT_SECONDS}&resourceVersion={version}");
@@ -123,11 +160,11 @@ where
         };
         let change = match event {
             Ok(Some(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
-                version.clone_from(&object.meta().resource_version);
+                object.version().clone_into(&mut version);
                 Change::Put(Arc::new(object))
             }
             Ok(Some(WatchEvent::Deleted(object))) => {
-                version.clone_from(&object.meta().resource_version);
+                object.version().clone_into(&mut version);
                 Change::Gone(Arc::new(object))
             }
             Ok(Some(WatchEvent::Bookmark(bookmark))) => {

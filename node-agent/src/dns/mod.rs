@@ -29,7 +29,7 @@ impl Names {
         match change {
             Change::All(all) => zone.replace_services(all.iter().map(|s| service(s)).collect()),
             Change::Put(new) => zone.set_service(service(new)),
-            Change::Gone(old) => zone.remove_service(&old.metadata.namespace, &old.metadata.name),
+            Change::Gone(old) => zone.remove_service(&old.name.namespace, &old.name.name),
         }
     }
 
@@ -40,9 +40,9 @@ impl Names {
             Change::All(all) => zone.replace_slices(all.iter().filter_map(|s| slice(s)).collect()),
             Change::Put(new) => match slice(new) {
                 Some(slice) => zone.set_slice(slice),
-                None => zone.remove_slice(&new.metadata.namespace, &new.metadata.name),
+                None => zone.remove_slice(&new.name.namespace, &new.name.name),
             },
-            Change::Gone(old) => zone.remove_slice(&old.metadata.namespace, &old.metadata.name),
+            Change::Gone(old) => zone.remove_slice(&old.name.namespace, &old.name.name),
         }
     }
 
@@ -61,39 +61,37 @@ impl Names {
 }
 
 fn service(view: &views::Service) -> Service {
-    let spec = &view.spec;
-    let port = |p: &views::ServicePort| {
-        let protocol = if p.protocol.is_empty() { "tcp".to_owned() } else { p.protocol.to_ascii_lowercase() };
-        Port { name: p.name.clone(), protocol, number: p.port }
+    let port = |p: &views::ServicePort| Port {
+        name: p.name.as_ref().to_owned(),
+        protocol: p.protocol.name().to_owned(),
+        number: p.number,
     };
-    let single = std::slice::from_ref(&spec.cluster_ip);
-    let addresses = if spec.cluster_ips.is_empty() { single } else { &spec.cluster_ips[..] };
     Service {
-        namespace: view.metadata.namespace.clone(),
-        name: view.metadata.name.clone(),
-        // "None" is no address: the service is headless.
-        addresses: addresses.iter().filter_map(|a| a.parse().ok()).collect(),
-        ports: spec.ports.iter().map(port).collect(),
-        external_name: (spec.r#type == "ExternalName").then(|| spec.external_name.clone()),
+        namespace: view.name.namespace.as_ref().to_owned(),
+        name: view.name.name.as_ref().to_owned(),
+        addresses: view.cluster_ips.to_vec(),
+        ports: view.ports.iter().map(port).collect(),
+        external_name: view.external_name.as_deref().map(str::to_owned),
     }
 }
 
 /// `None`: the slice belongs to no service.
 fn slice(view: &views::EndpointSlice) -> Option<Slice> {
-    let port = |p: &views::EndpointPort| {
-        let protocol = p.protocol.as_deref().unwrap_or("tcp").to_ascii_lowercase();
-        Some(Port { name: p.name.clone().unwrap_or_default(), protocol, number: p.port? })
+    let port = |p: &views::EndpointPort| Port {
+        name: p.name.as_ref().to_owned(),
+        protocol: p.protocol.name().to_owned(),
+        number: p.number,
     };
     let endpoint = |e: &views::Endpoint| Endpoint {
-        addresses: e.addresses.iter().filter_map(|a| a.parse().ok()).collect(),
-        hostname: e.hostname.clone(),
-        ready: e.conditions.ready.unwrap_or(true),
+        addresses: e.addresses().collect(),
+        hostname: e.hostname.as_deref().map(str::to_owned),
+        ready: e.conditions.is_ready(),
     };
     Some(Slice {
-        namespace: view.metadata.namespace.clone(),
-        name: view.metadata.name.clone(),
-        service: view.service()?.to_owned(),
+        namespace: view.name.namespace.as_ref().to_owned(),
+        name: view.name.name.as_ref().to_owned(),
+        service: view.service.as_deref()?.to_owned(),
         endpoints: view.endpoints.iter().map(endpoint).collect(),
-        ports: view.ports.iter().filter_map(port).collect(),
+        ports: view.ports.iter().map(port).collect(),
     })
 }

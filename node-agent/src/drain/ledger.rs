@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::api::watch::Change;
-use crate::proxy::views::{Endpoint, EndpointSlice};
+use crate::proxy::views::{Endpoint, EndpointSlice, ObjectName};
 
 /// Pods that no slice names any more are remembered: so many, those that left last.
 const DEPARTED_MAX: usize = 1_024;
@@ -24,7 +24,7 @@ pub enum Standing {
 }
 
 /// `namespace/name`.
-type SliceName = (String, String);
+type SliceName = ObjectName;
 
 /// Clones share it.
 #[derive(Clone, Debug)]
@@ -104,9 +104,9 @@ impl State {
     fn put(&mut self, slice: &EndpointSlice, node: &str) {
         let revision = revision(slice);
         self.heard = self.heard.max(revision);
-        let named = slice.endpoints.iter().filter(|e| e.node_name.as_deref() == Some(node)).filter_map(|endpoint| {
-            let target = endpoint.target_ref.as_ref().filter(|target| !target.uid.is_empty())?;
-            Some((target.uid.clone(), is_used(endpoint)))
+        let named = slice.endpoints.iter().filter(|e| e.node.as_deref() == Some(node)).filter_map(|endpoint| {
+            let pod = endpoint.pod.as_deref()?;
+            Some((pod.to_owned(), is_used(endpoint)))
         });
         self.set(name(slice), named.collect(), revision);
     }
@@ -146,14 +146,14 @@ impl State {
 /// Whether new connections go to an endpoint. One that terminates counts as left although a service may publish it as
 /// ready, or fall back to it when it has no other: neither changes while the pod is there.
 fn is_used(endpoint: &Endpoint) -> bool {
-    endpoint.conditions.ready.unwrap_or(true) && endpoint.conditions.terminating != Some(true)
+    endpoint.conditions.is_ready() && !endpoint.conditions.is_terminating()
 }
 
 fn name(slice: &EndpointSlice) -> SliceName {
-    (slice.metadata.namespace.clone(), slice.metadata.name.clone())
+    slice.name.clone()
 }
 
 /// Revisions are numbers that grow (KEP-5504).
 fn revision(slice: &EndpointSlice) -> u64 {
-    slice.metadata.resource_version.parse().unwrap_or(0)
+    slice.version.parse().unwrap_or(0)
 }

@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 use xebec_cni::ipam::Pool;
 use xebec_cni::netlink::{self, Link, Netlink};
 use xebec_cni::sysctl;
-use xebec_ebpf_loader::layout::{Addr, Config};
+use xebec_ebpf_loader::layout::{Addr, Config, Frontend, SocketKey};
 use xebec_ebpf_loader::{Datapath, Maps, Prefixes, Table, probe};
 
 use super::peers::{Local, vtep_mac};
@@ -101,6 +101,8 @@ pub struct Network {
     pub pods: Arc<NodeNetwork>,
     /// For [`crate::proxy::run`].
     pub services: ServiceMaps,
+    /// For [`crate::proxy::run`]: sockets whose peer's address was translated.
+    pub sockets: Table<SocketKey, Frontend>,
     /// For [`super::run::run`].
     pub peers: PeerMaps,
     /// For [`super::run::run`]: this node.
@@ -148,13 +150,25 @@ impl Network {
         }
         let local = local(&mut netlink, config, &uplink, vxlan.as_ref())?;
         let Maps {
-            services, slots, backends, service_counters, local_pods, peers, node_addresses, lb_addresses, ..
+            services,
+            slots,
+            members,
+            source_ranges,
+            backends,
+            service_counters,
+            sockets,
+            local_pods,
+            peers,
+            node_addresses,
+            lb_addresses,
+            ..
         } = maps;
         let pool = Pool::new(&config.lease_dir, config.pod_cidr);
         let pods = NodeNetwork::new(pool, pod_mtu(config.tunnel, &uplink), config.node_address, datapath, local_pods);
         Ok(Self {
             pods: Arc::new(pods),
-            services: ServiceMaps { services, slots, backends, service_counters },
+            services: ServiceMaps { services, slots, members, source_ranges, backends, service_counters },
+            sockets,
             peers: PeerMaps { peers, node_addresses, lb_addresses },
             local,
             uplink,

@@ -6,4 +6,4 @@ pub mod register;
 pub mod status;
 
 pub use machine::Machine;
-pub use register::{NodeConfig, run};
+pub use register::{NodeConfig, Problems, run};

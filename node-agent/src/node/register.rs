@@ -108,7 +108,34 @@ async fn try_register(config: &NodeConfig, rest: &Rest) -> Result<String, ApiErr
     }
 }
 
-/// Keeps the registered node's lease and status for ever. `network_problem` says why pods cannot be connected.
+/// What may be wrong with the node, as its other parts know it.
+#[derive(Debug)]
+pub struct Problems {
+    /// Why pods cannot be connected.
+    pub network: watch::Receiver<Option<String>>,
+    /// Why the kernel does not hold all services.
+    pub services: watch::Receiver<Option<String>>,
+}
+
+impl Problems {
+    /// Waits for news.
+    async fn changed(&mut self) {
+        let Self { network, services } = self;
+        // Who is gone has no more news.
+        async fn news(of: &mut watch::Receiver<Option<String>>) {
+            if of.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        tokio::select! {
+            biased;
+            () = news(network) => {}
+            () = news(services) => {}
+        }
+    }
+}
+
+/// Keeps the registered node's lease and status for ever.
 #[expect(clippy::too_many_arguments, reason = "one caller, and each is another part of the agent")]
 pub async fn run(
     config: NodeConfig,
@@ -117,7 +144,7 @@ pub async fn run(
     runtime: Arc<dyn Runtime>,
     images: Arc<dyn Images>,
     events: Recorder,
-    mut network_problem: watch::Receiver<Option<String>>,
+    mut problems: Problems,
     clock: Clock,
 ) {
     let renewing = lease::keep(rest.clone(), config.facts.name.clone(), uid, clock.clone());
@@ -129,16 +156,15 @@ pub async fn run(
         for round in 0_u32.. {
             observed.pressure = pressure(&reporter.config.data);
             observed.runtime = Some(runtime.version().await.map_err(|e| e.to_string()));
-            observed.network_problem = network_problem.borrow_and_update().clone();
+            observed.network_problem = problems.network.borrow_and_update().clone();
+            observed.service_problem = problems.services.borrow_and_update().clone();
             if round % IMAGE_ROUNDS == 0 {
                 observed.images = images.images().await.unwrap_or_default();
             }
             reporter.report(&observed, round % REPORT_ROUNDS == 0, &events, &about).await;
             tokio::select! {
                 biased;
-                changed = network_problem.changed() => if changed.is_err() {
-                    tokio::time::sleep(LOOK_EVERY).await;
-                },
+                () = problems.changed() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
@@ -195,7 +221,9 @@ impl Reporter {
                 ("DiskPressure", false) => "NodeHasNoDiskPressure",
                 ("DiskPressure", true) => "NodeHasDiskPressure",
                 ("PIDPressure", false) => "NodeHasSufficientPID",
-                _ => "NodeHasInsufficientPID",
+                ("PIDPressure", true) => "NodeHasInsufficientPID",
+                (_, false) => "NodeHasAllServices",
+                (_, true) => "NodeLacksServices",
             };
             events.normal(about.clone(), event, format!("Node {} status is now: {event}", self.config.facts.name));
         }

@@ -35,6 +35,8 @@ pub struct Observed {
     pub runtime: Option<Result<String, String>>,
     /// Why pods cannot be connected, if so.
     pub network_problem: Option<String>,
+    /// Why the kernel does not hold all services, if so.
+    pub service_problem: Option<String>,
     /// Names and sizes of the images, the largest first.
     pub images: Vec<(Vec<String>, u64)>,
 }
@@ -56,7 +58,7 @@ pub struct Condition {
     pub message: String,
 }
 
-/// The node's conditions, in upstream's order.
+/// The node's conditions, in upstream's order; after `PIDPressure`, one of our own.
 pub fn conditions(observed: &Observed) -> Vec<Condition> {
     let pressure = |kind, holds: bool, yes: (&'static str, &str), no: (&'static str, &str)| {
         let (reason, message) = if holds { yes } else { no };
@@ -95,6 +97,15 @@ pub fn conditions(observed: &Observed) -> Vec<Condition> {
             ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
             ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         ),
+        Condition {
+            kind: "ServicesOutOfDate",
+            holds: observed.service_problem.is_some(),
+            reason: if observed.service_problem.is_some() { "ServiceMapsBehind" } else { "ServiceMapsUpToDate" },
+            message: match &observed.service_problem {
+                Some(problem) => format!("not every service is served as the API has it: {problem}"),
+                None => "the kernel holds every service".to_owned(),
+            },
+        },
         ready,
     ]
 }
@@ -204,6 +215,6 @@ mod tests {
         assert_eq!(status["status"]["allocatable"]["cpu"], "1500m");
         assert_eq!(status["status"]["capacity"]["cpu"], "2");
         assert_eq!(status["status"]["allocatable"]["memory"], "2097152Ki");
-        assert_eq!(status["status"]["conditions"].as_array().unwrap().len(), 4);
+        assert_eq!(status["status"]["conditions"].as_array().unwrap().len(), 5);
     }
 }

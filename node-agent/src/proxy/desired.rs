@@ -4,18 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use xebec_ebpf_loader::layout::{Addr, Port, SCOPE_CLUSTER, SCOPE_EXTERNAL, ServiceKey, proto, service_flags};
+use ipnet::IpNet;
+use xebec_ebpf_loader::layout::{Addr, Port, SCOPE_CLUSTER, SCOPE_EXTERNAL, ServiceKey, service_flags};
 
-use super::views::{Conditions, EndpointSlice, Service, ServicePort};
+use super::topology;
+use super::views::{Conditions, EndpointSlice, Hints, HostPorts, Kind, ObjectName, Protocol, Service, ServicePort};
 
 /// `namespace/name` of a service.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ServiceName {
-    /// `metadata.namespace`.
-    pub namespace: String,
-    /// `metadata.name`.
-    pub name: String,
-}
+pub type ServiceName = ObjectName;
 
 /// A port of a service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,9 +19,9 @@ pub struct PortName {
     /// The service.
     pub service: ServiceName,
     /// The port's name, empty if it has none.
-    pub port: String,
-    /// Its IP protocol: the same name and number may stand for TCP and UDP.
-    pub proto: u8,
+    pub port: Arc<str>,
+    /// Its protocol: the same name and number may stand for TCP and UDP.
+    pub protocol: Protocol,
 }
 
 /// An endpoint's address and port.
@@ -51,6 +47,19 @@ pub struct Target {
     pub flags: u32,
     /// 0 without session affinity.
     pub affinity_timeout_s: u32,
+    /// Whether every node is to choose alike.
+    pub consistent: bool,
+    /// Clients that the service port's load balancer addresses serve; empty: all.
+    pub source_ranges: Arc<[IpNet]>,
+}
+
+/// What `spec.healthCheckNodePort` answers with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The service.
+    pub service: ServiceName,
+    /// Ready endpoints on this node.
+    pub local_endpoints: usize,
 }
 
 /// A compiled service.
@@ -60,6 +69,8 @@ pub struct Compiled {
     pub frontends: BTreeMap<ServiceKey, Target>,
     /// Its load balancer addresses; with the nodes that may answer for it, if not any node may.
     pub load_balancer: BTreeMap<Ipv4Addr, Option<BTreeSet<String>>>,
+    /// By port.
+    pub health_check: Option<(u16, HealthCheck)>,
 }
 
 /// What the proxy knows of its own node.
@@ -67,17 +78,29 @@ pub struct Compiled {
 pub struct Facts {
     /// The node's name.
     pub node: String,
+    /// The node's zone, if it is in one.
+    pub zone: Option<Box<str>>,
+    /// The addresses at which pods' `hostPort`s are served.
+    pub addresses: Vec<IpAddr>,
     /// The service that the node's own DNS server answers for.
     pub dns_service: ServiceName,
     /// Where that server listens.
     pub dns_server: (IpAddr, u16),
+    /// Whether load balancer services return directly that do not say.
+    pub direct_return: bool,
 }
 
 /// An endpoint of one port.
-struct Candidate<'a> {
-    address: BackendAddress,
-    conditions: Conditions,
-    node: Option<&'a str>,
+#[derive(Clone, Debug)]
+pub struct Candidate<'a> {
+    /// Where it listens.
+    pub address: BackendAddress,
+    /// Its state.
+    pub conditions: Conditions,
+    /// Its node.
+    pub node: Option<&'a str>,
+    /// Whom it is meant for.
+    pub hints: Option<&'a Hints>,
 }
 
 /// Compiles one service with its slices.
@@ -87,154 +110,204 @@ pub fn compile<'a>(
     facts: &'a Facts,
 ) -> Compiled {
     let mut out = Compiled::default();
-    if service.spec.r#type == "ExternalName" {
+    if service.kind == Kind::ExternalName {
         return out;
     }
-    let name = ServiceName { namespace: service.metadata.namespace.clone(), name: service.metadata.name.clone() };
-    let external_local = service.spec.external_traffic_policy == "Local";
-    let cluster_ips = cluster_ips(service);
-    let ingress = load_balancer_ips(service);
-    for port in &service.spec.ports {
-        // SCTP has no hook yet: its frontends are absent, so that clients see an error at once.
-        let Some(proto) = protocol(&port.protocol) else { continue };
-        let candidates = candidates(&name, port, proto, slices.clone(), facts);
-        let all = choose(&candidates, |_| true);
-        let local = choose(&candidates, |c| c.node == Some(facts.node.as_str()));
-        let target = |backends: &BackendSet, flags| Target {
-            port: PortName { service: name.clone(), port: port.name.clone(), proto },
-            backends: backends.clone(),
+    // SCTP is not translated by any hook: its frontends are absent, so that clients see an error at once.
+    for port in service.ports.iter().filter(|port| port.protocol != Protocol::Sctp) {
+        for is_v4 in [true, false] {
+            compile_port(&mut out, service, port, is_v4, slices.clone(), facts);
+        }
+    }
+    if service.health_check_port != 0 && service.kind == Kind::LoadBalancer && service.external_local {
+        let local = |e: &&super::views::Endpoint| e.node.as_deref() == Some(&*facts.node) && e.conditions.is_ready();
+        let ready: BTreeSet<IpAddr> = slices.flat_map(|s| &s.endpoints).filter(local).map(|e| e.address).collect();
+        let check = HealthCheck { service: service.name.clone(), local_endpoints: ready.len() };
+        out.health_check = Some((service.health_check_port, check));
+    }
+    out
+}
+
+/// The frontends of one port in one address family.
+fn compile_port<'a>(
+    out: &mut Compiled,
+    service: &Service,
+    port: &ServicePort,
+    is_v4: bool,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    facts: &'a Facts,
+) {
+    let of_family =
+        |ips: &[IpAddr]| -> Vec<IpAddr> { ips.iter().copied().filter(|ip| ip.is_ipv4() == is_v4).collect() };
+    let cluster_ips = of_family(&service.cluster_ips);
+    let ingress = of_family(&service.load_balancer_ips);
+    let external_ips = of_family(&service.external_ips);
+    // Nodes are known by their IPv4 addresses; a service of IPv6 alone is reached by those from dual-stack sockets.
+    let node_port = port.node_port != 0 && service.cluster_ips.iter().any(IpAddr::is_ipv4) == is_v4;
+    if cluster_ips.is_empty() && ingress.is_empty() && external_ips.is_empty() && !node_port {
+        return;
+    }
+    let candidates = candidates(&service.name, port, is_v4, slices, facts);
+    let reachable = topology::reachable(&candidates, facts);
+    let local = topology::local(&candidates, facts);
+    let sets = Sets { service, port, facts };
+    let internal = if service.internal_local { &local } else { &reachable };
+    let mut add = |addr: Addr, number: u16, scope: u8, target: Target| {
+        let key = ServiceKey { addr, port: Port::new(number), proto: port.protocol.number(), scope };
+        out.frontends.insert(key, target);
+    };
+    for ip in &cluster_ips {
+        add((*ip).into(), port.number, SCOPE_CLUSTER, sets.inside(internal));
+    }
+    let node_ports = node_port.then_some((Addr::UNSPECIFIED, port.node_port));
+    let others = external_ips.iter().map(|ip| (Addr::from(*ip), port.number)).chain(node_ports);
+    for (addr, number) in others {
+        // Clients inside the cluster are not subject to the external policy (KEP-2086, "traffic from inside to
+        // external addresses").
+        add(addr, number, SCOPE_CLUSTER, sets.inside(&reachable));
+        add(addr, number, SCOPE_EXTERNAL, sets.outside(&reachable, &local));
+    }
+    for ip in &ingress {
+        add((*ip).into(), port.number, SCOPE_CLUSTER, sets.inside(&reachable));
+        let mut target = sets.outside(&reachable, &local);
+        if target.source_ranges.iter().any(|range| range.addr().is_ipv4() == is_v4) {
+            target.flags |= service_flags::SOURCE_RANGES;
+        }
+        add((*ip).into(), port.number, SCOPE_EXTERNAL, target);
+        if let IpAddr::V4(v4) = ip {
+            let nodes = service.external_local.then(|| topology::nodes(&candidates));
+            restrict(&mut out.load_balancer, *v4, nodes);
+        }
+    }
+}
+
+/// With several ports, a node must have an endpoint for each to answer for the address.
+fn restrict(
+    addresses: &mut BTreeMap<Ipv4Addr, Option<BTreeSet<String>>>,
+    ip: Ipv4Addr,
+    nodes: Option<BTreeSet<String>>,
+) {
+    addresses
+        .entry(ip)
+        .and_modify(|known| {
+            if let (Some(known), Some(nodes)) = (known.as_mut(), &nodes) {
+                known.retain(|node| nodes.contains(node));
+            }
+        })
+        .or_insert(nodes);
+}
+
+/// Makes targets of a service port.
+struct Sets<'a> {
+    service: &'a Service,
+    port: &'a ServicePort,
+    facts: &'a Facts,
+}
+
+impl Sets<'_> {
+    /// For clients on the cluster's nodes.
+    fn inside(&self, backends: &BackendSet) -> Target {
+        let service = self.service;
+        // A datagram socket that is not connected asks again with each send.
+        let stays = service.affinity_timeout_s != 0 || self.port.protocol == Protocol::Udp;
+        let flags = if stays && backends.len() > 1 { service_flags::STICKY } else { 0 };
+        Target {
+            port: PortName {
+                service: service.name.clone(),
+                port: Arc::clone(&self.port.name),
+                protocol: self.port.protocol,
+            },
+            backends: Arc::clone(backends),
             flags,
-            affinity_timeout_s: affinity_timeout_s(service),
+            affinity_timeout_s: service.affinity_timeout_s,
+            consistent: false,
+            source_ranges: service.source_ranges.iter().map(IpNet::trunc).collect(),
+        }
+    }
+
+    /// For clients outside. With policy `Local` only this node's endpoints count, and another node may have some.
+    fn outside(&self, reachable: &BackendSet, local: &BackendSet) -> Target {
+        let service = self.service;
+        let backends = if service.external_local { local } else { reachable };
+        let mut target = self.inside(backends);
+        // Packets from outside have flows, which keep datagrams with their backend.
+        let stays = service.affinity_timeout_s != 0 && backends.len() > 1;
+        target.flags = if stays { service_flags::STICKY } else { 0 };
+        if service.external_local {
+            target.flags |= service_flags::DROP_IF_EMPTY;
+        } else {
+            target.consistent = backends.len() > 1;
+            if service.direct_return.unwrap_or(self.facts.direct_return) {
+                target.flags |= service_flags::DIRECT_RETURN;
+            }
+        }
+        target
+    }
+}
+
+/// Compiles the `hostPort`s of a pod of this node.
+pub fn compile_host_ports(pod: &HostPorts, facts: &Facts) -> Compiled {
+    let mut out = Compiled::default();
+    // No service has such a name.
+    let name = ObjectName { namespace: Arc::clone(&pod.name.namespace), name: format!("pod:{}", pod.name.name).into() };
+    for port in pod.ports.iter().filter(|port| port.protocol != Protocol::Sctp) {
+        let listens: Vec<IpAddr> = match port.host_ip {
+            // A process on the node would be needed for the loopback address; pods have their own.
+            Some(ip) if ip.is_loopback() => Vec::new(),
+            Some(ip) => vec![ip],
+            None => facts.addresses.clone(),
         };
-        let internal = if service.spec.internal_traffic_policy == "Local" { &local } else { &all };
-        let mut add = |addr: Addr, port: u16, scope: u8, target: Target| {
-            out.frontends.insert(ServiceKey { addr, port: Port::new(port), proto, scope }, target);
-        };
-        for ip in &cluster_ips {
-            add((*ip).into(), port.port, SCOPE_CLUSTER, target(internal, 0));
-        }
-        // From outside, with policy Local, only this node's endpoints count, and another node may have some. Clients
-        // inside the cluster are not subject to it (KEP-2086, "traffic from inside to external addresses").
-        let (outside, flags) = if external_local { (&local, service_flags::DROP_IF_EMPTY) } else { (&all, 0) };
-        let mut external: Vec<(Addr, u16)> =
-            service.spec.external_ips.iter().chain(&ingress).map(|ip| ((*ip).into(), port.port)).collect();
-        if port.node_port != 0 {
-            external.push((Addr::UNSPECIFIED, port.node_port));
-        }
-        for (addr, number) in external {
-            add(addr, number, SCOPE_CLUSTER, target(&all, 0));
-            add(addr, number, SCOPE_EXTERNAL, target(outside, flags));
-        }
-        for ip in &ingress {
-            if let IpAddr::V4(v4) = ip {
-                let nodes = external_local.then(|| nodes(&candidates));
-                out.load_balancer
-                    .entry(*v4)
-                    .and_modify(|known| {
-                        // Several ports: a node must have an endpoint for each.
-                        if let (Some(known), Some(nodes)) = (known.as_mut(), &nodes) {
-                            known.retain(|node| nodes.contains(node));
-                        }
-                    })
-                    .or_insert(nodes);
+        for ip in listens {
+            let Some(pod_ip) = pod.addresses.iter().find(|a| a.is_ipv4() == ip.is_ipv4()) else { continue };
+            let target = Target {
+                port: PortName {
+                    service: name.clone(),
+                    port: format!("{ip}:{}", port.number).into(),
+                    protocol: port.protocol,
+                },
+                backends: [BackendAddress { addr: (*pod_ip).into(), port: Port::new(port.container_port) }].into(),
+                flags: 0,
+                affinity_timeout_s: 0,
+                consistent: false,
+                source_ranges: [].into(),
+            };
+            for scope in [SCOPE_CLUSTER, SCOPE_EXTERNAL] {
+                let key =
+                    ServiceKey { addr: ip.into(), port: Port::new(port.number), proto: port.protocol.number(), scope };
+                out.frontends.insert(key, target.clone());
             }
         }
     }
     out
 }
 
-/// The IP protocol by its name in the API; none for one that has no hook.
-fn protocol(name: &str) -> Option<u8> {
-    match name {
-        "" | "TCP" => Some(proto::TCP),
-        "UDP" => Some(proto::UDP),
-        _ => None,
-    }
-}
-
-fn cluster_ips(service: &Service) -> Vec<IpAddr> {
-    let spec = &service.spec;
-    let texts = if spec.cluster_ips.is_empty() { std::slice::from_ref(&spec.cluster_ip) } else { &spec.cluster_ips };
-    texts.iter().filter_map(|text| text.parse().ok()).collect()
-}
-
-fn load_balancer_ips(service: &Service) -> Vec<IpAddr> {
-    if service.spec.r#type != "LoadBalancer" {
-        return Vec::new();
-    }
-    let ingress = &service.status.load_balancer.ingress;
-    ingress.iter().filter(|i| i.ip_mode.as_deref() != Some("Proxy")).filter_map(|i| i.ip).collect()
-}
-
-fn affinity_timeout_s(service: &Service) -> u32 {
-    /// Upstream's default, 3 hours.
-    const DEFAULT_S: u32 = 10_800;
-    if service.spec.session_affinity != "ClientIP" {
-        return 0;
-    }
-    let config = service.spec.session_affinity_config.as_ref();
-    config.and_then(|c| c.client_ip.as_ref()).and_then(|c| c.timeout_seconds).unwrap_or(DEFAULT_S)
-}
-
 /// The endpoints of one port.
 fn candidates<'a>(
     name: &ServiceName,
     port: &ServicePort,
-    proto: u8,
+    is_v4: bool,
     slices: impl Iterator<Item = &'a EndpointSlice>,
     facts: &'a Facts,
 ) -> Vec<Candidate<'a>> {
     if *name == facts.dns_service {
         let (ip, port) = facts.dns_server;
         let address = BackendAddress { addr: ip.into(), port: Port::new(port) };
-        return vec![Candidate { address, conditions: Conditions::default(), node: Some(&facts.node) }];
+        let conditions = Conditions::default();
+        return vec![Candidate { address, conditions, node: Some(&facts.node), hints: None }];
     }
     let mut out = Vec::new();
     for slice in slices {
         // Slices name their ports as the service does; the numbers may differ from slice to slice.
-        let number = slice.ports.iter().find_map(|p| {
-            let same = p.name.as_deref().unwrap_or_default() == port.name
-                && protocol(p.protocol.as_deref().unwrap_or_default()) == Some(proto);
-            if same { p.port } else { None }
-        });
-        let Some(number) = number else { continue };
-        for endpoint in &slice.endpoints {
-            let Some(ip) = endpoint.addresses.first().and_then(|text| text.parse::<IpAddr>().ok()) else { continue };
+        let same = |p: &&super::views::EndpointPort| p.name == port.name && p.protocol == port.protocol;
+        let Some(number) = slice.ports.iter().find(same).map(|p| p.number) else { continue };
+        for endpoint in slice.endpoints.iter().filter(|e| e.address.is_ipv4() == is_v4) {
             out.push(Candidate {
-                address: BackendAddress { addr: ip.into(), port: Port::new(number) },
+                address: BackendAddress { addr: endpoint.address.into(), port: Port::new(number) },
                 conditions: endpoint.conditions,
-                node: endpoint.node_name.as_deref(),
+                node: endpoint.node.as_deref(),
+                hints: endpoint.hints.as_deref(),
             });
         }
     }
     out
-}
-
-/// The ready endpoints; if none is, those that still serve while they terminate (KEP-1669).
-fn choose(candidates: &[Candidate<'_>], which: impl Fn(&Candidate<'_>) -> bool) -> BackendSet {
-    let collect = |good: &dyn Fn(&Conditions) -> bool| -> BTreeSet<BackendAddress> {
-        candidates.iter().filter(|c| which(c) && good(&c.conditions)).map(|c| c.address).collect()
-    };
-    let mut set = collect(&is_ready);
-    if set.is_empty() {
-        set = collect(&serves_while_terminating);
-    }
-    set.into_iter().collect()
-}
-
-fn is_ready(conditions: &Conditions) -> bool {
-    conditions.ready.unwrap_or(true)
-}
-
-fn serves_while_terminating(conditions: &Conditions) -> bool {
-    conditions.serving.unwrap_or(true) && conditions.terminating.unwrap_or(false)
-}
-
-/// The nodes that have an endpoint to serve with.
-fn nodes(candidates: &[Candidate<'_>]) -> BTreeSet<String> {
-    let of = |good: &dyn Fn(&Conditions) -> bool| -> BTreeSet<String> {
-        candidates.iter().filter(|c| good(&c.conditions)).filter_map(|c| c.node).map(str::to_owned).collect()
-    };
-    let ready = of(&is_ready);
-    if ready.is_empty() { of(&serves_while_terminating) } else { ready }
 }

@@ -4,27 +4,41 @@
 //! use it are switched to it; then what nobody names is removed. Sets and backends are known by what they hold, so
 //! frontends that lead to the same endpoints share them.
 
-use std::collections::{BTreeMap, HashMap};
+mod adopt;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use xebec_ebpf_loader::layout::{Backend, Service, ServiceKey, SlotKey};
+use ipnet::IpNet;
+use xebec_ebpf_loader::layout::{
+    Backend, Chunk, ChunkKey, MemberKey, SLOTS_PER_CHUNK, SOURCE_RANGE_BITS, Service, ServiceKey, SourceRange,
+    service_flags,
+};
 
-use super::desired::{BackendAddress, BackendSet, PortName};
+use super::desired::{BackendAddress, BackendSet, PortName, Target};
+use super::maglev;
 use super::world::Changes;
 
-/// One write to a map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A prefix of clients: the range, and how many of its bits count.
+pub type RangePrefix = (SourceRange, u32);
+
+/// Writes to the maps, in the order of the fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "what is written where is in the names")]
-pub enum Write {
-    PutBackend(u32, Backend),
-    PutSlot(SlotKey, u32),
-    /// Begins to count for a service port; what was counted stays.
-    PutCounters(u32),
-    PutService(ServiceKey, Service),
-    RemoveService(ServiceKey),
-    RemoveCounters(u32),
-    RemoveSlot(SlotKey),
-    RemoveBackend(u32),
+pub struct Plan {
+    pub put_backends: Vec<(u32, Backend)>,
+    pub put_members: Vec<MemberKey>,
+    pub put_chunks: Vec<(ChunkKey, Chunk)>,
+    pub put_ranges: Vec<RangePrefix>,
+    /// Service ports for which to begin to count.
+    pub put_counters: Vec<u32>,
+    pub put_services: Vec<(ServiceKey, Service)>,
+    pub remove_services: Vec<ServiceKey>,
+    pub remove_counters: Vec<u32>,
+    pub remove_ranges: Vec<RangePrefix>,
+    pub remove_chunks: Vec<ChunkKey>,
+    pub remove_members: Vec<MemberKey>,
+    pub remove_backends: Vec<u32>,
 }
 
 /// What the maps hold, read at start.
@@ -32,32 +46,50 @@ pub enum Write {
 #[expect(missing_docs, reason = "the maps by their names")]
 pub struct Contents {
     pub services: Vec<(ServiceKey, Service)>,
-    pub slots: Vec<(SlotKey, u32)>,
+    pub chunks: Vec<(ChunkKey, Chunk)>,
+    pub members: Vec<MemberKey>,
+    pub ranges: Vec<RangePrefix>,
     pub backends: Vec<(u32, Backend)>,
     pub counters: Vec<u32>,
 }
 
-#[derive(Debug)]
-struct Counted<T> {
-    value: T,
-    uses: usize,
+/// How a set is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Shape {
+    /// Its slots are a Maglev table.
+    consistent: bool,
+    /// Its members are written one by one too.
+    sticky: bool,
 }
+
+type SetKey = (BackendSet, Shape);
 
 /// Hands out numbers that are not in use, in a circle: one that was given back is used again as late as possible.
 #[derive(Debug, Default)]
 struct Numbers {
     last: u32,
+    used: HashSet<u32>,
 }
 
 impl Numbers {
-    fn next(&mut self, in_use: impl Fn(u32) -> bool) -> u32 {
+    fn take(&mut self) -> u32 {
         loop {
             // 0 means none.
             self.last = self.last.wrapping_add(1).max(1);
-            if !in_use(self.last) {
+            if self.used.insert(self.last) {
                 return self.last;
             }
         }
+    }
+
+    fn give_back(&mut self, number: u32) {
+        self.used.remove(&number);
+    }
+
+    /// Takes a number that is known to be in use.
+    fn adopt(&mut self, number: u32) {
+        self.used.insert(number);
+        self.last = self.last.max(number);
     }
 }
 
@@ -66,103 +98,23 @@ impl Numbers {
 pub struct Model {
     services: BTreeMap<ServiceKey, Service>,
     /// Sets by number, with how many services name them.
-    sets: HashMap<u32, Counted<BackendSet>>,
-    set_numbers: HashMap<BackendSet, u32>,
-    /// Backends by number, with how many sets hold them.
-    backends: HashMap<u32, Counted<BackendAddress>>,
-    backend_numbers: HashMap<BackendAddress, u32>,
+    sets: HashMap<u32, (SetKey, u32)>,
+    set_numbers: HashMap<SetKey, u32>,
+    /// Backends with their numbers, and how many sets hold them.
+    backends: HashMap<BackendAddress, (u32, u32)>,
     /// Service ports by number, with how many frontends they have.
-    ports: HashMap<u32, usize>,
+    ports: HashMap<u32, u32>,
     port_numbers: HashMap<PortName, u32>,
     port_names: HashMap<u32, PortName>,
-    next_set: Numbers,
-    next_backend: Numbers,
-    next_port: Numbers,
+    counters: HashSet<u32>,
+    /// Of service ports that have any.
+    ranges: BTreeMap<u32, BTreeSet<RangePrefix>>,
+    free_sets: Numbers,
+    free_backends: Numbers,
+    free_ports: Numbers,
 }
 
 impl Model {
-    /// From what the maps hold. What is found there but not whole (a crash between two writes) is to be removed, by the
-    /// writes returned.
-    pub fn adopt(contents: Contents) -> (Self, Vec<Write>) {
-        let mut model = Self::default();
-        let mut writes = Vec::new();
-        let backends: HashMap<u32, BackendAddress> = contents
-            .backends
-            .iter()
-            .map(|(id, backend)| (*id, BackendAddress { addr: backend.addr, port: backend.port }))
-            .collect();
-        let mut slots = HashMap::<u32, BTreeMap<u32, u32>>::new();
-        for (key, backend) in &contents.slots {
-            slots.entry(key.set).or_default().insert(key.slot, *backend);
-        }
-        for (key, service) in contents.services {
-            if model.adopt_service(service, &slots, &backends) {
-                *model.ports.entry(service.id).or_default() += 1;
-                model.services.insert(key, service);
-            } else {
-                writes.push(Write::RemoveService(key));
-            }
-        }
-        for (key, _) in contents.slots {
-            if model.sets.get(&key.set).is_none_or(|set| key.slot as usize >= set.value.len()) {
-                writes.push(Write::RemoveSlot(key));
-            }
-        }
-        for (id, _) in contents.backends {
-            if !model.backends.contains_key(&id) {
-                writes.push(Write::RemoveBackend(id));
-            }
-        }
-        for id in contents.counters {
-            if !model.ports.contains_key(&id) {
-                writes.push(Write::RemoveCounters(id));
-            }
-        }
-        model.next_set.last = model.sets.keys().copied().max().unwrap_or(0);
-        model.next_backend.last = model.backends.keys().copied().max().unwrap_or(0);
-        model.next_port.last = model.ports.keys().copied().max().unwrap_or(0);
-        (model, writes)
-    }
-
-    /// Takes over a service whose set is whole.
-    fn adopt_service(
-        &mut self,
-        service: Service,
-        slots: &HashMap<u32, BTreeMap<u32, u32>>,
-        backends: &HashMap<u32, BackendAddress>,
-    ) -> bool {
-        if service.set == 0 {
-            return service.count == 0;
-        }
-        if let Some(set) = self.sets.get_mut(&service.set) {
-            let whole = set.value.len() == service.count as usize;
-            set.uses += usize::from(whole);
-            return whole;
-        }
-        let Some(slots) = slots.get(&service.set) else { return false };
-        let numbers: Option<Vec<u32>> = (0..service.count).map(|slot| slots.get(&slot).copied()).collect();
-        let Some(numbers) = numbers else { return false };
-        let addresses: Option<Vec<BackendAddress>> = numbers.iter().map(|id| backends.get(id).copied()).collect();
-        let Some(addresses) = addresses else { return false };
-        let set: BackendSet = addresses.iter().copied().collect();
-        // Backends are known by their addresses: one under two numbers, or a set that is there twice, is not ours.
-        let doubled = self.set_numbers.contains_key(&set)
-            || addresses
-                .iter()
-                .zip(&numbers)
-                .any(|(a, id)| self.backend_numbers.get(a).is_some_and(|known| known != id));
-        if doubled {
-            return false;
-        }
-        for (address, id) in addresses.iter().zip(&numbers) {
-            self.backend_numbers.insert(*address, *id);
-            self.backends.entry(*id).or_insert(Counted { value: *address, uses: 0 }).uses += 1;
-        }
-        self.set_numbers.insert(set.clone(), service.set);
-        self.sets.insert(service.set, Counted { value: set, uses: 1 });
-        true
-    }
-
     /// The frontends that the maps hold.
     pub fn frontends(&self) -> impl Iterator<Item = &ServiceKey> {
         self.services.keys()
@@ -173,146 +125,178 @@ impl Model {
         self.port_names.get(&id)
     }
 
-    /// The writes that bring these changes about, in order.
-    pub fn apply(&mut self, changes: Changes) -> Vec<Write> {
-        let mut first = Vec::new();
-        let mut switch = Vec::new();
-        let mut released = Released::default();
+    /// The backends that a frontend leads to.
+    pub fn backends(&self, key: &ServiceKey) -> Option<&BackendSet> {
+        self.sets.get(&self.services.get(key)?.set).map(|((set, _), _)| set)
+    }
+
+    /// The writes that bring these changes about.
+    pub fn apply(&mut self, changes: Changes) -> Plan {
+        let mut plan = Plan::default();
+        let mut released = Vec::new();
         for (key, target) in changes {
             let old = self.services.get(&key).copied();
+            released.extend(old);
             let Some(target) = target else {
-                if let Some(old) = old {
-                    self.services.remove(&key);
-                    switch.push(Write::RemoveService(key));
-                    released.add(old);
+                if self.services.remove(&key).is_some() {
+                    plan.remove_services.push(key);
                 }
                 continue;
             };
-            let id = self.port_number(&target.port, old, &mut first);
-            let set = self.take_set(&target.backends, &mut first);
-            let new = Service {
-                id,
-                set,
-                count: target.backends.len() as u32,
-                flags: target.flags,
-                affinity_timeout_s: target.affinity_timeout_s,
-            };
+            let id = self.port_number(&target.port, old, &mut plan);
+            self.set_ranges(id, &target, &mut plan);
+            let (set, count) = self.take_set(&target, &mut plan);
+            let new = Service { id, set, count, flags: target.flags, affinity_timeout_s: target.affinity_timeout_s };
             *self.ports.entry(id).or_default() += 1;
             if old != Some(new) {
-                switch.push(Write::PutService(key, new));
+                plan.put_services.push((key, new));
             }
             self.services.insert(key, new);
-            if let Some(old) = old {
-                released.add(old);
-            }
         }
-        first.extend(switch);
-        self.release(&released, &mut first);
-        first
+        for service in released {
+            self.release_port(service.id, &mut plan);
+            self.release_set(service.set, &mut plan);
+        }
+        plan
     }
 
     /// The number of a service port: the one it has; or the one under which an earlier agent knew the frontend; or a
     /// new one.
-    fn port_number(&mut self, name: &PortName, old: Option<Service>, writes: &mut Vec<Write>) -> u32 {
+    fn port_number(&mut self, name: &PortName, old: Option<Service>, plan: &mut Plan) -> u32 {
         if let Some(id) = self.port_numbers.get(name) {
             return *id;
         }
         let adopted = old.map(|service| service.id).filter(|id| !self.port_names.contains_key(id));
-        let ports = &self.ports;
-        let id = adopted.unwrap_or_else(|| self.next_port.next(|id| ports.contains_key(&id)));
+        let id = adopted.unwrap_or_else(|| self.free_ports.take());
         self.port_numbers.insert(name.clone(), id);
         self.port_names.insert(id, name.clone());
-        writes.push(Write::PutCounters(id));
+        // What was counted stays.
+        if self.counters.insert(id) {
+            plan.put_counters.push(id);
+        }
         id
     }
 
-    /// The number of a set, which is written if it is new; counts one use. 0 for the empty set.
-    fn take_set(&mut self, set: &BackendSet, writes: &mut Vec<Write>) -> u32 {
-        if set.is_empty() {
-            return 0;
+    /// Makes the clients of a service port those that its targets, all of them alike, name.
+    fn set_ranges(&mut self, id: u32, target: &Target, plan: &mut Plan) {
+        if target.source_ranges.is_empty() && !self.ranges.contains_key(&id) {
+            return;
         }
-        if let Some(number) = self.set_numbers.get(set) {
-            if let Some(known) = self.sets.get_mut(number) {
-                known.uses += 1;
-            }
-            return *number;
+        let wanted: BTreeSet<RangePrefix> = target.source_ranges.iter().map(|net| range(id, net)).collect();
+        let known = self.ranges.remove(&id).unwrap_or_default();
+        plan.put_ranges.extend(wanted.difference(&known));
+        plan.remove_ranges.extend(known.difference(&wanted));
+        if !wanted.is_empty() {
+            self.ranges.insert(id, wanted);
         }
-        let sets = &self.sets;
-        let number = self.next_set.next(|n| sets.contains_key(&n));
-        for (slot, address) in set.iter().enumerate() {
-            let backend = self.take_backend(*address, writes);
-            writes.push(Write::PutSlot(SlotKey { set: number, slot: slot as u32 }, backend));
-        }
-        self.set_numbers.insert(Arc::clone(set), number);
-        self.sets.insert(number, Counted { value: Arc::clone(set), uses: 1 });
-        number
     }
 
-    fn take_backend(&mut self, address: BackendAddress, writes: &mut Vec<Write>) -> u32 {
-        if let Some(id) = self.backend_numbers.get(&address) {
-            if let Some(known) = self.backends.get_mut(id) {
-                known.uses += 1;
+    /// The number of a target's set and of its slots; it is written if it is new. Counts one use. 0 for the empty set.
+    fn take_set(&mut self, target: &Target, plan: &mut Plan) -> (u32, u32) {
+        let backends = &target.backends;
+        if backends.is_empty() {
+            return (0, 0);
+        }
+        let sticky = target.flags & service_flags::STICKY != 0;
+        let key = (Arc::clone(backends), Shape { consistent: target.consistent, sticky });
+        if let Some(number) = self.set_numbers.get(&key) {
+            if let Some((_, uses)) = self.sets.get_mut(number) {
+                *uses += 1;
             }
+            return (*number, slot_count(&key));
+        }
+        let number = self.free_sets.take();
+        let ids: Vec<u32> = backends.iter().map(|address| self.take_backend(*address, plan)).collect();
+        if sticky {
+            plan.put_members.extend(ids.iter().map(|id| MemberKey { set: number, backend: *id }));
+        }
+        let slots = slots(&key, &ids);
+        plan.put_chunks.extend(chunks(number, &slots));
+        self.set_numbers.insert(key.clone(), number);
+        self.sets.insert(number, (key, 1));
+        (number, slots.len() as u32)
+    }
+
+    fn take_backend(&mut self, address: BackendAddress, plan: &mut Plan) -> u32 {
+        if let Some((id, uses)) = self.backends.get_mut(&address) {
+            *uses += 1;
             return *id;
         }
-        let backends = &self.backends;
-        let id = self.next_backend.next(|id| backends.contains_key(&id));
-        self.backend_numbers.insert(address, id);
-        self.backends.insert(id, Counted { value: address, uses: 1 });
-        writes.push(Write::PutBackend(id, Backend { addr: address.addr, port: address.port, padding: 0 }));
+        let id = self.free_backends.take();
+        self.backends.insert(address, (id, 1));
+        plan.put_backends.push((id, Backend { addr: address.addr, port: address.port, padding: 0 }));
         id
     }
 
-    /// Gives back what services no longer name, and removes what nobody does.
-    fn release(&mut self, released: &Released, writes: &mut Vec<Write>) {
-        for service in &released.0 {
-            self.release_port(service.id, writes);
-            self.release_set(service.set, writes);
-        }
-    }
-
-    fn release_port(&mut self, id: u32, writes: &mut Vec<Write>) {
+    /// Gives back one use of a service port.
+    fn release_port(&mut self, id: u32, plan: &mut Plan) {
         let Some(uses) = self.ports.get_mut(&id) else { return };
         *uses -= 1;
         if *uses > 0 {
             return;
         }
         self.ports.remove(&id);
+        self.free_ports.give_back(id);
         if let Some(name) = self.port_names.remove(&id) {
             self.port_numbers.remove(&name);
         }
-        writes.push(Write::RemoveCounters(id));
+        if self.counters.remove(&id) {
+            plan.remove_counters.push(id);
+        }
+        plan.remove_ranges.extend(self.ranges.remove(&id).unwrap_or_default());
     }
 
-    fn release_set(&mut self, number: u32, writes: &mut Vec<Write>) {
-        let Some(set) = self.sets.get_mut(&number) else { return };
-        set.uses -= 1;
-        if set.uses > 0 {
+    /// Gives back one use of a set, and removes what nobody uses any more.
+    fn release_set(&mut self, number: u32, plan: &mut Plan) {
+        let Some((_, uses)) = self.sets.get_mut(&number) else { return };
+        *uses -= 1;
+        if *uses > 0 {
             return;
         }
-        let set = Arc::clone(&set.value);
-        self.sets.remove(&number);
-        self.set_numbers.remove(&set);
-        for (slot, address) in set.iter().enumerate() {
-            writes.push(Write::RemoveSlot(SlotKey { set: number, slot: slot as u32 }));
-            let Some(id) = self.backend_numbers.get(address).copied() else { continue };
-            let Some(backend) = self.backends.get_mut(&id) else { continue };
-            backend.uses -= 1;
-            if backend.uses == 0 {
-                self.backends.remove(&id);
-                self.backend_numbers.remove(address);
-                writes.push(Write::RemoveBackend(id));
+        let Some((key, _)) = self.sets.remove(&number) else { return };
+        self.set_numbers.remove(&key);
+        self.free_sets.give_back(number);
+        let last = slot_count(&key).div_ceil(SLOTS_PER_CHUNK);
+        plan.remove_chunks.extend((0..last).map(|chunk| ChunkKey { set: number, chunk }));
+        for address in key.0.iter() {
+            let Some((id, uses)) = self.backends.get_mut(address) else { continue };
+            let id = *id;
+            *uses -= 1;
+            if key.1.sticky {
+                plan.remove_members.push(MemberKey { set: number, backend: id });
+            }
+            if *uses == 0 {
+                self.backends.remove(address);
+                self.free_backends.give_back(id);
+                plan.remove_backends.push(id);
             }
         }
     }
 }
 
-/// Services as they were, whose set and port they no longer use.
-#[derive(Default)]
-struct Released(Vec<Service>);
+fn range(id: u32, net: &IpNet) -> RangePrefix {
+    let bits = if net.addr().is_ipv4() { 96 } else { 0 };
+    let length = SOURCE_RANGE_BITS + bits + u32::from(net.prefix_len());
+    (SourceRange { service: id, addr: net.network().into() }, length)
+}
 
-impl Released {
-    fn add(&mut self, service: Service) {
-        self.0.push(service);
+/// The number of slots that a set has.
+fn slot_count((backends, shape): &SetKey) -> u32 {
+    if shape.consistent { maglev::size(backends.len()) as u32 } else { backends.len() as u32 }
+}
+
+/// A set's slots. `ids`: the backends', in order.
+fn slots((backends, shape): &SetKey, ids: &[u32]) -> Vec<u32> {
+    if !shape.consistent {
+        return ids.to_vec();
     }
+    maglev::table(backends).into_iter().map(|place| ids[place as usize]).collect()
+}
+
+fn chunks(set: u32, slots: &[u32]) -> impl Iterator<Item = (ChunkKey, Chunk)> {
+    slots.chunks(SLOTS_PER_CHUNK as usize).zip(0..).map(move |(some, chunk)| {
+        let mut out = Chunk::default();
+        out.0[..some.len()].copy_from_slice(some);
+        (ChunkKey { set, chunk }, out)
+    })
 }

@@ -2,20 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use xebec_clock::Random;
-use xebec_ebpf_loader::Error;
+use xebec_ebpf_loader::layout::{Frontend, SocketKey, proto};
+use xebec_ebpf_loader::{Error, Table};
 
-use super::desired::{Facts, ServiceName};
-use super::model::{Model, Write};
+use super::desired::{Facts, Target};
+use super::health;
+use super::model::Model;
+use super::sockets::{Gone, Sockets};
 use super::sync::ServiceMaps;
-use super::views::{EndpointSlice, Service};
+use super::views::{EndpointSlice, HostPorts, NodeZone, ObjectName, Service};
 use super::world::{Changes, World};
 use crate::api::Rest;
-use crate::api::watch::{Change, follow};
+use crate::api::watch::{Change, Followed, follow};
 use crate::dns::Names;
 use crate::drain::ledger::Ledger;
 
@@ -31,99 +35,93 @@ pub struct Config {
     pub node_name: String,
     /// This node's address.
     pub node_address: IpAddr,
+    /// All its addresses, at which pods' `hostPort`s are served.
+    pub host_addresses: Vec<IpAddr>,
     /// Where the node's DNS server listens.
     pub dns_port: u16,
     /// The service that it answers for: `kube-system`, `kube-dns`.
     pub dns_service: (String, String),
+    /// The folder with the pods' network namespaces.
+    pub pod_namespaces: PathBuf,
+    /// Whether load balancer services return directly that do not say
+    /// ([`FORWARDING_ANNOTATION`](super::views::FORWARDING_ANNOTATION)).
+    pub direct_return: bool,
 }
 
 /// Load balancer addresses, with the nodes that may answer for each if not any node may.
 pub type LoadBalancerAddresses = BTreeMap<Ipv4Addr, Option<BTreeSet<String>>>;
 
-/// Runs until `cancel`. What is in the maps stays there. `names` is what the DNS server answers from; `addresses` is told of load balancer addresses; `synced` turns
-/// true when the maps first hold what the API says; `ledger` is told what they hold.
-#[expect(clippy::too_many_arguments, reason = "one caller, and each is another part of the agent")]
+/// Whom the proxy tells what.
+#[derive(Debug)]
+pub struct Outputs {
+    /// What the DNS server answers from.
+    pub names: Names,
+    /// Load balancer addresses.
+    pub addresses: watch::Sender<LoadBalancerAddresses>,
+    /// Turns true when the maps first hold what the API says.
+    pub synced: watch::Sender<bool>,
+    /// What the maps hold.
+    pub ledger: Ledger,
+    /// Why the maps are not what the API says, while they are not.
+    pub problem: watch::Sender<Option<String>>,
+}
+
+/// Runs until `cancel`. What is in the maps stays there.
 pub async fn run(
     config: Config,
     rest: Rest,
     random: Random,
     maps: ServiceMaps,
-    names: Names,
-    addresses: watch::Sender<LoadBalancerAddresses>,
-    synced: watch::Sender<bool>,
-    ledger: Ledger,
+    sockets: Table<SocketKey, Frontend>,
+    out: Outputs,
     cancel: CancellationToken,
 ) -> Result<(), Error> {
-    let (service_sender, mut services) = mpsc::channel(BATCH_LIMIT);
-    let (slice_sender, mut slices) = mpsc::channel(BATCH_LIMIT);
-    let watchers = async {
-        tokio::join!(
-            follow::<Service>(
-                rest.clone(),
-                "/api/v1/services".to_owned(),
-                String::new(),
-                random.clone(),
-                service_sender
-            ),
-            follow::<EndpointSlice>(
-                rest.clone(),
-                "/apis/discovery.k8s.io/v1/endpointslices".to_owned(),
-                String::new(),
-                random.clone(),
-                slice_sender
-            ),
-        )
-    };
+    let (mut news, watchers) = watchers(&config, &rest, &random);
+    let sockets = Sockets::start(sockets, config.pod_namespaces.clone());
+    let checks = health::Server::default();
     let mut proxy = Proxy::new(config, maps)?;
     let work = async {
         loop {
-            let first = tokio::select! {
-                biased;
-                change = services.recv() => change.map(News::Service),
-                change = slices.recv() => change.map(News::Slice),
-                () = tokio::time::sleep(RETRY), if proxy.is_behind() => Some(News::Retry),
-            };
-            let Some(first) = first else { return };
+            let Some(first) = news.next(proxy.is_behind()).await else { return };
             let mut take = |news: News| {
                 match &news {
-                    News::Service(change) => names.services_changed(change),
+                    News::Service(change) => out.names.services_changed(change),
                     News::Slice(change) => {
-                        names.slices_changed(change);
-                        ledger.heard(change);
+                        out.names.slices_changed(change);
+                        out.ledger.heard(change);
                     }
-                    News::Retry => {}
+                    _ => {}
                 }
                 proxy.take(news);
             };
             take(first);
             for _ in 0..BATCH_LIMIT {
-                if let Ok(change) = services.try_recv() {
-                    take(News::Service(change));
-                } else if let Ok(change) = slices.try_recv() {
-                    take(News::Slice(change));
-                } else {
-                    break;
+                match news.try_next() {
+                    Some(news) => take(news),
+                    None => break,
                 }
             }
-            if proxy.update() {
-                ledger.all_applied();
-                synced.send_if_modified(|done| !std::mem::replace(done, true));
+            let gone = proxy.update(&out.problem);
+            if !gone.is_empty() {
+                sockets.end(gone);
             }
-            let wanted = proxy.world.load_balancer_addresses();
-            addresses.send_if_modified(|known| {
-                let changed = *known != wanted;
-                if changed {
-                    *known = wanted;
-                }
-                changed
-            });
+            if proxy.is_synced() {
+                out.ledger.all_applied();
+                out.synced.send_if_modified(|done| !std::mem::replace(done, true));
+            }
+            if let Some(wanted) = proxy.world.load_balancer_addresses() {
+                out.addresses.send_replace(wanted);
+            }
+            if let Some(wanted) = proxy.world.health_checks() {
+                checks.set(wanted).await;
+            }
         }
     };
     tokio::select! {
         biased;
         () = cancel.cancelled() => {}
         () = work => {}
-        _ = watchers => {}
+        () = watchers => {}
     }
     Ok(())
 }
@@ -131,84 +129,189 @@ pub async fn run(
 enum News {
     Service(Change<Service>),
     Slice(Change<EndpointSlice>),
+    Pod(Change<HostPorts>),
+    Node(Change<NodeZone>),
     Retry,
+}
+
+/// What the watchers bring.
+struct Receivers {
+    services: mpsc::Receiver<Change<Service>>,
+    slices: mpsc::Receiver<Change<EndpointSlice>>,
+    pods: mpsc::Receiver<Change<HostPorts>>,
+    nodes: mpsc::Receiver<Change<NodeZone>>,
+}
+
+impl Receivers {
+    async fn next(&mut self, retry: bool) -> Option<News> {
+        tokio::select! {
+            biased;
+            change = self.nodes.recv() => change.map(News::Node),
+            change = self.services.recv() => change.map(News::Service),
+            change = self.slices.recv() => change.map(News::Slice),
+            change = self.pods.recv() => change.map(News::Pod),
+            () = tokio::time::sleep(RETRY), if retry => Some(News::Retry),
+        }
+    }
+
+    fn try_next(&mut self) -> Option<News> {
+        let service = self.services.try_recv().map(News::Service);
+        let slice = service.or_else(|_| self.slices.try_recv().map(News::Slice));
+        slice.or_else(|_| self.pods.try_recv().map(News::Pod)).ok()
+    }
+}
+
+fn watchers(config: &Config, rest: &Rest, random: &Random) -> (Receivers, impl Future<Output = ()> + use<>) {
+    fn watch<T>(
+        rest: &Rest,
+        random: &Random,
+        path: &str,
+        query: String,
+    ) -> (mpsc::Receiver<Change<T>>, impl Future<Output = ()> + use<T>)
+    where
+        T: Followed + Clone + serde::de::DeserializeOwned + Send + Sync + 'static,
+    {
+        let (sender, receiver) = mpsc::channel(BATCH_LIMIT);
+        (receiver, follow::<T>(rest.clone(), path.to_owned(), query, random.clone(), sender))
+    }
+    let node = &config.node_name;
+    let (services, follow_services) = watch(rest, random, "/api/v1/services", String::new());
+    let (slices, follow_slices) = watch(rest, random, "/apis/discovery.k8s.io/v1/endpointslices", String::new());
+    let (pods, follow_pods) = watch(rest, random, "/api/v1/pods", format!("fieldSelector=spec.nodeName%3D{node}"));
+    let (nodes, follow_nodes) = watch(rest, random, "/api/v1/nodes", format!("fieldSelector=metadata.name%3D{node}"));
+    let all = async move {
+        tokio::join!(follow_services, follow_slices, follow_pods, follow_nodes);
+    };
+    (Receivers { services, slices, pods, nodes }, all)
+}
+
+/// Which lists are known: all must be before anything is removed.
+#[derive(Default)]
+struct Listed {
+    services: bool,
+    slices: bool,
+    pods: bool,
+    node: bool,
 }
 
 /// The world, the mirror of the maps, and the maps.
 struct Proxy {
+    node: String,
     world: World,
     model: Model,
     maps: ServiceMaps,
-    /// Both lists must be known before anything is removed.
-    listed: (bool, bool),
-    reconciled: bool,
-    /// Writes that could not be carried out, in order.
-    pending: Vec<Write>,
+    listed: Listed,
+    /// Whether the maps follow the world, change by change; if not they are compared in whole.
+    following: bool,
 }
 
 impl Proxy {
     fn new(config: Config, maps: ServiceMaps) -> Result<Self, Error> {
         let (namespace, name) = config.dns_service;
         let facts = Facts {
-            node: config.node_name,
-            dns_service: ServiceName { namespace, name },
+            node: config.node_name.clone(),
+            zone: None,
+            addresses: config.host_addresses,
+            dns_service: ObjectName::new(&namespace, &name),
             dns_server: (config.node_address, config.dns_port),
+            direct_return: config.direct_return,
         };
-        let (model, pending) = Model::adopt(maps.contents()?);
-        Ok(Self { world: World::new(facts), model, maps, listed: (false, false), reconciled: false, pending })
+        let (world, listed) = (World::new(facts), Listed::default());
+        Ok(Self { node: config.node_name, world, model: Model::default(), maps, listed, following: false })
+    }
+
+    fn knows_all(&self) -> bool {
+        self.listed.services && self.listed.slices && self.listed.pods && self.listed.node
     }
 
     fn is_behind(&self) -> bool {
-        !self.pending.is_empty()
+        self.knows_all() && !self.following
+    }
+
+    fn is_synced(&self) -> bool {
+        self.following
     }
 
     fn take(&mut self, news: News) {
+        let world = &mut self.world;
         match news {
             News::Service(Change::All(all)) => {
-                self.world.replace_services(all);
-                self.listed.0 = true;
+                world.replace_services(all);
+                self.listed.services = true;
             }
-            News::Service(Change::Put(service)) => self.world.put_service(service),
-            News::Service(Change::Gone(service)) => {
-                self.world.remove_service(&service.metadata.namespace, &service.metadata.name);
-            }
+            News::Service(Change::Put(service)) => world.put_service(service),
+            News::Service(Change::Gone(service)) => world.remove_service(&service.name),
             News::Slice(Change::All(all)) => {
-                self.world.replace_slices(all);
-                self.listed.1 = true;
+                world.replace_slices(all);
+                self.listed.slices = true;
             }
-            News::Slice(Change::Put(slice)) => self.world.put_slice(slice),
-            News::Slice(Change::Gone(slice)) => {
-                self.world.remove_slice(&slice.metadata.namespace, &slice.metadata.name);
+            News::Slice(Change::Put(slice)) => world.put_slice(slice),
+            News::Slice(Change::Gone(slice)) => world.remove_slice(&slice.name),
+            News::Pod(Change::All(all)) => {
+                world.replace_pods(all);
+                self.listed.pods = true;
             }
-            News::Retry => {}
+            News::Pod(Change::Put(pod)) => world.put_pod(pod),
+            News::Pod(Change::Gone(pod)) => world.remove_pod(&pod.name),
+            News::Node(Change::All(all)) => {
+                if let Some(node) = all.into_iter().find(|node| *node.name == *self.node) {
+                    world.set_zone(node.zone.clone());
+                }
+                self.listed.node = true;
+            }
+            News::Node(Change::Put(node)) if *node.name == *self.node => world.set_zone(node.zone.clone()),
+            News::Node(_) | News::Retry => {}
         }
     }
 
-    /// Brings the maps up to date; whether they are.
-    fn update(&mut self) -> bool {
-        if self.listed != (true, true) {
-            return false;
+    /// Brings the maps up to date. Gives the endpoints of datagram services that are none any more.
+    fn update(&mut self, problem: &watch::Sender<Option<String>>) -> Vec<Gone> {
+        if !self.knows_all() {
+            return Vec::new();
         }
-        let mut changes: Changes = self.world.changes();
-        if !self.reconciled {
-            // What an earlier agent left, and nobody wants any more.
-            for key in self.model.frontends() {
-                if self.world.target(key).is_none() {
-                    changes.entry(*key).or_insert(None);
-                }
-            }
-            self.reconciled = true;
-        }
-        self.pending.extend(self.model.apply(changes));
-        let mut done = 0;
-        for write in &self.pending {
-            if let Err(error) = self.maps.write(write) {
+        let changes = self.world.changes();
+        let result = if self.following { self.follow(changes) } else { self.compare() };
+        let (gone, message) = match result {
+            Ok(gone) => (gone, None),
+            Err(error) => {
+                // What was written and what not is only known by reading it again.
                 tracing::warn!(%error, "cannot update the service maps; trying again");
-                break;
+                (Vec::new(), Some(error.to_string()))
             }
-            done += 1;
+        };
+        self.following = message.is_none();
+        problem.send_if_modified(|known| {
+            let changed = *known != message;
+            *known = message;
+            changed
+        });
+        gone
+    }
+
+    fn follow(&mut self, changes: Changes) -> Result<Vec<Gone>, Error> {
+        let gone = self.gone(&changes);
+        self.maps.carry_out(&self.model.apply(changes))?;
+        Ok(gone)
+    }
+
+    /// Makes the maps what the world wants, whatever they hold.
+    fn compare(&mut self) -> Result<Vec<Gone>, Error> {
+        let (model, rest) = Model::adopt(self.maps.contents()?);
+        self.model = model;
+        self.maps.carry_out(&rest)?;
+        let mut changes: Changes = self.model.frontends().map(|key| (*key, None)).collect();
+        changes.extend(self.world.frontends().map(|(key, target)| (*key, Some(target.clone()))));
+        self.follow(changes)
+    }
+
+    /// The endpoints that datagram services lose by these changes.
+    fn gone(&self, changes: &Changes) -> Vec<Gone> {
+        let mut gone = Vec::new();
+        for (key, target) in changes.iter().filter(|(key, _)| key.proto == proto::UDP) {
+            let Some(before) = self.model.backends(key) else { continue };
+            let stays = |b| target.as_ref().is_some_and(|t: &Target| t.backends.binary_search(b).is_ok());
+            gone.extend(before.iter().filter(|b| !stays(b)).map(|b| Gone { frontend: *key, backend: *b }));
         }
-        self.pending.drain(..done);
-        self.pending.is_empty()
+        gone
     }
 }

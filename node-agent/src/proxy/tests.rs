@@ -4,19 +4,23 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use xebec_ebpf_loader::layout::{
-    Addr, Backend, Port, SCOPE_CLUSTER, SCOPE_EXTERNAL, Service as Entry, ServiceKey, SlotKey, proto, service_flags,
+    Addr, Backend, Chunk, ChunkKey, MemberKey, Port, SCOPE_CLUSTER, SCOPE_EXTERNAL, SLOTS_PER_CHUNK, Service as Entry,
+    ServiceKey, proto, service_flags,
 };
 
-use super::desired::{BackendAddress, Facts, ServiceName, compile};
-use super::model::{Contents, Model, Write};
-use super::views::{EndpointSlice, Service};
+use super::desired::{BackendAddress, Facts, compile};
+use super::model::{Contents, Model, Plan, RangePrefix};
+use super::views::{EndpointSlice, HostPorts, ObjectName, Service};
 use super::world::World;
 
 fn facts() -> Facts {
     Facts {
         node: "n1".to_owned(),
-        dns_service: ServiceName { namespace: "kube-system".to_owned(), name: "kube-dns".to_owned() },
+        zone: Some("a".into()),
+        addresses: vec!["172.30.0.11".parse().unwrap()],
+        dns_service: ObjectName::new("kube-system", "kube-dns"),
         dns_server: ("172.30.0.11".parse().unwrap(), 10_053),
+        direct_return: false,
     }
 }
 
@@ -144,8 +148,11 @@ fn headless_external_name_and_proxied_addresses_have_no_frontend() {
     let slices = [slice(&json!([endpoint("10.244.1.5", "n1", &json!({ "ready": true }))]))];
     assert!(show(&web("ClusterIP", &json!({ "clusterIP": "None", "clusterIPs": ["None"] })), &slices).is_empty());
     assert!(show(&web("ExternalName", &json!({})), &slices).is_empty());
-    let mut service = web("LoadBalancer", &json!({}));
-    service.status.load_balancer.ingress[0].ip_mode = Some("Proxy".to_owned());
+    let service = service(json!({
+        "metadata": { "namespace": "default", "name": "web" },
+        "spec": { "type": "LoadBalancer", "clusterIPs": ["10.96.0.20"], "ports": [{ "name": "http", "port": 80 }] },
+        "status": { "loadBalancer": { "ingress": [{ "ip": "172.30.0.130", "ipMode": "Proxy" }] } },
+    }));
     assert!(!show(&service, &slices).contains_key(&("172.30.0.130".to_owned(), 80, SCOPE_EXTERNAL)));
 }
 
@@ -206,47 +213,92 @@ fn ports_of_one_number_differ_by_protocol_and_slices_by_number() {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Kernel {
     services: BTreeMap<ServiceKey, Entry>,
-    slots: BTreeMap<SlotKey, u32>,
+    chunks: BTreeMap<ChunkKey, Chunk>,
+    members: BTreeSet<MemberKey>,
+    ranges: BTreeSet<RangePrefix>,
     backends: BTreeMap<u32, Backend>,
     counters: BTreeSet<u32>,
 }
 
+/// One of a plan's writes.
+type Write = Box<dyn FnOnce(&mut Kernel)>;
+
+/// A plan's writes, one by one in their order.
+fn writes(plan: Plan) -> Vec<Write> {
+    let mut out: Vec<Write> = Vec::new();
+    macro_rules! each {
+        ($list:expr, $kernel:ident, $item:pat => $act:expr) => {
+            for $item in $list {
+                out.push(Box::new(move |$kernel: &mut Kernel| {
+                    $act;
+                }));
+            }
+        };
+    }
+    each!(plan.put_backends, k, (id, backend) => k.backends.insert(id, backend));
+    each!(plan.put_members, k, key => k.members.insert(key));
+    each!(plan.put_chunks, k, (key, chunk) => k.chunks.insert(key, chunk));
+    each!(plan.put_ranges, k, range => k.ranges.insert(range));
+    each!(plan.put_counters, k, id => assert!(k.counters.insert(id), "counts are not reset"));
+    each!(plan.put_services, k, (key, service) => k.services.insert(key, service));
+    each!(plan.remove_services, k, key => k.services.remove(&key));
+    each!(plan.remove_counters, k, id => k.counters.remove(&id));
+    each!(plan.remove_ranges, k, range => k.ranges.remove(&range));
+    each!(plan.remove_chunks, k, key => k.chunks.remove(&key));
+    each!(plan.remove_members, k, key => k.members.remove(&key));
+    each!(plan.remove_backends, k, id => k.backends.remove(&id));
+    out
+}
+
+/// What a reader finds at a frontend.
+#[derive(Clone, Debug, PartialEq)]
+struct Read {
+    backends: Vec<BackendAddress>,
+    flags: u32,
+    affinity_timeout_s: u32,
+    ranges: BTreeSet<String>,
+}
+
 impl Kernel {
-    fn write(&mut self, write: &Write) {
-        match write {
-            Write::PutBackend(id, backend) => drop(self.backends.insert(*id, *backend)),
-            Write::PutSlot(key, backend) => drop(self.slots.insert(*key, *backend)),
-            Write::PutCounters(id) => drop(self.counters.insert(*id)),
-            Write::PutService(key, service) => drop(self.services.insert(*key, *service)),
-            Write::RemoveService(key) => drop(self.services.remove(key)),
-            Write::RemoveCounters(id) => drop(self.counters.remove(id)),
-            Write::RemoveSlot(key) => drop(self.slots.remove(key)),
-            Write::RemoveBackend(id) => drop(self.backends.remove(id)),
+    /// Carries a plan out; a reader looks after each write.
+    fn carry_out(&mut self, plan: Plan) {
+        for write in writes(plan) {
+            write(self);
+            self.read();
         }
     }
 
     fn contents(&self) -> Contents {
         Contents {
             services: self.services.clone().into_iter().collect(),
-            slots: self.slots.clone().into_iter().collect(),
+            chunks: self.chunks.clone().into_iter().collect(),
+            members: self.members.iter().copied().collect(),
+            ranges: self.ranges.iter().copied().collect(),
             backends: self.backends.clone().into_iter().collect(),
             counters: self.counters.iter().copied().collect(),
         }
     }
 
-    /// What a reader finds: every frontend with its backends. Panics at a half state.
-    fn read(&self) -> BTreeMap<ServiceKey, (Vec<BackendAddress>, u32, u32)> {
+    /// Every frontend with its backends. Panics at a half state.
+    fn read(&self) -> BTreeMap<ServiceKey, Read> {
         let mut out = BTreeMap::new();
         for (key, service) in &self.services {
-            let backends = (0..service.count)
-                .map(|slot| {
-                    let id = self.slots.get(&SlotKey { set: service.set, slot }).expect("the slot is there");
-                    let backend = self.backends.get(id).expect("the backend is there");
-                    BackendAddress { addr: backend.addr, port: backend.port }
-                })
-                .collect();
+            let mut backends = BTreeSet::new();
+            for slot in 0..service.count {
+                let chunk = ChunkKey { set: service.set, chunk: slot / SLOTS_PER_CHUNK };
+                let id = self.chunks.get(&chunk).expect("the chunk is there").0[(slot % SLOTS_PER_CHUNK) as usize];
+                let backend = self.backends.get(&id).expect("the backend is there");
+                let member = MemberKey { set: service.set, backend: id };
+                let sticky = service.flags & service_flags::STICKY != 0;
+                assert!(!sticky || self.members.contains(&member), "the member is there");
+                backends.insert(BackendAddress { addr: backend.addr, port: backend.port });
+            }
             assert!(self.counters.contains(&service.id), "the counters are there");
-            out.insert(*key, (backends, service.flags, service.affinity_timeout_s));
+            let of_port = self.ranges.iter().filter(|(range, _)| range.service == service.id);
+            let ranges = of_port.map(|(range, length)| format!("{:?}/{}", range.addr, length - 32)).collect();
+            let backends = backends.into_iter().collect();
+            let (flags, affinity_timeout_s) = (service.flags, service.affinity_timeout_s);
+            out.insert(*key, Read { backends, flags, affinity_timeout_s, ranges });
         }
         out
     }
@@ -254,19 +306,24 @@ impl Kernel {
     /// Nothing is left that nobody names.
     fn assert_tight(&self) {
         let sets: BTreeSet<u32> = self.services.values().map(|s| s.set).collect();
-        assert!(self.slots.keys().all(|key| sets.contains(&key.set)), "slots without service");
-        let used: BTreeSet<u32> = self.slots.values().copied().collect();
+        assert!(self.chunks.keys().all(|key| sets.contains(&key.set)), "slots without service");
+        assert!(self.members.iter().all(|key| sets.contains(&key.set)), "members without service");
+        let used: BTreeSet<u32> = self.chunks.values().flat_map(|chunk| chunk.0).filter(|id| *id != 0).collect();
         assert_eq!(used, self.backends.keys().copied().collect(), "backends without slot");
         let ids: BTreeSet<u32> = self.services.values().map(|s| s.id).collect();
         assert_eq!(ids, self.counters, "counters without service");
+        assert!(self.ranges.iter().all(|(range, _)| ids.contains(&range.service)), "ranges without service");
     }
 }
 
-fn wanted(world: &World) -> BTreeMap<ServiceKey, (Vec<BackendAddress>, u32, u32)> {
-    world
-        .frontends()
-        .map(|(key, target)| (*key, (target.backends.to_vec(), target.flags, target.affinity_timeout_s)))
-        .collect()
+fn wanted(world: &World) -> BTreeMap<ServiceKey, Read> {
+    let read = |target: &super::desired::Target| Read {
+        backends: target.backends.to_vec(),
+        flags: target.flags,
+        affinity_timeout_s: target.affinity_timeout_s,
+        ranges: target.source_ranges.iter().map(|net| format!("{}/{}", net.addr(), 96 + net.prefix_len())).collect(),
+    };
+    world.frontends().map(|(key, target)| (*key, read(target))).collect()
 }
 
 #[derive(Clone, Debug)]
@@ -275,14 +332,28 @@ enum Step {
     RemoveService(u8),
     Slice(EndpointSlice),
     RemoveSlice(u8),
+    Pod(HostPorts),
+    RemovePod(u8),
+    Zone(bool),
     ListAgain,
     Restart,
 }
 
+fn arbitrary_pod() -> impl Strategy<Value = HostPorts> {
+    (0_u8..2, 0_u16..2, any::<bool>()).prop_map(|(number, port, ended)| {
+        serde_json::from_value(json!({
+            "metadata": { "namespace": "default", "name": format!("p{number}") },
+            "spec": { "containers": [{ "ports": [{ "containerPort": 80, "hostPort": 8_080 + port }] }] },
+            "status": { "podIP": format!("10.244.1.{number}"), "phase": if ended { "Failed" } else { "Running" } },
+        }))
+        .unwrap()
+    })
+}
+
 fn arbitrary_service() -> impl Strategy<Value = Service> {
     let kind = prop_oneof![Just("ClusterIP"), Just("NodePort"), Just("LoadBalancer"), Just("ExternalName")];
-    (0_u8..4, kind, any::<bool>(), any::<bool>(), 0_u8..3, any::<bool>()).prop_map(
-        |(number, kind, external_local, internal_local, shared, two_ports)| {
+    (0_u8..4, kind, any::<[bool; 5]>(), 0_u8..3).prop_map(
+        |(number, kind, [external_local, internal_local, two_ports, affinity, direct], shared)| {
             let mut ports = vec![json!({
                 "name": "a", "port": 80, "nodePort": if kind == "ClusterIP" { 0 } else { 30_000 + u16::from(number) },
             })];
@@ -290,8 +361,13 @@ fn arbitrary_service() -> impl Strategy<Value = Service> {
                 ports.push(json!({ "name": "b", "protocol": "UDP", "port": 81 }));
             }
             service(json!({
-                "metadata": { "namespace": "default", "name": format!("s{number}") },
+                "metadata": {
+                    "namespace": "default", "name": format!("s{number}"),
+                    "annotations": { "xebec.io/load-balancer-mode": if direct { "dsr" } else { "snat" } },
+                },
                 "spec": {
+                    "sessionAffinity": if affinity { "ClientIP" } else { "None" },
+                    "loadBalancerSourceRanges": (0..shared).map(|n| format!("192.0.{n}.0/24")).collect::<Vec<_>>(),
                     "type": kind, "clusterIPs": [format!("10.96.0.{number}")], "ports": ports,
                     // Some services name the same address.
                     "externalIPs": [format!("198.51.100.{shared}")],
@@ -309,6 +385,7 @@ fn arbitrary_slice() -> impl Strategy<Value = EndpointSlice> {
         json!({
             "addresses": [format!("10.244.1.{ip}")], "nodeName": if here { "n1" } else { "n2" },
             "conditions": { "ready": ready && !terminating, "serving": ready, "terminating": terminating },
+            "hints": { "forZones": [{ "name": if here { "a" } else { "b" } }] },
         })
     });
     (0_u8..5, 0_u8..4, prop::collection::vec(endpoint, 0..4)).prop_map(|(number, owner, endpoints)| {
@@ -330,6 +407,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0_u8..4).prop_map(Step::RemoveService),
         6 => arbitrary_slice().prop_map(Step::Slice),
         2 => (0_u8..5).prop_map(Step::RemoveSlice),
+        1 => arbitrary_pod().prop_map(Step::Pod),
+        1 => (0_u8..2).prop_map(Step::RemovePod),
+        1 => any::<bool>().prop_map(Step::Zone),
         1 => Just(Step::ListAgain),
         1 => Just(Step::Restart),
     ]
@@ -341,69 +421,43 @@ proptest! {
     /// state on the way; nothing is left over; and the same holds when the agent restarts in between.
     #[test]
     fn any_history_equals_a_fresh_compile(steps in prop::collection::vec(step(), 1..30)) {
-        let mut services = BTreeMap::<String, Arc<Service>>::new();
-        let mut slices = BTreeMap::<String, Arc<EndpointSlice>>::new();
+        let mut seen = Seen::default();
         let mut world = World::new(facts());
         let (mut model, _) = Model::adopt(Contents::default());
         let mut kernel = Kernel::default();
         for step in steps {
+            seen.take(&step);
             match step {
-                Step::Service(service) => {
-                    let service = Arc::new(service);
-                    services.insert(service.metadata.name.clone(), service.clone());
-                    world.put_service(service);
-                }
-                Step::RemoveService(number) => {
-                    services.remove(&format!("s{number}"));
-                    world.remove_service("default", &format!("s{number}"));
-                }
-                Step::Slice(slice) => {
-                    let slice = Arc::new(slice);
-                    slices.insert(slice.metadata.name.clone(), slice.clone());
-                    world.put_slice(slice);
-                }
-                Step::RemoveSlice(number) => {
-                    slices.remove(&format!("e{number}"));
-                    world.remove_slice("default", &format!("e{number}"));
-                }
-                Step::ListAgain => {
-                    world.replace_slices(slices.values().cloned().collect());
-                    world.replace_services(services.values().cloned().collect());
-                }
                 Step::Restart => {
-                    world = World::new(facts());
-                    world.replace_services(services.values().cloned().collect());
-                    world.replace_slices(slices.values().cloned().collect());
-                    let (adopted, writes) = Model::adopt(kernel.contents());
+                    world = seen.world();
+                    let (adopted, rest) = Model::adopt(kernel.contents());
                     model = adopted;
-                    prop_assert!(writes.is_empty(), "nothing was half done: {writes:?}");
+                    prop_assert_eq!(&rest, &Plan::default(), "nothing was half done");
                     let before = kernel.clone();
-                    let mut changes = world.changes();
-                    for key in model.frontends() {
-                        if world.target(key).is_none() {
-                            changes.entry(*key).or_insert(None);
-                        }
-                    }
-                    for write in model.apply(changes) {
-                        kernel.write(&write);
-                        kernel.read();
-                    }
+                    kernel.carry_out(model.apply(whole(&model, &mut world)));
                     prop_assert_eq!(&kernel, &before, "a restart changes nothing");
                 }
+                Step::ListAgain => {
+                    world.replace_slices(seen.slices.values().cloned().collect());
+                    world.replace_services(seen.services.values().cloned().collect());
+                    world.replace_pods(seen.pods.values().cloned().collect());
+                }
+                step => put(&mut world, &step),
             }
-            for write in model.apply(world.changes()) {
-                kernel.write(&write);
-                kernel.read();
-            }
+            kernel.carry_out(model.apply(world.changes()));
             prop_assert_eq!(kernel.read(), wanted(&world));
             kernel.assert_tight();
         }
-        let mut fresh = World::new(facts());
-        fresh.replace_services(services.values().cloned().collect());
-        fresh.replace_slices(slices.values().cloned().collect());
+        let mut fresh = seen.world();
         fresh.changes();
         prop_assert_eq!(wanted(&world), wanted(&fresh));
-        prop_assert_eq!(world.load_balancer_addresses(), fresh.load_balancer_addresses());
+        // Only what changed is told, and all of it.
+        world.set_zone(None);
+        world.replace_services(Vec::new());
+        world.replace_services(seen.services.values().cloned().collect());
+        world.set_zone(seen.zone.clone());
+        world.changes();
+        prop_assert_eq!(world.load_balancer_addresses().unwrap_or_default(), fresh.load_balancer_addresses().unwrap());
     }
 
     /// A crash between any two writes leaves what the next agent can put right.
@@ -411,43 +465,78 @@ proptest! {
     fn a_crash_between_two_writes_is_put_right(
         first in prop::collection::vec(step(), 1..12),
         second in prop::collection::vec(step(), 1..6),
-        at in 0_usize..40,
+        at in 0_usize..60,
     ) {
         let mut world = World::new(facts());
         let mut kernel = Kernel::default();
         let (mut model, _) = Model::adopt(Contents::default());
-        let take = |world: &mut World, steps: &[Step]| {
-            for step in steps {
-                match step {
-                    Step::Service(service) => world.put_service(Arc::new(service.clone())),
-                    Step::RemoveService(number) => world.remove_service("default", &format!("s{number}")),
-                    Step::Slice(slice) => world.put_slice(Arc::new(slice.clone())),
-                    Step::RemoveSlice(number) => world.remove_slice("default", &format!("e{number}")),
-                    Step::ListAgain | Step::Restart => {}
-                }
-            }
-        };
-        take(&mut world, &first);
-        for write in model.apply(world.changes()) {
-            kernel.write(&write);
+        first.iter().for_each(|step| put(&mut world, step));
+        kernel.carry_out(model.apply(world.changes()));
+        second.iter().for_each(|step| put(&mut world, step));
+        for write in writes(model.apply(world.changes())).into_iter().take(at) {
+            write(&mut kernel);
         }
-        take(&mut world, &second);
-        for write in model.apply(world.changes()).iter().take(at) {
-            kernel.write(write);
-        }
-        let (mut model, writes) = Model::adopt(kernel.contents());
-        for write in writes {
-            kernel.write(&write);
-        }
-        let mut changes = model.frontends().map(|key| (*key, None)).collect::<super::world::Changes>();
-        for (key, target) in world.frontends() {
-            changes.insert(*key, Some(target.clone()));
-        }
-        for write in model.apply(changes) {
-            kernel.write(&write);
-            kernel.read();
-        }
+        let (mut model, rest) = Model::adopt(kernel.contents());
+        kernel.carry_out(rest);
+        kernel.carry_out(model.apply(whole(&model, &mut world)));
         prop_assert_eq!(kernel.read(), wanted(&world));
         kernel.assert_tight();
     }
+}
+
+/// Everything that was heard of.
+#[derive(Default)]
+struct Seen {
+    services: BTreeMap<String, Arc<Service>>,
+    slices: BTreeMap<String, Arc<EndpointSlice>>,
+    pods: BTreeMap<String, Arc<HostPorts>>,
+    zone: Option<Box<str>>,
+}
+
+impl Seen {
+    fn take(&mut self, step: &Step) {
+        match step {
+            Step::Service(service) => {
+                drop(self.services.insert(service.name.name.to_string(), Arc::new(service.clone())));
+            }
+            Step::RemoveService(number) => drop(self.services.remove(&format!("s{number}"))),
+            Step::Slice(slice) => drop(self.slices.insert(slice.name.name.to_string(), Arc::new(slice.clone()))),
+            Step::RemoveSlice(number) => drop(self.slices.remove(&format!("e{number}"))),
+            Step::Pod(pod) => drop(self.pods.insert(pod.name.name.to_string(), Arc::new(pod.clone()))),
+            Step::RemovePod(number) => drop(self.pods.remove(&format!("p{number}"))),
+            Step::Zone(here) => self.zone = Some(if *here { "a" } else { "c" }.into()),
+            Step::ListAgain | Step::Restart => {}
+        }
+    }
+
+    /// A new agent's world.
+    fn world(&self) -> World {
+        let zone = self.zone.clone().or(facts().zone);
+        let mut world = World::new(Facts { zone, ..facts() });
+        world.replace_services(self.services.values().cloned().collect());
+        world.replace_slices(self.slices.values().cloned().collect());
+        world.replace_pods(self.pods.values().cloned().collect());
+        world
+    }
+}
+
+fn put(world: &mut World, step: &Step) {
+    match step {
+        Step::Service(service) => world.put_service(Arc::new(service.clone())),
+        Step::RemoveService(number) => world.remove_service(&ObjectName::new("default", &format!("s{number}"))),
+        Step::Slice(slice) => world.put_slice(Arc::new(slice.clone())),
+        Step::RemoveSlice(number) => world.remove_slice(&ObjectName::new("default", &format!("e{number}"))),
+        Step::Pod(pod) => world.put_pod(Arc::new(pod.clone())),
+        Step::RemovePod(number) => world.remove_pod(&ObjectName::new("default", &format!("p{number}"))),
+        Step::Zone(here) => world.set_zone(Some(if *here { "a" } else { "c" }.into())),
+        Step::ListAgain | Step::Restart => {}
+    }
+}
+
+/// All frontends there should be, and the removal of all others.
+fn whole(model: &Model, world: &mut World) -> super::world::Changes {
+    world.changes();
+    let mut changes: super::world::Changes = model.frontends().map(|key| (*key, None)).collect();
+    changes.extend(world.frontends().map(|(key, target)| (*key, Some(target.clone()))));
+    changes
 }

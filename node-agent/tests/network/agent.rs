@@ -116,10 +116,10 @@ fn agent() {
         }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(serve(config, api));
+    runtime.block_on(serve(config, api, text("podNamespaces").into()));
 }
 
-async fn serve(config: NetworkConfig, api: Api) {
+async fn serve(config: NetworkConfig, api: Api, pod_namespaces: PathBuf) {
     let network = match Network::start(&config) {
         Ok(network) => network,
         Err(error) => {
@@ -140,18 +140,21 @@ async fn serve(config: NetworkConfig, api: Api) {
         node_address: config.node_address.into(),
         dns_port: 10_053,
         dns_service: ("kube-system".to_owned(), "kube-dns".to_owned()),
+        host_addresses: vec![config.node_address.into()],
+        pod_namespaces,
+        direct_return: false,
     };
     let random = Random::seeded(1);
     let names = Names::new(Zone::new("cluster.local", Vec::new()).unwrap());
+    let (problem, _) = watch::channel(None);
+    let outputs = proxy::Outputs { names, addresses, synced, ledger: Ledger::new(&config.node_name), problem };
     tokio::spawn(proxy::run(
         proxy_config,
         rest.clone(),
         random.clone(),
         network.services,
-        names,
-        addresses,
-        synced,
-        Ledger::new(&config.node_name),
+        network.sockets,
+        outputs,
         cancel.clone(),
     ));
     let (ready_nodes, _) = watch::channel(BTreeMap::new());

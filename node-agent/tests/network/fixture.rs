@@ -377,10 +377,18 @@ impl Cluster {
         let facts = json!({
             "name": name, "address": address, "podCidr": pods, "bpffs": bpffs, "cgroup": cgroup,
             "leases": self.dir.path().join(format!("{name}-leases")),
+            "podNamespaces": self.pod_namespaces(&name),
         });
         self.remember("nodes", &node_object(&name, &address, &pods, true));
         let host = Place::new(&format!("{name}-host"), &address, Rc::clone(&namespace), Some(cgroup.clone()));
         self.nodes.insert(name, Node { facts, namespace, cgroup, bpffs, host, agent: None });
+    }
+
+    /// Where a node's pods' network namespaces are.
+    fn pod_namespaces(&self, node: &str) -> PathBuf {
+        let dir = self.dir.path().join(format!("{node}-netns"));
+        fs::create_dir_all(&dir).unwrap();
+        dir
     }
 
     fn remember(&mut self, collection: &str, object: &Value) {
@@ -441,6 +449,7 @@ impl Cluster {
         let again = self.order(node, &json!({ "do": "setup", "uid": name, "netns": namespace.path() }));
         assert_eq!(answer, again, "setting up a pod again");
         self.pods.insert(name.to_owned(), Rc::clone(&namespace));
+        std::os::unix::fs::symlink(namespace.path(), self.pod_namespaces(node).join(name)).unwrap();
         let cgroup = self.nodes[node].cgroup.join(name);
         fs::create_dir(&cgroup).unwrap();
         Place::new(name, answer["address"].as_str().unwrap(), namespace, Some(cgroup))

@@ -190,6 +190,10 @@ impl Frame {
         Self { dst_mac: MAC_B, src_mac: MAC_A, src, dst, ttl: 64, l4, without_udp_checksum: false, raw: None }
     }
 
+    pub fn from_mac(self, src_mac: [u8; 6]) -> Self {
+        Self { src_mac, ..self }
+    }
+
     pub fn arp(arp: &Arp) -> Self {
         let mut bytes = vec![0, 1, 8, 0, 6, 4, 0, arp.operation];
         bytes.extend(arp.sender_mac);

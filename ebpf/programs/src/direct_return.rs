@@ -1,0 +1,84 @@
+//! Direct server return: the node that the client addressed hands the packet on as it is, and the backend's node
+//! translates it and answers the client itself. So the backend sees the client's address, the way back is one hop shorter,
+//! and the first node can die without a connection breaking: any other chooses the same backend (Maglev).
+//!
+//! On its way the packet is in the tunnel. Its inner source MAC address, which nobody looks at, carries the choice: the
+//! backend's address and port.
+
+use aya_ebpf::programs::TcContext;
+use xebec_ebpf_layout::{Addr, DropReason, Port, flow_flags};
+
+use crate::config::in_pod_net;
+use crate::maps::Scratch;
+use crate::nat::{self, store};
+use crate::packet::Packet;
+use crate::{deliver, flows, mss};
+
+/// In the packet's own MAC addresses, from the uplink's program to the tunnel's.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Macs {
+    destination: [u16; 3],
+    /// In pairs of bytes, for it is not aligned to more.
+    backend: [u16; 2],
+    port: u16,
+}
+
+impl Macs {
+    #[inline(always)]
+    fn backend(&self) -> Addr {
+        let [a, b] = self.backend[0].to_ne_bytes();
+        let [c, d] = self.backend[1].to_ne_bytes();
+        Addr::from_v4_word(u32::from_ne_bytes([a, b, c, d]))
+    }
+}
+
+/// Hands a packet on to the node of `backend`.
+#[inline(always)]
+pub fn forward(ctx: &TcContext, packet: &Packet, backend: &Addr, port: Port) -> Result<i32, DropReason> {
+    let [a, b, c, d] = backend.v4_word().to_ne_bytes();
+    let macs =
+        Macs { destination: [0; 3], backend: [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])], port: port.0 };
+    nat::rewrite_ip(ctx, packet, packet.ip.src, packet.ip.dst, true)?;
+    store(ctx, 0, &macs)?;
+    Ok(deliver::into_tunnel())
+}
+
+/// The backend that a packet in the tunnel is on its way to, and its port.
+#[inline(always)]
+pub fn chosen(ctx: &TcContext) -> Option<(Addr, Port)> {
+    let macs: Macs = ctx.load(0).ok()?;
+    Some((macs.backend(), Port(macs.port)))
+}
+
+/// Takes a packet that another node has handed on to a backend of ours; false if it is none.
+#[inline(always)]
+pub fn accept(ctx: &TcContext, scratch: &mut Scratch) -> Result<bool, DropReason> {
+    let Some((backend, port)) = chosen(ctx) else { return Ok(false) };
+    if deliver::leaves_node(&backend) || !deliver::leaves_node(&scratch.packet.key.dst) {
+        return Ok(false);
+    }
+    let known = flows::known(&scratch.packet, &mut scratch.to);
+    if known && scratch.to.dst == backend && scratch.to.dst_port == port {
+        scratch.to.direct_return = 0;
+        return Ok(true);
+    }
+    let key = &scratch.packet.key;
+    scratch.to.src = key.src;
+    scratch.to.dst = backend;
+    scratch.to.src_port = key.src_port;
+    scratch.to.dst_port = port;
+    scratch.to.direct_return = 0;
+    // If the way back is taken, this client has the same port open to the backend through another frontend.
+    if !flows::record_plain(scratch, 0, 0, flow_flags::DIRECT_RETURN)? {
+        return Err(DropReason::NatPortsExhausted);
+    }
+    Ok(true)
+}
+
+/// What a backend of ours sends directly must announce a segment size that fits the tunnel, by which the client's come.
+#[inline(always)]
+pub fn fit(ctx: &TcContext, scratch: &Scratch) -> Result<(), DropReason> {
+    let from_pod = in_pod_net(&scratch.packet.key.src);
+    if from_pod && scratch.to.direct_return != 0 { mss::clamp(ctx, &scratch.packet) } else { Ok(()) }
+}
