@@ -18,6 +18,7 @@ pub mod kinds;
 pub mod openapi;
 pub mod patch;
 pub mod pod_security;
+pub mod policy;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;

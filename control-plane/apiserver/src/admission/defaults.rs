@@ -5,6 +5,7 @@ use std::sync::Arc;
 use xebec_clock::{Clock, Random};
 
 use super::Plugin;
+use super::Webhooks;
 use super::certificates::{
     CertificateApproval, CertificateRequester, CertificateSigning, CertificateSubjectRestriction,
 };
@@ -24,6 +25,7 @@ use crate::allocate::ServiceAllocator;
 use crate::authz::Authorizer;
 use crate::authz::rbac::Rbac;
 use crate::reader::Reader;
+use crate::webhook::WebhookClient;
 
 /// What the plugins work with.
 #[derive(Clone)]
@@ -49,6 +51,9 @@ pub struct Parts {
 pub fn default_plugins(parts: &Parts) -> Vec<Arc<dyn Plugin>> {
     let reader = || parts.reader.clone();
     let authorizer = || parts.authorizer.clone();
+    let client = WebhookClient::new(reader());
+    let webhooks =
+        |mutating: bool| Webhooks::new(mutating, client.clone(), reader(), authorizer(), parts.random.clone());
     vec![
         Arc::new(NamespaceLifecycle::new(reader())),
         Arc::new(LimitRanger::new(reader())),
@@ -64,6 +69,8 @@ pub fn default_plugins(parts: &Parts) -> Vec<Arc<dyn Plugin>> {
         Arc::new(CertificateApproval::new(authorizer())),
         Arc::new(CertificateSigning::new(authorizer())),
         Arc::new(CertificateSubjectRestriction),
+        Arc::new(webhooks(true)),
+        Arc::new(webhooks(false)),
         Arc::new(RbacEscalation::new(parts.rbac.clone(), authorizer())),
         parts.allocator.clone(),
         Arc::new(ResourceQuota::new(reader(), &parts.clock)),

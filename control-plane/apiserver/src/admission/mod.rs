@@ -4,6 +4,7 @@ mod certificates;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod defaults;
+pub(crate) mod dynamic;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
@@ -20,10 +21,14 @@ mod support;
 mod tests;
 
 pub use defaults::{Parts, default_plugins};
+pub use dynamic::Webhooks;
 pub use pod_security::{Exemptions, PodSecurityConfig};
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::Value;
+use xebec_schema::registry::Registry;
 use xebec_schema::resource::Resource;
 use xebec_schema::status::Status;
 use xebec_store::{Condition, Operation as StoreOperation};
@@ -47,8 +52,12 @@ pub enum Operation {
 pub struct Review<'a> {
     /// Who asks.
     pub user: &'a UserInfo,
-    /// Of which kind.
+    /// Of which kind, in the version that is stored: the one of the objects here.
     pub resource: &'a Resource,
+    /// The same in the version that was asked for.
+    pub requested: &'a Arc<Resource>,
+    /// All kinds.
+    pub registry: Arc<Registry>,
     /// Empty for the object itself.
     pub subresource: &'a str,
     /// What is done.
@@ -61,8 +70,12 @@ pub struct Review<'a> {
     pub object: Option<Value>,
     /// The object as it was; `None` on create.
     pub old: Option<&'a Value>,
+    /// `CreateOptions` and the like; for a stream, what it is opened with.
+    pub options: Value,
     /// Nothing will be stored.
     pub dry_run: bool,
+    /// What is known of a first time, when plugins see a request twice.
+    pub reinvocation: dynamic::Reinvocation,
     /// Shown to the client.
     pub warnings: Vec<String>,
     /// Noted in the audit log, with keys such as `pod-security.kubernetes.io/audit`.
@@ -85,6 +98,12 @@ pub struct Rider {
 pub trait Plugin: Send + Sync + 'static {
     /// Upstream's name: `NamespaceLifecycle`.
     fn name(&self) -> &'static str;
+
+    /// Whether what it does is configured by objects (webhooks, policies): it is run after the others that mutate, and
+    /// what it changes they see again.
+    fn is_dynamic(&self) -> bool {
+        false
+    }
 
     /// Changes the object, or refuses.
     async fn mutate(&self, _review: &mut Review<'_>) -> Result<(), Status> {

@@ -124,13 +124,17 @@ mod tests {
         let review = Review {
             user: &UserInfo::system("x"),
             resource: registry.get("", "v1", "pods").unwrap(),
+            requested: registry.get("", "v1", "pods").unwrap(),
+            registry: Arc::default(),
             subresource: "",
             operation: Operation::Create,
             namespace: "ns",
             name: "p",
             object: Some(json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}]}})),
             old: None,
+            options: Value::Null,
             dry_run,
+            reinvocation: Default::default(),
             warnings: Vec::new(),
             annotations: Vec::new(),
         };

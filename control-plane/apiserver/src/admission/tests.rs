@@ -78,13 +78,17 @@ async fn run(plugin: &dyn Plugin, request: Request) -> Result<Value, Status> {
     let mut review = Review {
         user: &request.user,
         resource: &request.resource,
+        requested: &request.resource,
+        registry: Arc::default(),
         subresource: request.subresource,
         operation: request.operation,
         namespace: request.namespace,
         name: request.name,
         object: request.object,
         old: request.old.as_ref(),
+        options: Value::Null,
         dry_run: false,
+        reinvocation: super::dynamic::Reinvocation::default(),
         warnings: Vec::new(),
         annotations: Vec::new(),
     };

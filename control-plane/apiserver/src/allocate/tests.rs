@@ -36,13 +36,17 @@ impl World {
         let mut review = Review {
             user: &user,
             resource: registry.get("", "v1", "services").unwrap(),
+            requested: registry.get("", "v1", "services").unwrap(),
+            registry: Arc::default(),
             subresource: "",
             operation: if old.is_some() { Operation::Update } else { Operation::Create },
             namespace: "ns",
             name,
             object: Some(json!({"metadata": {"name": name, "namespace": "ns"}, "spec": spec})),
             old,
+            options: Value::Null,
             dry_run,
+            reinvocation: Default::default(),
             warnings: Vec::new(),
             annotations: Vec::new(),
         };

@@ -6,6 +6,8 @@ mod eviction;
 mod part;
 mod scale;
 
+pub(crate) use scale::of as scale_of;
+
 use http::Response;
 use serde_json::{Value, json};
 use xebec_schema::defaults;

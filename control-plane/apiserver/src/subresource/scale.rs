@@ -55,7 +55,7 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
 }
 
 /// The object's scale.
-fn of(resource: &Resource, object: &Value) -> Value {
+pub(crate) fn of(resource: &Resource, object: &Value) -> Value {
     let mut metadata = json!({});
     for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = object["metadata"].get(key) {

@@ -1,10 +1,14 @@
 //! Runs the admission plugins.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use xebec_schema::status::Status;
 use xebec_store::{Condition, Operation as StoreOperation, Txn};
 
-use crate::admission::{Operation, Review, Rider};
+use crate::admission::dynamic::Reinvocation;
+use crate::admission::dynamic::request::options;
+use crate::admission::{Operation, Plugin, Review, Rider};
 use crate::chain::Call;
 
 /// Which request is put before the plugins.
@@ -91,13 +95,17 @@ fn review<'a>(call: &'a Call, admission: Admission<'a>, name: &'a str, object: O
     Review {
         user: &call.user,
         resource: &call.stored,
+        requested: &call.resource,
+        registry: call.server.registry.load_full(),
         subresource: &call.path.subresource,
         operation: admission.operation,
         namespace: &call.path.namespace,
         name,
         object,
         old: admission.old,
+        options: options(call, admission.operation, admission.dry_run),
         dry_run: admission.dry_run,
+        reinvocation: Reinvocation::default(),
         warnings: Vec::new(),
         annotations: Vec::new(),
     }
@@ -111,16 +119,33 @@ async fn run(
 ) -> Result<Option<Value>, Status> {
     let (server, name) = (call.server.clone(), name_of(call, object.as_ref()));
     let mut review = review(call, admission, &name, object);
-    let mut result = Ok(());
-    for plugin in &server.extensions.plugins {
-        result = if mutate { plugin.mutate(&mut review).await } else { plugin.validate(&mut review).await };
-        if result.is_err() {
-            break;
-        }
-    }
+    let plugins = &server.extensions.plugins;
+    let result = if mutate { mutated(plugins, &mut review).await } else { validated(plugins, &mut review).await };
     // Also of a request that is refused, people want to know why.
     let Review { object, warnings, annotations, .. } = review;
     call.warnings.extend(warnings);
     call.annotations.extend(annotations);
     result.map(|()| object)
+}
+
+async fn validated(plugins: &[Arc<dyn Plugin>], review: &mut Review<'_>) -> Result<(), Status> {
+    for plugin in plugins {
+        plugin.validate(review).await?;
+    }
+    Ok(())
+}
+
+/// In order; when a webhook or policy has changed the object, all before it see it once more.
+async fn mutated(plugins: &[Arc<dyn Plugin>], review: &mut Review<'_>) -> Result<(), Status> {
+    for (at, plugin) in plugins.iter().enumerate() {
+        plugin.mutate(review).await?;
+        let last = plugins.get(at + 1).is_none_or(|next| !next.is_dynamic());
+        if plugin.is_dynamic() && last && review.reinvocation.wanted && !review.reinvocation.again {
+            review.reinvocation.again = true;
+            for plugin in &plugins[..=at] {
+                plugin.mutate(review).await?;
+            }
+        }
+    }
+    Ok(())
 }

@@ -15,6 +15,7 @@ use super::create::metadata_mut;
 use super::decode;
 use super::modify::{self, Modified, Modify, Next, Rules};
 use crate::admission::Operation;
+use crate::admission::dynamic::request::SentOptions;
 use crate::body::{self, Body, RequestBody};
 use crate::chain::Call;
 use crate::query::Query;
@@ -77,6 +78,8 @@ impl Options {
             return Ok(options);
         }
         options.merge(&value)?;
+        // Admission shows them to webhooks as they were sent.
+        call.parts.extensions.insert(SentOptions(value));
         Ok(options)
     }
 

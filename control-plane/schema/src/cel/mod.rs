@@ -11,6 +11,7 @@
 //! - `value`, `eval`, `cost`: what an expression is worth;
 //! - `functions`: the standard library, cel-go's extensions and Kubernetes' libraries.
 
+pub mod admission;
 mod ast;
 mod check;
 mod eval;
