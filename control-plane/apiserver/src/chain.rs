@@ -133,6 +133,7 @@ async fn serve(
     let (warnings, annotations) = (Vec::new(), BTreeMap::new());
     let wanted = if path.subresource.is_empty() { wanted? } else { wanted.unwrap_or_else(|_| Wanted::plain()) };
     let mut call = Call { server, user, path, resource, stored, query, wanted, parts, warnings, annotations };
+    call.warnings.extend(call.resource.custom.iter().filter_map(|custom| custom.deprecation().map(str::to_owned)));
     // Streams take as long as they take.
     let stream = matches!(call.path.subresource.as_str(), "log" | "exec" | "attach" | "portforward");
     let mut response = if stream {
@@ -193,6 +194,11 @@ async fn dispatch(call: &mut Call, body: RequestBody) -> Result<Response<Body>, 
     };
     if !call.resource.allows(call.path.verb) || misdirected {
         return Err(Status::method_not_allowed());
+    }
+    let ends = call.resource.custom.as_ref().is_some_and(|custom| custom.is_terminating());
+    if ends && call.path.verb == "create" {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(Status::forbidden(&call.resource.group, &call.resource.plural, &call.path.name, why));
     }
     match call.path.verb {
         "get" => verbs::get::serve(call),

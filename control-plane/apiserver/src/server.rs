@@ -19,6 +19,7 @@ use crate::authn::chain::Chain;
 use crate::authz::{Attributes, Authorizer, Decision, Union};
 use crate::body::{Body, BoxError, RequestBody};
 use crate::cache::WatchCache;
+use crate::definitions::Definitions;
 use crate::extension::Extensions;
 use crate::metrics::Metrics;
 use crate::reader::{Entry, Reader};
@@ -116,7 +117,7 @@ impl ApiServer {
         tokio::spawn(compaction::run(config.store.clone(), config.stop.clone()));
         let (store, clock) = (config.store.clone(), config.clock.clone());
         tokio::spawn(event_ttl::run(cache.clone(), store, clock, config.stop.clone()));
-        Ok(Self(Arc::new(Shared {
+        let server = Self(Arc::new(Shared {
             store: config.store,
             registry: ArcSwap::from_pointee(config.registry),
             clock: config.clock,
@@ -128,7 +129,11 @@ impl ApiServer {
             metrics: Metrics::default(),
             documents: discovery::Documents::default(),
             stop: config.stop,
-        })))
+        }));
+        if let Some(definitions) = Definitions::load(server.clone()).await? {
+            tokio::spawn(definitions.follow());
+        }
+        Ok(server)
     }
 
     /// Reading what is stored, without a request.

@@ -7,6 +7,10 @@ use crate::types::{Default, Definition, Node, Shape};
 
 /// Fills in what a client left out.
 pub fn apply(resource: &Resource, object: &mut Value) {
+    if let Some(custom) = &resource.custom {
+        custom.default(object);
+        return;
+    }
     if let Some(definition) = resource.definition() {
         apply_as(definition, object);
     }

@@ -66,13 +66,20 @@ fn list_resource(row: &Resource) -> Value {
         "singularName": row.singular,
         "namespaced": row.namespaced,
         "kind": row.kind,
-        "verbs": row.verbs,
+        "verbs": verbs(row),
     });
     names(&mut entry, row);
-    if !row.virtual_kind {
+    if !row.virtual_kind && row.custom.as_ref().is_none_or(|custom| custom.stored().is_none()) {
         entry["storageVersionHash"] = storage_version_hash(row).into();
     }
     entry
+}
+
+/// What can be done. With objects of a kind whose definition is being deleted, nothing but what ends them.
+fn verbs(row: &Resource) -> Vec<&str> {
+    let ends = row.custom.as_ref().is_some_and(|custom| custom.is_terminating());
+    let verbs = row.verbs.iter().map(AsRef::as_ref);
+    verbs.filter(|verb| !(ends && matches!(*verb, "create" | "patch" | "update"))).collect()
 }
 
 /// Short names and categories, where there are any.
@@ -141,7 +148,7 @@ fn aggregated_resource(row: &Resource) -> Value {
         "responseKind": { "group": row.group, "version": row.version, "kind": row.kind },
         "scope": if row.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": row.singular,
-        "verbs": row.verbs,
+        "verbs": verbs(row),
     });
     names(&mut entry, row);
     if !subresources.is_empty() {

@@ -186,7 +186,8 @@ impl Error {
 /// A value as upstream's messages print it: strings quoted, numbers and booleans bare, the rest as JSON.
 fn quote(value: &Value) -> String {
     match value {
-        Value::Null => "null".to_owned(),
+        // Upstream quotes it.
+        Value::Null => "\"null\"".to_owned(),
         Value::String(s) => format!("{s:?}"),
         other => other.to_string(),
     }

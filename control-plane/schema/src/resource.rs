@@ -72,6 +72,8 @@ pub struct Strategy {
     pub default: fn(&mut Value),
     /// Clears what a client may not set on create (status, mostly).
     pub prepare_create: fn(&mut Value),
+    /// Changes an object that is about to be marked as being deleted.
+    pub prepare_delete: fn(&mut Value, Timestamp),
     /// `(new, old)`: carries over what an update of the main resource may not change.
     pub prepare_update: fn(&mut Value, &Value),
     /// Everything that is wrong with a new object, metadata excepted.
@@ -88,6 +90,8 @@ pub struct Strategy {
     pub generation: bool,
     /// An update may create the object (leases, services' endpoints...: `AllowCreateOnUpdate`).
     pub create_on_update: bool,
+    /// An update need not say which state of the object it was made from.
+    pub unconditional_update: bool,
     /// How names are checked.
     pub name: NameRule,
     /// Deletion waits `metadata.deletionGracePeriodSeconds` for a node to confirm (pods).
@@ -119,6 +123,7 @@ pub enum NameRule {
 pub const PLAIN: Strategy = Strategy {
     default: |_| {},
     prepare_create: |_| {},
+    prepare_delete: |_, _| {},
     prepare_update: |_, _| {},
     validate: |_| Vec::new(),
     validate_update: |_, _| Vec::new(),
@@ -127,6 +132,7 @@ pub const PLAIN: Strategy = Strategy {
     warnings: |_| Vec::new(),
     generation: false,
     create_on_update: false,
+    unconditional_update: true,
     name: NameRule::Subdomain,
     graceful_delete: false,
 };

@@ -40,13 +40,12 @@ pub fn render<'a>(
     include: Include,
     list_metadata: Value,
 ) -> Value {
-    let columns = if resource.columns.is_empty() { columns::DEFAULT } else { resource.columns };
-    let rows: Vec<_> = objects.into_iter().map(|object| row(resource, columns, object, now, include)).collect();
+    let rows: Vec<_> = objects.into_iter().map(|object| row(resource, object, now, include)).collect();
     json!({
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
         "metadata": if list_metadata.is_null() { json!({}) } else { list_metadata },
-        "columnDefinitions": columns.iter().map(definition).collect::<Vec<_>>(),
+        "columnDefinitions": definitions(resource),
         "rows": rows,
     })
 }
@@ -59,6 +58,30 @@ pub fn without_columns(mut table: Value) -> Value {
     table
 }
 
+fn columns_of(resource: &Resource) -> &'static [Column] {
+    if resource.columns.is_empty() { columns::DEFAULT } else { resource.columns }
+}
+
+fn definitions(resource: &Resource) -> Vec<Value> {
+    match &resource.custom {
+        Some(custom) => {
+            let own = custom.columns().iter().map(crate::custom::Column::definition);
+            std::iter::once(crate::custom::name_definition()).chain(own).collect()
+        }
+        None => columns_of(resource).iter().map(definition).collect(),
+    }
+}
+
+fn cells(resource: &Resource, object: &Value, now: Timestamp) -> Vec<Value> {
+    match &resource.custom {
+        Some(custom) => {
+            let own = custom.columns().iter().map(|column| column.cell(object, now));
+            std::iter::once(text(object, "metadata.name").into()).chain(own).collect()
+        }
+        None => columns_of(resource).iter().map(|column| (column.cell)(object, now)).collect(),
+    }
+}
+
 fn definition(column: &Column) -> Value {
     json!({
         "name": column.name,
@@ -69,8 +92,8 @@ fn definition(column: &Column) -> Value {
     })
 }
 
-fn row(resource: &Resource, columns: &[Column], object: &Value, now: Timestamp, include: Include) -> Value {
-    let cells: Vec<_> = columns.iter().map(|column| (column.cell)(object, now)).collect();
+fn row(resource: &Resource, object: &Value, now: Timestamp, include: Include) -> Value {
+    let cells = cells(resource, object, now);
     let carried = match include {
         Include::Full => object.clone(),
         Include::Metadata => json!({

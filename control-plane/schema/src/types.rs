@@ -266,6 +266,11 @@ fn entries() -> &'static [Entry] {
     })
 }
 
+/// A reference to the definition with this full name.
+pub(crate) fn reference(name: &str) -> Option<Reference> {
+    find(&short(name))
+}
+
 fn find(short: &str) -> Option<Reference> {
     let at = entries().binary_search_by(|e| e.name.cmp(short)).ok()?;
     u16::try_from(at).ok().map(Reference)
@@ -290,7 +295,8 @@ fn short(name: &str) -> Cow<'_, str> {
     name.into()
 }
 
-fn full(name: &str) -> String {
+/// The full name of a definition, as `data/types.txt` shortens it.
+pub(crate) fn full(name: &str) -> String {
     for (long, short) in PREFIXES {
         if let Some(rest) = name.strip_prefix(short) {
             return format!("{long}{rest}");

@@ -61,8 +61,13 @@ impl Header {
 ///
 /// The bytes are no object in the stored form: the store holds something that this server did not write.
 pub fn read(resource: &Resource, stored: &[u8], revision: u64) -> Result<Entry, serde_json::Error> {
-    let object: Value = serde_json::from_slice(stored)?;
-    Ok(Header::of(resource, &object).entry(stored, revision))
+    let mut object: Value = serde_json::from_slice(stored)?;
+    let Some(custom) = &resource.custom else { return Ok(Header::of(resource, &object).entry(stored, revision)) };
+    // It was stored by an earlier schema, perhaps in another version.
+    let was = object.clone();
+    custom.adopt(&mut object);
+    let header = Header::of(resource, &object);
+    Ok(if object == was { header.entry(stored, revision) } else { header.entry(&encode(&object), revision) })
 }
 
 /// The stored form of an object: metadata first, no resource version.

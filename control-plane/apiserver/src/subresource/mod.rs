@@ -16,8 +16,8 @@ use xebec_schema::status::Status;
 use crate::body::{self, Body, RequestBody};
 use crate::chain::Call;
 use crate::extension::Question;
-use crate::respond;
 use crate::verbs::decode::{self, Expected};
+use crate::{respond, versions};
 
 /// Serves it.
 ///
@@ -89,7 +89,7 @@ fn posted(call: &mut Call, expected: &Expected<'_>, body: &bytes::Bytes) -> Resu
 /// The object that the subresource belongs to, as it is stored.
 fn parent(call: &Call) -> Result<Value, Status> {
     let entry = call.cache()?.get(&call.key()).ok_or_else(|| call.not_found())?;
-    serde_json::from_slice(&entry.bytes).map_err(Status::internal)
+    versions::load(&call.resource, &entry.bytes).map_err(Status::internal)
 }
 
 /// `Status` of something that went well.

@@ -22,7 +22,14 @@ use crate::verbs::patch::Patch;
 /// As upstream.
 pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
     if call.path.verb == "get" {
-        let scale = of(&call.resource, &super::parent(call)?);
+        let object = super::parent(call)?;
+        if let Some(scale) = call.resource.custom.as_ref().and_then(|custom| custom.scale())
+            && scale.wanted(&object).is_none()
+        {
+            let why = format!("the spec replicas field {:?} does not exist", scale.wanted_path());
+            return Err(Status::internal(why));
+        }
+        let scale = of(&call.resource, &object);
         return Ok(respond::encoded(200, &scale, call.wanted));
     }
     let dry_run = decode::dry_run(&call.query)?;
@@ -63,12 +70,17 @@ pub(crate) fn of(resource: &Resource, object: &Value) -> Value {
         }
     }
     let replicas = |value: &Value| value.as_i64().unwrap_or(0);
+    let custom = resource.custom.as_ref().and_then(|custom| custom.scale());
+    let (wanted, present) = match custom {
+        Some(scale) => (scale.wanted(object).unwrap_or(0), scale.present(object)),
+        None => (replicas(&object["spec"]["replicas"]), replicas(&object["status"]["replicas"])),
+    };
     let mut scale = json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": metadata,
-        "spec": {"replicas": replicas(&object["spec"]["replicas"])},
-        "status": {"replicas": replicas(&object["status"]["replicas"])},
+        "spec": {"replicas": wanted},
+        "status": {"replicas": present},
     });
     if let Some(selector) = selector(resource, object) {
         scale["status"]["selector"] = selector.into();
@@ -78,6 +90,9 @@ pub(crate) fn of(resource: &Resource, object: &Value) -> Value {
 
 /// The selector in text form: what an autoscaler finds the pods by.
 fn selector(resource: &Resource, object: &Value) -> Option<String> {
+    if let Some(custom) = &resource.custom {
+        return custom.scale().map(|scale| scale.selector(object).to_owned()).filter(|text| !text.is_empty());
+    }
     let selector = object["spec"].get("selector")?;
     // A ReplicationController's is a plain map.
     let parsed = if resource.group.is_empty() {
@@ -103,7 +118,10 @@ fn scaled(call: &Call, scale: &Value, old: &Value) -> Result<Value, Status> {
         return Err(Status::invalid("autoscaling", "Scale", &call.path.name, &[error]));
     }
     let mut new = old.clone();
-    new["spec"]["replicas"] = replicas.into();
+    match call.resource.custom.as_ref().and_then(|custom| custom.scale()) {
+        Some(scale) => scale.want(&mut new, replicas),
+        None => new["spec"]["replicas"] = replicas.into(),
+    }
     for key in ["resourceVersion", "uid"] {
         match scale["metadata"][key].as_str().filter(|text| !text.is_empty()) {
             Some(text) => new["metadata"][key] = text.into(),

@@ -99,7 +99,7 @@ async fn store(
     let full_key = format!("{}{key}", cache.prefix);
     for _ in 0..RIDER_ATTEMPTS {
         let mut riders = admit::ride(call, admission, object).await?;
-        let stored = entry::encode(object);
+        let stored = versions::save(&call.resource, object);
         if admission.dry_run {
             return Ok(Some((stored, 0)));
         }

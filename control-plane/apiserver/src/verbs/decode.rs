@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use serde_json::Value;
+use xebec_schema::custom::Custom;
 use xebec_schema::status::{Cause, Details, Status};
 use xebec_schema::types::{self, Definition};
 use xebec_schema::{convert, decode, defaults, protobuf, walk};
@@ -170,6 +171,9 @@ pub fn object(call: &mut Call, body: &Bytes) -> Result<Value, Status> {
 /// 400.
 pub fn checked(call: &mut Call, value: Value, duplicates: Vec<String>) -> Result<Value, Status> {
     let resource = call.resource.clone();
+    if let Some(custom) = &resource.custom {
+        return self::custom(call, custom, value, duplicates);
+    }
     let expected = Expected {
         group: &resource.group,
         version: &resource.version,
@@ -185,6 +189,46 @@ pub fn checked(call: &mut Call, value: Value, duplicates: Vec<String>) -> Result
         defaults::apply(&stored, &mut object);
     }
     Ok(object)
+}
+
+/// [`checked`] for a custom resource.
+fn custom(call: &mut Call, custom: &Custom, mut value: Value, duplicates: Vec<String>) -> Result<Value, Status> {
+    let validation = FieldValidation::of(&call.query)?;
+    let resource = call.resource.clone();
+    let said = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (said_version, said_kind) = (said("apiVersion"), said("kind"));
+    if said_kind.is_empty() {
+        return Err(Status::bad_request(format!("Object 'Kind' is missing in '{value}'")));
+    }
+    let api_version = resource.api_version();
+    if said_version != api_version {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({said_version}) does not match the expected API version ({api_version})"
+        )));
+    }
+    let refused = |why: String| {
+        let (kind, version) = (&resource.kind, &resource.version);
+        Status::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"))
+    };
+    if said_kind != resource.kind {
+        return Err(refused("the kind does not match".to_owned()));
+    }
+    let unknown = custom.coerce(&mut value).map_err(refused)?;
+    if validation != FieldValidation::Ignore {
+        let mut strict = duplicates;
+        strict.extend(unknown.into_iter().map(|name| format!("unknown field \"{name}\"")));
+        if !strict.is_empty() && validation == FieldValidation::Strict {
+            return Err(refused(format!("strict decoding error: {}", strict.join(", "))));
+        }
+        call.warnings.extend(strict);
+    }
+    custom.default(&mut value);
+    // Field ownership is not tracked: claims about it are not kept.
+    if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+        metadata.remove("selfLink");
+    }
+    Ok(value)
 }
 
 /// Checks a document against the kind it has to be of; drops what the kind does not have. Defaults are not filled in.

@@ -190,7 +190,7 @@ fn gone(call: &Call, object: &Value) -> Value {
 /// 404, 409 for preconditions that do not hold, and what admission says.
 pub async fn delete(call: &mut Call, options: &Options) -> Result<Modified, Status> {
     let entry = call.cache()?.get(&call.key()).ok_or_else(|| call.not_found())?;
-    let old: Value = serde_json::from_slice(&entry.bytes).map_err(Status::internal)?;
+    let old = versions::load(&call.resource, &entry.bytes).map_err(Status::internal)?;
     let admission = Admission { operation: Operation::Delete, old: Some(&old), dry_run: options.dry_run };
     admit::mutate(call, admission, None).await?;
     admit::validate(call, admission, None).await?;
@@ -219,6 +219,9 @@ fn preconditions(call: &Call, options: &Options, old: &Value) -> Result<(), Stat
 fn next(call: &Call, options: &Options, old: &Value, now: Timestamp) -> Next {
     let mut new = old.clone();
     let marked = !old["metadata"]["deletionTimestamp"].is_null();
+    if !marked {
+        (call.stored.strategy.prepare_delete)(&mut new, now);
+    }
     set_finalizers(&mut new, options.propagation);
     let waits_for_finalizers = new["metadata"]["finalizers"].as_array().is_some_and(|list| !list.is_empty());
     let waits_for_contents = call.stored.group.is_empty()

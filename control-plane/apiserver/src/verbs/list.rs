@@ -204,6 +204,7 @@ async fn from_store(
     after: &str,
 ) -> Result<Page, Failed> {
     let prefix = cache::prefix(&call.stored);
+    let row = call.cache()?.resource.clone();
     let range = format!("{prefix}{}", filter.prefix);
     let mut after = (!after.is_empty()).then(|| format!("{prefix}{after}"));
     let mut items = Vec::new();
@@ -213,7 +214,7 @@ async fn from_store(
         let list = ListOptions { revision: Some(revision), after: after.clone(), limit: Some(limit) };
         let found = call.server.store.list(&range, list).await.map_err(|e| history_error(&e, options, call))?;
         for item in &found.items {
-            let read = entry::read(&call.stored, &item.value, item.mod_revision).map_err(Status::internal)?;
+            let read = entry::read(&row, &item.value, item.mod_revision).map_err(Status::internal)?;
             if filter.matches(&read) {
                 items.push(Arc::new(read));
             }
@@ -349,7 +350,7 @@ fn objects(call: &Call, page: Page, metadata: Value) -> Result<Body, Status> {
     }
     let head = head(call, &metadata);
     // The size of what goes out as it is held is known beforehand.
-    let exact = call.wanted.form == Form::Object && !xebec_schema::convert::is_converted(&call.resource);
+    let exact = call.wanted.form == Form::Object && !versions::differs(&call.resource);
     let size = exact.then(|| (head.len() + size - 1 + b"]}\n".len()) as u64);
     let (resource, wanted) = (call.resource.clone(), call.wanted);
     let stream = async_stream::try_stream! {

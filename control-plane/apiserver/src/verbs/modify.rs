@@ -17,6 +17,7 @@ use crate::admission::Operation;
 use crate::cache::entry::{self, Header};
 use crate::chain::Call;
 use crate::reader::Entry;
+use crate::versions;
 
 /// How often a change is tried again when others change the object at the same time. Each time another writer has got
 /// ahead, so this many writers at once are served.
@@ -85,7 +86,7 @@ pub async fn modify(
     let full_key = format!("{}{key}", cache.prefix);
     let mut current = cache.get(&key).ok_or_else(|| call.not_found())?;
     for _ in 0..ATTEMPTS {
-        let old: Value = serde_json::from_slice(&current.bytes).map_err(Status::internal)?;
+        let old = versions::load(&call.resource, &current.bytes).map_err(Status::internal)?;
         let mut plan = match compute(call, &old)? {
             Next::Keep => return Ok(kept(old, &current)),
             Next::Delete(last) => Plan { new: last, delete: true, strict: false },
@@ -99,7 +100,7 @@ pub async fn modify(
             let admission = Admission { operation: Operation::Update, old: Some(&old), dry_run: how.dry_run };
             riders = admit::ride(call, admission, &mut plan.new).await?;
         }
-        let stored = entry::encode(&plan.new);
+        let stored = versions::save(&call.resource, &plan.new);
         if how.dry_run {
             let bytes = entry::splice(&stored, current.revision);
             return Ok(Modified { object: plan.new, bytes, revision: current.revision, deleted: plan.delete });
@@ -159,7 +160,8 @@ async fn write(
         }
         TxnOutcome::Conflict { current: None, .. } => Ok(Written::Gone),
         TxnOutcome::Conflict { current: Some(current), .. } => {
-            let entry = entry::read(&call.stored, &current.value, current.mod_revision).map_err(Status::internal)?;
+            let row = &call.cache()?.resource;
+            let entry = entry::read(row, &current.value, current.mod_revision).map_err(Status::internal)?;
             Ok(Written::Changed(Arc::new(entry)))
         }
     }
@@ -176,6 +178,9 @@ fn modified_error(call: &Call) -> Status {
 /// Brings a new state in order, and checks it.
 async fn prepare(call: &mut Call, how: Modify, mut new: Value, old: &Value) -> Result<Plan, Status> {
     let strict = check_precondition(call, &new, old)?;
+    if !strict && call.path.verb == "update" && !call.stored.strategy.unconditional_update {
+        return Err(must_say_version(call));
+    }
     if how.rules == Rules::Internal {
         let delete = deletion_is_complete(&call.stored, &new, old);
         return Ok(Plan { new, delete, strict });
@@ -191,7 +196,7 @@ async fn prepare(call: &mut Call, how: Modify, mut new: Value, old: &Value) -> R
     if how.rules == Rules::Object {
         (strategy.prepare_update)(&mut new, old);
     } else {
-        new = with_status_of(new, old);
+        new = with_status_of(&resource, new, old);
     }
     generation(&resource, &mut new, old);
     let errors = check(&resource, how.rules, &new, old);
@@ -234,6 +239,13 @@ fn check_precondition(call: &Call, new: &Value, old: &Value) -> Result<bool, Sta
     }
 }
 
+/// 422 for an update that does not say which state of the object it was made from.
+fn must_say_version(call: &Call) -> Status {
+    let path = xebec_schema::field::Path::new("metadata.resourceVersion");
+    let error = xebec_schema::field::Error::invalid(path, 0, "must be specified for an update");
+    Status::invalid(&call.resource.group, &call.resource.kind, &call.path.name, &[error])
+}
+
 /// What a client may leave out of an update, or cannot change.
 fn carry_over(new: &mut Value, old: &Value) {
     validate::carry_metadata(new, old);
@@ -245,12 +257,20 @@ fn carry_over(new: &mut Value, old: &Value) {
     }
 }
 
-/// The old object with the new one's status and metadata.
-fn with_status_of(mut new: Value, old: &Value) -> Value {
+/// The old object with the new one's status and metadata; of custom resources, without the latter.
+fn with_status_of(resource: &Resource, mut new: Value, old: &Value) -> Value {
     let mut out = old.clone();
+    if resource.custom.is_some() {
+        let managed = new["metadata"]["managedFields"].take();
+        new["metadata"] = old["metadata"].clone();
+        match managed {
+            Value::Null => metadata_mut(&mut new).remove("managedFields"),
+            managed => metadata_mut(&mut new).insert("managedFields".into(), managed),
+        };
+    }
     for key in ["metadata", "status"] {
         match new.get_mut(key).map(Value::take) {
-            Some(value) if !value.is_null() => out[key] = value,
+            Some(value) if !value.is_null() || resource.custom.is_some() && key == "status" => out[key] = value,
             _ => {
                 out.as_object_mut().map(|o| o.remove(key));
             }
@@ -264,9 +284,15 @@ fn generation(resource: &Resource, new: &mut Value, old: &Value) {
     if !resource.strategy.generation {
         return;
     }
+    // Without the subresource, a custom resource's status is a field as any other.
+    let has_status = resource.custom.as_ref().is_none_or(|custom| custom.has_status());
     let spec = |object: &Value| -> Vec<(String, Value)> {
         let fields = object.as_object().into_iter().flatten();
-        let fields = fields.filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status" | "kind" | "apiVersion"));
+        let fields = fields.filter(|(key, _)| match key.as_str() {
+            "metadata" | "kind" | "apiVersion" => false,
+            "status" => !has_status,
+            _ => true,
+        });
         fields.map(|(key, value)| (key.clone(), value.clone())).collect()
     };
     let before = old["metadata"]["generation"].as_i64().unwrap_or(0);

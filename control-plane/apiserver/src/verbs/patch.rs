@@ -108,7 +108,9 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
 pub fn patched(call: &mut Call, patch: &Patch, old: &Value) -> Result<Value, Status> {
     let mut served = old.clone();
     convert::from_stored(&call.resource, &mut served);
-    let mut new = patch.apply(call.resource.definition(), &served)?;
+    // Of a custom resource, nobody knows how its lists are to merge.
+    let definition = call.resource.definition().filter(|_| call.resource.custom.is_none());
+    let mut new = patch.apply(definition, &served)?;
     // A patch that does not touch the resource version is one of whatever is stored.
     if new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] && !sets_version(patch) {
         new["metadata"].as_object_mut().map(|metadata| metadata.remove("resourceVersion"));

@@ -3,8 +3,8 @@
 mod chain;
 mod client;
 mod connect;
+mod crds;
 mod create;
-mod custom_rows;
 mod delete;
 mod durable;
 mod harness;

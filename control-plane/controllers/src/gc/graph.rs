@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::Deserialize;
+use tokio::sync::Notify;
 
 use super::{FOREGROUND, ORPHAN, Owner};
 use crate::runtime::Keys;
@@ -224,12 +225,27 @@ pub struct KindFeed {
     graph: Arc<Mutex<Graph>>,
     queue: Arc<Keys>,
     gone: Gone,
+    /// Told when there may be other kinds than before.
+    kinds_changed: Arc<Notify>,
 }
 
 impl KindFeed {
     /// For a kind that the graph expects.
-    pub fn new(kind: Kind, graph: Arc<Mutex<Graph>>, queue: Arc<Keys>, gone: Gone) -> Self {
-        Self { kind: Arc::new(kind), graph, queue, gone }
+    pub fn new(
+        kind: Kind,
+        graph: Arc<Mutex<Graph>>,
+        queue: Arc<Keys>,
+        gone: Gone,
+        kinds_changed: Arc<Notify>,
+    ) -> Self {
+        Self { kind: Arc::new(kind), graph, queue, gone, kinds_changed }
+    }
+
+    /// Definitions of kinds, and who serves them, say which kinds there are.
+    fn tell(&self) {
+        if matches!(&*self.kind.kind, "CustomResourceDefinition" | "APIService") {
+            self.kinds_changed.notify_one();
+        }
     }
 
     fn look(&self, uids: Vec<Box<str>>) {
@@ -274,12 +290,14 @@ impl Feed for KindFeed {
     fn put(&self, item: Object) {
         let look = self.graph.lock().put(&self.kind, item.metadata);
         self.look(look);
+        self.tell();
     }
 
     fn delete(&self, item: Object) {
         let look = self.graph.lock().remove(&item.metadata.uid);
         (self.gone)(&self.kind, &item.metadata.namespace);
         self.look(look);
+        self.tell();
     }
 
     fn bookmark(&self, _revision: u64) {}

@@ -13,6 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +33,8 @@ const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
 /// How often the served kinds are looked up.
 const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
+/// How long definitions of kinds are let come in before the served kinds are looked up again.
+const SETTLE: Duration = Duration::from_millis(50);
 /// Owners known to be gone that are remembered.
 const ABSENT_LIMIT: usize = 500;
 
@@ -131,6 +134,7 @@ pub struct GarbageCollector {
     graph: Arc<Mutex<Graph>>,
     absent: Mutex<BTreeSet<String>>,
     gone: Gone,
+    kinds_changed: Arc<Notify>,
 }
 
 impl GarbageCollector {
@@ -143,6 +147,7 @@ impl GarbageCollector {
             graph: Arc::default(),
             absent: Mutex::default(),
             gone,
+            kinds_changed: Arc::default(),
         })
     }
 
@@ -180,6 +185,7 @@ impl GarbageCollector {
                             self.graph.clone(),
                             self.queue.clone(),
                             self.gone.clone(),
+                            self.kinds_changed.clone(),
                         ));
                         let scope = Scope { metadata_only: true, ..Scope::default() };
                         tasks.spawn(informer::run(
@@ -198,6 +204,7 @@ impl GarbageCollector {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
+                () = self.kinds_changed.notified() => tokio::time::sleep(SETTLE).await,
                 () = tokio::time::sleep(DISCOVERY_PERIOD) => {}
             }
         }

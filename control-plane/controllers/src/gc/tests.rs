@@ -87,7 +87,7 @@ async fn the_graph_tells_whom_to_look_at() {
     let (graph, queue) = (Arc::new(Mutex::new(Graph::default())), Arc::<Keys>::default());
     let feed = |kind: &Kind| {
         graph.lock().expect_kind(kind);
-        KindFeed::new(kind.clone(), graph.clone(), queue.clone(), Arc::new(|_: &Kind, _: &str| {}))
+        KindFeed::new(kind.clone(), graph.clone(), queue.clone(), Arc::new(|_: &Kind, _: &str| {}), Arc::default())
     };
     let (deployments, sets) = (feed(&DEPLOYMENT), feed(&REPLICA_SET));
     deployments.replace(vec![object("d", None, 1, &[], false)], 1);

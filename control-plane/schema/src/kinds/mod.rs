@@ -23,6 +23,7 @@ mod certificate_signing_request;
 mod config_map;
 mod controller_revision;
 mod cron_job;
+pub(crate) mod custom_resource_definition;
 mod daemon_set;
 mod deployment;
 mod devices;
@@ -95,6 +96,7 @@ pub fn strategy(group: &str, kind: &str) -> Strategy {
         ("scheduling.k8s.io", "PriorityClass") => priority_class::STRATEGY,
         ("policy", "PodDisruptionBudget") => pod_disruption_budget::STRATEGY,
         ("node.k8s.io", "RuntimeClass") => runtime_class::STRATEGY,
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => custom_resource_definition::STRATEGY,
         ("", "PersistentVolume") => persistent_volume::STRATEGY,
         ("", "PersistentVolumeClaim") => persistent_volume_claim::STRATEGY,
         ("", "ReplicationController") => replication_controller::STRATEGY,
@@ -150,7 +152,12 @@ fn clear_status(object: &mut Value) {
     json::set(object, "status", json!({}));
 }
 
+/// A new object of a kind whose schema is not ours has no status yet.
+pub(crate) fn unset_status(object: &mut Value) {
+    json::unset(object, "status");
+}
+
 /// An update of the main resource keeps the status.
-fn keep_status(new: &mut Value, old: &Value) {
+pub(crate) fn keep_status(new: &mut Value, old: &Value) {
     json::carry_over(new, old, "status");
 }

@@ -48,6 +48,9 @@ pub fn v3_hash(registry: &Registry, group: &str, version: &str) -> String {
     hash.update(concat!(env!("CARGO_PKG_VERSION"), "/1"));
     for row in registry.resources(group, version) {
         hash.update(format!("{:?}{:?}{:?}", (&row.kind, &row.plural, &row.schema), row.verbs, row.subresources));
+        if let Some(custom) = &row.custom {
+            hash.update(custom.openapi_state());
+        }
     }
     hash.finalize().iter().map(|byte| format!("{byte:02X}")).collect()
 }
@@ -72,11 +75,19 @@ pub fn v3_document(registry: &Registry, group: &str, version: &str) -> Option<Va
 /// `GET /openapi/v2` as JSON: all groups in one document of Swagger 2.0.
 pub fn v2(registry: &Registry) -> Value {
     let (mut paths, mut definitions) = (Map::new(), Map::new());
+    let custom = |name: &str| registry.iter().find(|row| row.custom.is_some() && row.schema == name);
     for (_, group, version) in v3_paths(registry) {
         let Some(mut document) = v3_document(registry, &group, &version) else { continue };
         if let Value::Object(schemas) = document["components"]["schemas"].take() {
             for (name, mut schema) in schemas {
-                to_v2(&mut schema);
+                match custom(&name).and_then(|row| row.custom.as_ref()) {
+                    Some(custom) => {
+                        let kinds = schema["x-kubernetes-group-version-kind"].take();
+                        schema = custom.openapi_v2();
+                        schema["x-kubernetes-group-version-kind"] = kinds;
+                    }
+                    None => to_v2(&mut schema),
+                }
                 merge_kinds(&mut definitions, name, schema);
             }
         }

@@ -134,11 +134,10 @@ impl Maker<'_> {
         }
         if allows("patch") {
             let operation = self.operation("patch", suffix, &PATCH_QUERY, kind);
-            let types = [
-                "application/json-patch+json",
-                "application/merge-patch+json",
-                "application/strategic-merge-patch+json",
-            ];
+            let mut types = vec!["application/json-patch+json", "application/merge-patch+json"];
+            if self.row.custom.is_none() {
+                types.push("application/strategic-merge-patch+json");
+            }
             let operation = body(operation, &format!("{META}.Patch"), &types, true);
             item.insert("patch".into(), respond(operation, schema, &[200, 201]));
         }

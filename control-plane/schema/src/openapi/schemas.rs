@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::schemars::generate::{SchemaGenerator, SchemaSettings};
 use k8s_openapi::schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
@@ -25,6 +26,12 @@ macro_rules! types {
         ),)*)*]
     };
 }
+
+/// The kinds that `k8s-openapi` has elsewhere.
+const OTHER_TYPES: &[Type] =
+    &[(<CustomResourceDefinition as JsonSchema>::schema_name, |generator: &mut SchemaGenerator| {
+        generator.subschema_for::<CustomResourceDefinition>()
+    })];
 
 /// Every kind of the table and of its subresources. A test holds this against the table.
 const TYPES: &[Type] = types! {
@@ -80,6 +87,9 @@ pub(super) fn of_rows(rows: &[Arc<Resource>]) -> Map<String, Value> {
     let mut lists = Vec::new();
     for row in rows {
         kinds.push((row.schema.to_string(), kind(&row.group, &row.version, &row.kind)));
+        if row.custom.is_some() {
+            generator.subschema_for::<k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>();
+        }
         if !row.list_kind.is_empty() {
             lists.push((format!("{}List", row.schema), row));
         }
@@ -91,7 +101,7 @@ pub(super) fn of_rows(rows: &[Arc<Resource>]) -> Map<String, Value> {
             }
         }
     }
-    for (name, generate) in TYPES {
+    for (name, generate) in TYPES.iter().chain(OTHER_TYPES) {
         if kinds.iter().any(|(schema, _)| *schema == name()) {
             generate(&mut generator);
         }
@@ -110,6 +120,11 @@ pub(super) fn of_rows(rows: &[Arc<Resource>]) -> Map<String, Value> {
             (name, schema)
         })
         .collect();
+    for row in rows {
+        if let Some(custom) = &row.custom {
+            schemas.insert(row.schema.to_string(), custom.openapi_v3());
+        }
+    }
     for (name, row) in lists {
         kinds.push((name.clone(), kind(&row.group, &row.version, &row.list_kind)));
         schemas.insert(name, list(row));

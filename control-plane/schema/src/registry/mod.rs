@@ -53,7 +53,7 @@ fn group_rank(group: &str) -> usize {
 
 /// Where a version stands among others, best first: `v2`, `v1`, `v1beta2`, `v1alpha1`, and what is none of these by
 /// name (apimachinery `version.CompareKubeAwareVersionStrings`).
-fn version_rank(version: &str) -> (u8, i64, i64, &str) {
+pub(crate) fn version_rank(version: &str) -> (u8, i64, i64, &str) {
     fn parse(version: &str) -> Option<(u8, i64, i64)> {
         let rest = version.strip_prefix('v')?;
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
@@ -173,7 +173,7 @@ impl Row {
             namespaced: self.namespaced,
             verbs: cows(self.verbs),
             subresources: subresources.collect(),
-            schema: format!("io.k8s.api.{}", self.schema).into(),
+            schema: types::full(self.schema).into(),
             strategy: kinds::strategy(self.group, self.kind),
             columns: columns::columns(self.group, self.kind),
             virtual_kind: self.virtual_kind,

@@ -13,7 +13,7 @@ pub(super) struct Row {
     pub namespaced: bool,
     pub verbs: &'static str,
     pub subresources: &'static [Sub],
-    /// The definition, without `io.k8s.api.`.
+    /// The definition, as `data/types.txt` shortens its name.
     pub schema: &'static str,
     pub virtual_kind: bool,
 }
@@ -216,6 +216,18 @@ pub(super) const ROWS: &[Row] = &[
         categories: "all",
         subresources: &[SCALE, STATUS],
         ..row("apps", "StatefulSet", "statefulsets", "apps.v1.StatefulSet")
+    },
+    Row {
+        short: "crd crds",
+        categories: "api-extensions",
+        namespaced: false,
+        subresources: &[STATUS],
+        ..row(
+            "apiextensions.k8s.io",
+            "CustomResourceDefinition",
+            "customresourcedefinitions",
+            "apiextensions.v1.CustomResourceDefinition",
+        )
     },
     review(AUTHENTICATION, "SelfSubjectReview", "selfsubjectreviews", "authentication.v1.SelfSubjectReview"),
     review(AUTHENTICATION, "TokenReview", "tokenreviews", "authentication.v1.TokenReview"),

@@ -33,17 +33,12 @@ fn groups_come_in_upstreams_order() {
 fn a_row_more_is_a_row_more() {
     let registry = Registry::builtin();
     let pods = registry.get("", "v1", "pods").unwrap();
-    let mut row = Resource::clone(pods);
-    row.custom = Some(Arc::new(crate::custom::Custom::new(Arc::new(crate::types::Definition {
-        name: "com.example.v1.Widget".into(),
-        fields: Vec::new(),
-        atomic: false,
-        preserve_unknown: true,
-    }))));
+    let definition = serde_json::json!({
+        "spec": {"group": "example.com", "versions": [{"name": "v1", "served": true, "storage": true}]},
+        "status": {"acceptedNames": {"plural": "widgets", "kind": "Widget"}},
+    });
+    let row = Resource::clone(&crate::custom::rows(&definition).unwrap().stored);
     let impostor = Resource { custom: row.custom.clone(), ..Resource::clone(pods) };
-    row.group = "example.com".into();
-    row.plural = "widgets".into();
-    row.kind = "Widget".into();
     let more = registry.with_custom([Arc::new(row), Arc::new(impostor)]);
     assert_eq!(more.iter().count(), registry.iter().count() + 1);
     assert!(more.by_kind("example.com", "v1", "Widget").is_some());

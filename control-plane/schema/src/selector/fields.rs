@@ -88,17 +88,21 @@ impl FieldSelector {
     /// Upstream's words for the first that it has not.
     pub fn check(&self, resource: &Resource) -> Result<(), String> {
         let own = resource.fields(&json!({}));
+        let custom = resource.custom.as_ref();
         for requirement in &self.requirements {
             let field = requirement.field.as_str();
             let known = match field {
                 "metadata.name" => true,
-                "metadata.namespace" => resource.namespaced || own.is_empty(),
-                other => own.iter().any(|(label, _)| *label == other),
+                "metadata.namespace" => resource.namespaced || (own.is_empty() && custom.is_none()),
+                other => match custom {
+                    Some(custom) => custom.labels().iter().any(|label| label == other),
+                    None => own.iter().any(|(label, _)| *label == other),
+                },
             };
             if known {
                 continue;
             }
-            return Err(if own.is_empty() {
+            return Err(if own.is_empty() && custom.is_none() {
                 format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
             } else {
                 format!("field label not supported: {field}")

@@ -15,21 +15,30 @@ pub const MAX_ANNOTATIONS_BYTES: usize = 256 * 1024;
 /// Everything that is wrong with a new object.
 pub fn create(resource: &Resource, object: &Value) -> ErrorList {
     let mut errors = metadata(resource, object);
-    errors.extend((resource.strategy.validate)(object));
+    match &resource.custom {
+        Some(custom) => errors.extend(custom.validate(object)),
+        None => errors.extend((resource.strategy.validate)(object)),
+    }
     errors
 }
 
 /// Everything that is wrong with an update of the main resource.
 pub fn update(resource: &Resource, new: &Value, old: &Value) -> ErrorList {
     let mut errors = metadata_update(new, old);
-    errors.extend((resource.strategy.validate_update)(new, old));
+    match &resource.custom {
+        Some(custom) => errors.extend(custom.validate_update(new, old)),
+        None => errors.extend((resource.strategy.validate_update)(new, old)),
+    }
     errors
 }
 
 /// Everything that is wrong with an update of the status subresource.
 pub fn status(resource: &Resource, new: &Value, old: &Value) -> ErrorList {
     let mut errors = metadata_update(new, old);
-    errors.extend((resource.strategy.validate_status)(new, old));
+    match &resource.custom {
+        Some(custom) => errors.extend(custom.validate_status(new, old)),
+        None => errors.extend((resource.strategy.validate_status)(new, old)),
+    }
     errors
 }
 
@@ -55,22 +64,26 @@ fn strings(list: &Value) -> impl Iterator<Item = &str> {
 
 /// Everything that is wrong with a new object's metadata. The name has been generated before, where it is to be.
 pub fn metadata(resource: &Resource, object: &Value) -> ErrorList {
+    metadata_at(&Path::new("metadata"), resource.strategy.name, resource.namespaced, object)
+}
+
+/// The same for the metadata of an object that may be inside another one.
+pub(crate) fn metadata_at(path: &Path, rule: NameRule, namespaced: bool, object: &Value) -> ErrorList {
     let metadata = &object["metadata"];
-    let path = Path::new("metadata");
     let text = |name: &str| metadata[name].as_str().unwrap_or_default();
     let mut errors = ErrorList::new();
     let mut invalid = |name: &str, problems: Vec<String>| {
         errors.extend(problems.into_iter().map(|problem| Error::invalid(path.child(name), text(name), problem)));
     };
     if !text("generateName").is_empty() {
-        invalid("generateName", name_problems(resource, text("generateName"), true));
+        invalid("generateName", problems_of_name(rule, text("generateName"), true));
     }
     if text("name").is_empty() {
         errors.push(Error::required(path.child("name"), "name or generateName is required"));
     } else {
-        invalid("name", name_problems(resource, text("name"), false));
+        invalid("name", problems_of_name(rule, text("name"), false));
     }
-    match (resource.namespaced, text("namespace")) {
+    match (namespaced, text("namespace")) {
         (true, "") => errors.push(Error::required(path.child("namespace"), "")),
         (true, namespace) => {
             let problems = dns_label_problems(namespace);
@@ -93,12 +106,16 @@ pub fn metadata(resource: &Resource, object: &Value) -> ErrorList {
 
 /// What is wrong with a name of this kind. A `prefix` is what a suffix will be generated to.
 pub fn name_problems(resource: &Resource, name: &str, prefix: bool) -> Vec<String> {
+    problems_of_name(resource.strategy.name, name, prefix)
+}
+
+fn problems_of_name(rule: NameRule, name: &str, prefix: bool) -> Vec<String> {
     // A prefix may end with a dash, since something will follow it.
     let masked = match name.strip_suffix('-') {
         Some(front) if prefix && !front.is_empty() => format!("{front}a"),
         _ => name.to_owned(),
     };
-    match resource.strategy.name {
+    match rule {
         NameRule::Subdomain => dns_subdomain_problems(&masked),
         NameRule::Label => dns_label_problems(&masked),
         NameRule::Label1035 => dns1035_label_problems(&masked),

@@ -19,6 +19,9 @@ use crate::types::{Definition, Node, Shape};
 /// # Errors
 /// `json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32`.
 pub fn check_types(resource: &Resource, object: &Value) -> Result<(), String> {
+    if let Some(custom) = &resource.custom {
+        return custom.check(object);
+    }
     resource.definition().map_or(Ok(()), |definition| check(definition, object))
 }
 
@@ -112,6 +115,10 @@ fn go_kind(value: &Value) -> &'static str {
 
 /// `unknown field "spec.foo"`, for each field that the kind does not have.
 pub fn unknown_fields(resource: &Resource, object: &Value) -> Vec<String> {
+    if let Some(custom) = &resource.custom {
+        let unknown = custom.coerce(&mut object.clone()).unwrap_or_default();
+        return unknown.into_iter().map(|name| format!("unknown field \"{name}\"")).collect();
+    }
     resource.definition().map_or_else(Vec::new, |definition| unknown(definition, object))
 }
 
@@ -175,6 +182,11 @@ fn unknown_in_node(node: &Node, value: &Value, path: &mut String, found: &mut Ve
 /// Brings a decodable object into the form in which it is kept: without unknown fields and nulls, quantities and
 /// times canonical. An object that [`check_types`] refuses keeps what is wrong with it.
 pub fn prune(resource: &Resource, object: &mut Value) {
+    if let Some(custom) = &resource.custom {
+        // What cannot be read stays as it is.
+        let _ = custom.coerce(object);
+        return;
+    }
     if let Some(definition) = resource.definition() {
         prune_as(definition, object);
     }
