@@ -231,13 +231,7 @@ pub struct KindFeed {
 
 impl KindFeed {
     /// For a kind that the graph expects.
-    pub fn new(
-        kind: Kind,
-        graph: Arc<Mutex<Graph>>,
-        queue: Arc<Keys>,
-        gone: Gone,
-        kinds_changed: Arc<Notify>,
-    ) -> Self {
+    pub fn new(kind: Kind, graph: Arc<Mutex<Graph>>, queue: Arc<Keys>, gone: Gone, kinds_changed: Arc<Notify>) -> Self {
         Self { kind: Arc::new(kind), graph, queue, gone, kinds_changed }
     }
 
