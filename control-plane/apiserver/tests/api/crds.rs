@@ -428,8 +428,7 @@ async fn bad_definitions_are_refused() {
     refuse(with(|c| c["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["x"] = json!({})),
         "spec.validation.openAPIV3Schema.properties[spec].properties[x].type: Required value: must not be empty for specified object fields").await;
     refuse(with(|c| c["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["size"]["default"] = "x".into()),
-        "spec.validation.openAPIV3Schema.properties[spec].properties[size].default: Invalid value: \"string\": \
-          in body must be of type integer: \"string\"").await;
+        "spec.validation.openAPIV3Schema.properties[spec].properties[size].default: Invalid value: \"string\":  in body must be of type integer: \"string\"").await;
     refuse(
         with(|c| c["spec"]["versions"][0]["storage"] = false.into()),
         "must have exactly one version marked as storage version",

@@ -84,7 +84,12 @@ impl<'a> Evaluator<'_, 'a> {
         }
         if let Some(value) = self.on.values.get(name) {
             let ty = self.program.variables.get(name).unwrap_or(&super::Type::Dyn);
-            return lift(value, ty);
+            return match ty {
+                // The value that something had before, if it was there.
+                super::Type::Optional(_) if value.is_null() => Ok(Val::Optional(None)),
+                super::Type::Optional(inner) => lift(value, inner).map(Val::some),
+                ty => lift(value, ty),
+            };
         }
         if name == "variables" && !self.on.composed.is_empty() {
             return Ok(Val::Composed);

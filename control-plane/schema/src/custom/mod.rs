@@ -38,6 +38,7 @@ use crate::walk;
 
 pub use convert::Conversion;
 pub use rows::{Rows, rows};
+use rules::Rules;
 pub(crate) use rules::check as check_rules;
 pub use scale::Scale;
 pub(crate) use schema::compile as compile_pattern;
@@ -58,6 +59,8 @@ pub struct Custom {
     definition: Definition,
     /// `None` if nothing is known of the objects.
     schema: Option<Schema>,
+    /// Rules in CEL; `None` if there are none.
+    rules: Option<Rules>,
     /// The schema as it was written.
     published: Value,
     /// Nothing is pruned (`spec.preserveUnknownFields`, which only very old definitions have).
@@ -212,6 +215,7 @@ impl Custom {
             errors.extend(embedded::validate(schema, false, object, &root));
             errors.extend(list_type::validate(schema, object, &root));
         }
+        self.check_rules(&mut errors, object, None);
         errors
     }
 
@@ -233,6 +237,7 @@ impl Custom {
             errors.extend(embedded::validate(schema, false, object, &root));
             errors.extend(self.new_duplicates(schema, object, old));
         }
+        self.check_rules(&mut errors, object, Some(old));
         errors
     }
 
@@ -253,7 +258,20 @@ impl Custom {
         if let Some(schema) = &self.schema {
             errors.extend(self.new_duplicates(schema, object, old));
         }
+        self.check_rules(&mut errors, object, Some(old));
         errors
+    }
+
+    /// Rules are checked on objects that are sound otherwise.
+    fn check_rules(&self, errors: &mut ErrorList, object: &Value, old: Option<&Value>) {
+        let Some(rules) = &self.rules else { return };
+        if blocks_rules(errors) {
+            let why = "some validation rules were not checked because the object was invalid; correct the existing errors \
+                       to complete validation";
+            errors.push(Error::invalid(Path::default(), Value::Null, why));
+        } else {
+            errors.extend(rules.validate(object, old, true, &Path::default()));
+        }
     }
 
     /// Repeated list items, unless there were some before.
@@ -275,6 +293,13 @@ impl Custom {
     }
 }
 
+/// The rules that a default violates, as a new value and as an old one.
+pub(crate) fn violations(schema: &Value, value: &Value, path: &Path) -> ErrorList {
+    let Some(rules) = Rules::read(schema, false) else { return ErrorList::new() };
+    let errors = rules.validate(value, Some(value), false, path);
+    if errors.is_empty() { rules.validate(value, None, false, path) } else { errors }
+}
+
 /// Everything that is wrong with a default. If it has to be `pruned`, the schema knows all its fields.
 pub(crate) fn validate_default(schema: &Schema, value: &Value, path: &Path, pruned: bool) -> ErrorList {
     if pruned {
@@ -288,7 +313,10 @@ pub(crate) fn validate_default(schema: &Schema, value: &Value, path: &Path, prun
         return vec![Error::invalid(path.child(&what.path), what.value, what.why)];
     }
     let errors = embedded::validate(schema, false, value, path);
-    if errors.is_empty() { validate::validate(schema, value, None, path) } else { errors }
+    if !errors.is_empty() {
+        return errors;
+    }
+    validate::validate(schema, value, None, path)
 }
 
 /// Whether what is wrong keeps rules from being checked (apiextensions `hasBlockingErr`).

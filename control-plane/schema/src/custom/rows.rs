@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::columns;
 use super::json_path::JsonPath;
+use super::rules::Rules;
 use super::schema::Schema;
 use super::{Conversion, Custom, Scale, merge};
 use crate::kinds::json::{at, list, text, truth};
@@ -142,6 +143,7 @@ fn custom(
         kind: kind.to_owned(),
         definition: merge::definition(model_name(group, name, kind), schema.as_ref(), preserve_unknown),
         schema,
+        rules: Rules::read(published, true),
         published: published.clone(),
         preserve_unknown,
         columns: columns::read(at(version, "additionalPrinterColumns")),

@@ -6,8 +6,6 @@
 mod schema;
 mod spec;
 pub(crate) mod structural;
-#[cfg(test)]
-mod tests;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -1,14 +1,12 @@
 //! The schemas of a CustomResourceDefinition.
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
 use super::{any, spec, structural};
 use crate::custom::schema::Schema;
 use crate::custom::validate_default;
 use crate::field::{Error, ErrorList, Path};
-use crate::kinds::json::{at, list, same, text, truth};
+use crate::kinds::json::{at, list, text, truth};
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 const REASONS: [&str; 4] = ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
@@ -47,12 +45,6 @@ pub(super) struct Rules {
     types: bool,
     atomic_sets: bool,
     map_keys: bool,
-    /// Expressions that are there already.
-    pub(super) known_expressions: BTreeSet<String>,
-    /// The schemas of the old definition.
-    old_schemas: Vec<(String, Value)>,
-    /// The schema is the same as before: what it costs has been accepted.
-    pub(super) unchanged: bool,
 }
 
 impl Rules {
@@ -62,30 +54,13 @@ impl Rules {
         let schemas = || versions.iter().map(|v| at(v, "schema.openAPIV3Schema")).filter(|s| s.is_object());
         let was_structural = schemas()
             .all(|s| structural::unreadable(s).is_none() && structural::validate(s, &Path::default()).is_empty());
-        let mut known_expressions = BTreeSet::new();
-        for schema in schemas() {
-            super::every(schema, &mut |schema| {
-                for rule in list(schema, "x-kubernetes-validations") {
-                    known_expressions.extend([text(rule, "rule"), text(rule, "messageExpression")].map(str::to_owned));
-                }
-            });
-        }
         Self {
             structural: was_structural || !truth(spec, "preserveUnknownFields"),
             pruned_defaults: true,
             types: fine_before(|s| !text(s, "type").is_empty() && !TYPES.contains(&text(s, "type"))),
             atomic_sets: fine_before(has_non_atomic_set),
             map_keys: fine_before(|s| !map_keys(s, &Path::default()).is_empty()),
-            known_expressions,
-            old_schemas: versions.iter().map(|v| (text(v, "name").to_owned(), v["schema"].clone())).collect(),
-            unchanged: false,
         }
-    }
-
-    pub(super) fn for_version(&self, version: &Value) -> Self {
-        let name = text(version, "name");
-        let old = self.old_schemas.iter().find(|(known, _)| known == name);
-        Self { unchanged: old.is_some_and(|(_, old)| same(old, &version["schema"])), ..self.clone() }
     }
 }
 
@@ -123,7 +98,7 @@ pub(super) fn validate(errors: &mut ErrorList, validation: &Value, status: bool,
     }
     // What rules mean can be said only of a schema that is sound.
     if sound && found.is_empty() {
-        found.extend(crate::custom::check_rules(schema, &path, &rules.known_expressions, rules.unchanged));
+        found.extend(crate::custom::check_rules(schema, &path));
     }
     errors.extend(found);
 }
@@ -168,7 +143,13 @@ fn defaults(schema: &Value, path: &Path, rules: &Rules) -> ErrorList {
 fn default_of(errors: &mut ErrorList, schema: &Value, path: &Path, inside_meta: bool, pruned: bool) {
     if !schema["default"].is_null() {
         let parsed = Schema::read(schema);
-        errors.extend(validate_default(&parsed, &schema["default"], &path.child("default"), pruned && !inside_meta));
+        let path = path.child("default");
+        let problems = validate_default(&parsed, &schema["default"], &path, pruned && !inside_meta);
+        let sound = problems.is_empty();
+        errors.extend(problems);
+        if sound {
+            errors.extend(crate::custom::violations(schema, &schema["default"], &path));
+        }
     }
     if schema["items"].is_object() {
         default_of(errors, &schema["items"], &path.child("items"), inside_meta, pruned);

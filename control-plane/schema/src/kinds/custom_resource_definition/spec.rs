@@ -54,7 +54,6 @@ pub(super) fn validate(errors: &mut ErrorList, spec: &Value, old: Option<&Value>
     if let Some(first) = list(spec, "versions").first() {
         let any_status = list(spec, "versions").iter().any(|v| at(v, "subresources.status").is_object());
         if common.schema {
-            let rules = rules.for_version(first);
             schema::validate(errors, &first["schema"], any_status, &rules, &path.child("validation"));
         }
         if common.subresources {
@@ -120,7 +119,7 @@ fn version(errors: &mut ErrorList, spec: &Value, version: &Value, common: &Commo
     let subresources_of = if common.subresources { &list(spec, "versions")[0] } else { version };
     if !common.schema {
         let status = at(subresources_of, "subresources.status").is_object();
-        schema::validate(errors, &version["schema"], status, &rules.for_version(version), &path.child("schema"));
+        schema::validate(errors, &version["schema"], status, rules, &path.child("schema"));
     }
     if !common.subresources {
         subresources(errors, &version["subresources"], &path.child("subresources"));
