@@ -201,7 +201,7 @@ async fn dispatch(call: &mut Call, body: RequestBody) -> Result<Response<Body>, 
         return Err(Status::forbidden(&call.resource.group, &call.resource.plural, &call.path.name, why));
     }
     match call.path.verb {
-        "get" => verbs::get::serve(call),
+        "get" => verbs::get::serve(call).await,
         "list" => verbs::list::serve(call).await,
         "watch" => verbs::watch::serve(call).await,
         "create" => verbs::create::serve(call, body).await,

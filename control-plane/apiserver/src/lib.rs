@@ -15,6 +15,7 @@ pub mod bootstrap;
 pub mod cache;
 pub mod chain;
 mod compaction;
+mod conversion;
 mod definitions;
 pub mod discovery;
 mod event_ttl;

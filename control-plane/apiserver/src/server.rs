@@ -23,6 +23,7 @@ use crate::definitions::Definitions;
 use crate::extension::Extensions;
 use crate::metrics::Metrics;
 use crate::reader::{Entry, Reader};
+use crate::webhook::WebhookClient;
 use crate::{chain, compaction, discovery, event_ttl};
 
 /// Makes the extensions, once there is something to read from.
@@ -58,6 +59,8 @@ pub struct Shared {
     pub cache: Arc<WatchCache>,
     /// What else is plugged in.
     pub extensions: Extensions,
+    /// Calls webhooks that convert custom resources.
+    pub webhooks: WebhookClient,
     /// Who is it?
     pub authentication: Chain,
     /// May they?
@@ -117,7 +120,9 @@ impl ApiServer {
         tokio::spawn(compaction::run(config.store.clone(), config.stop.clone()));
         let (store, clock) = (config.store.clone(), config.clock.clone());
         tokio::spawn(event_ttl::run(cache.clone(), store, clock, config.stop.clone()));
+        let webhooks = WebhookClient::new(cache.clone());
         let server = Self(Arc::new(Shared {
+            webhooks,
             store: config.store,
             registry: ArcSwap::from_pointee(config.registry),
             clock: config.clock,

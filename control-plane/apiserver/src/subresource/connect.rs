@@ -40,7 +40,7 @@ const STREAM_SWITCHES: [(&str, &str); 4] =
 ///
 /// 404 for what does not exist, 400 for a request that makes no sense, 502 and 503 for agents that do not answer.
 pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
-    let pod = parent(call)?;
+    let pod = parent(call).await?;
     let subresource = call.path.subresource.clone();
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
     let path = location(&call.query, &subresource, &pod)?;

@@ -42,7 +42,7 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
     if eviction["deleteOptions"].is_object() {
         options.merge(&eviction["deleteOptions"])?;
     }
-    let pod = parent(call)?;
+    let pod = parent(call).await?;
     if !free_to_go(&pod) {
         permit(call, &pod, options.dry_run).await?;
     }

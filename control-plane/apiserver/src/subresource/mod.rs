@@ -60,7 +60,7 @@ async fn answer(
     if let Some(definition) = definition {
         defaults::apply_as(definition, &mut object);
     }
-    let parent = parent(call)?;
+    let parent = parent(call).await?;
     let question = Question {
         user: &call.user,
         resource: &call.resource,
@@ -87,9 +87,9 @@ fn posted(call: &mut Call, expected: &Expected<'_>, body: &bytes::Bytes) -> Resu
 }
 
 /// The object that the subresource belongs to, as it is stored.
-fn parent(call: &Call) -> Result<Value, Status> {
+async fn parent(call: &Call) -> Result<Value, Status> {
     let entry = call.cache()?.get(&call.key()).ok_or_else(|| call.not_found())?;
-    versions::load(&call.resource, &entry.bytes).map_err(Status::internal)
+    versions::load(&call.server, &call.resource, &entry.bytes).await
 }
 
 /// `Status` of something that went well.

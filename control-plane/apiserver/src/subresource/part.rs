@@ -19,7 +19,7 @@ use crate::{respond, versions};
 /// As upstream.
 pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
     if call.path.verb == "get" {
-        return get::serve(call);
+        return get::serve(call).await;
     }
     let dry_run = decode::dry_run(&call.query)?;
     let body = body::read(body).await?;

@@ -22,7 +22,7 @@ use crate::verbs::patch::Patch;
 /// As upstream.
 pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
     if call.path.verb == "get" {
-        let object = super::parent(call)?;
+        let object = super::parent(call).await?;
         if let Some(scale) = call.resource.custom.as_ref().and_then(|custom| custom.scale())
             && scale.wanted(&object).is_none()
         {

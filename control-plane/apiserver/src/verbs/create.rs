@@ -72,7 +72,9 @@ pub async fn create(call: &mut Call, mut object: Value, dry_run: bool) -> Result
         }
         object = admit::validate(call, admission, Some(object)).await?.unwrap_or_default();
         if let Some(bytes) = store(call, admission, &mut object, &name).await? {
-            return versions::convert_bytes(&call.resource, bytes.0, bytes.1).map_err(Status::internal);
+            let (bytes, revision) = bytes;
+            let bytes = versions::answer(&call.server, &call.resource, bytes, revision).await?;
+            return versions::convert_bytes(&call.resource, bytes, revision).map_err(Status::internal);
         }
         if generate_from.is_none() || attempt >= GENERATED_NAME_ATTEMPTS {
             return Err(Status::already_exists(&call.resource.group, &call.resource.plural, &name));
@@ -99,7 +101,7 @@ async fn store(
     let full_key = format!("{}{key}", cache.prefix);
     for _ in 0..RIDER_ATTEMPTS {
         let mut riders = admit::ride(call, admission, object).await?;
-        let stored = versions::save(&call.resource, object);
+        let stored = versions::save(&call.server, &call.resource, object).await?;
         if admission.dry_run {
             return Ok(Some((stored, 0)));
         }

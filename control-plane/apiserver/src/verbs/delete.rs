@@ -190,7 +190,7 @@ fn gone(call: &Call, object: &Value) -> Value {
 /// 404, 409 for preconditions that do not hold, and what admission says.
 pub async fn delete(call: &mut Call, options: &Options) -> Result<Modified, Status> {
     let entry = call.cache()?.get(&call.key()).ok_or_else(|| call.not_found())?;
-    let old = versions::load(&call.resource, &entry.bytes).map_err(Status::internal)?;
+    let old = versions::load(&call.server, &call.resource, &entry.bytes).await?;
     let admission = Admission { operation: Operation::Delete, old: Some(&old), dry_run: options.dry_run };
     admit::mutate(call, admission, None).await?;
     admit::validate(call, admission, None).await?;

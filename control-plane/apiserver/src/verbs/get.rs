@@ -12,8 +12,10 @@ use crate::{respond, versions};
 /// # Errors
 ///
 /// 404.
-pub fn serve(call: &Call) -> Result<Response<Body>, Status> {
+pub async fn serve(call: &Call) -> Result<Response<Body>, Status> {
     let entry = call.cache()?.get(&call.key()).ok_or_else(|| call.not_found())?;
-    let bytes = versions::serve(&call.resource, &entry).map_err(Status::internal)?;
+    let shown = versions::shown(&call.server, &call.resource, vec![entry]).await?;
+    let entry = shown.first().ok_or_else(|| call.not_found())?;
+    let bytes = versions::serve(&call.resource, entry).map_err(Status::internal)?;
     Ok(respond::object(200, &call.resource, bytes, call.wanted, call.server.clock.now()))
 }

@@ -136,7 +136,10 @@ pub async fn serve(call: &mut Call) -> Result<Response<Body>, Status> {
     let filter = Filter::of(call)?;
     let options = Options::of(call)?;
     match page(call, &filter, &options).await {
-        Ok(page) => render(call, page),
+        Ok(mut page) => {
+            page.items = versions::shown(&call.server, &call.resource, page.items).await?;
+            render(call, page)
+        }
         Err(Failed::Status(status)) => Err(status),
         Err(Failed::TooOld { fresh }) => Ok(too_old(fresh, call.wanted)),
     }

@@ -50,7 +50,7 @@ pub struct Modify {
 pub struct Modified {
     /// The object, in the stored version, without its resource version.
     pub object: Value,
-    /// Its bytes, in the stored version, resource version included.
+    /// Its bytes, resource version included: of custom resources, in the version of the request; of others, as stored.
     pub bytes: Bytes,
     /// Its revision: that of its deletion, if it was deleted.
     pub revision: u64,
@@ -79,6 +79,16 @@ pub enum Next {
 pub async fn modify(
     call: &mut Call,
     how: Modify,
+    compute: impl FnMut(&mut Call, &Value) -> Result<Next, Status>,
+) -> Result<Modified, Status> {
+    let mut modified = change(call, how, compute).await?;
+    modified.bytes = versions::answer(&call.server, &call.resource, modified.bytes, modified.revision).await?;
+    Ok(modified)
+}
+
+async fn change(
+    call: &mut Call,
+    how: Modify,
     mut compute: impl FnMut(&mut Call, &Value) -> Result<Next, Status>,
 ) -> Result<Modified, Status> {
     let cache = call.cache()?;
@@ -86,7 +96,7 @@ pub async fn modify(
     let full_key = format!("{}{key}", cache.prefix);
     let mut current = cache.get(&key).ok_or_else(|| call.not_found())?;
     for _ in 0..ATTEMPTS {
-        let old = versions::load(&call.resource, &current.bytes).map_err(Status::internal)?;
+        let old = versions::load(&call.server, &call.resource, &current.bytes).await?;
         let mut plan = match compute(call, &old)? {
             Next::Keep => return Ok(kept(old, &current)),
             Next::Delete(last) => Plan { new: last, delete: true, strict: false },
@@ -100,7 +110,7 @@ pub async fn modify(
             let admission = Admission { operation: Operation::Update, old: Some(&old), dry_run: how.dry_run };
             riders = admit::ride(call, admission, &mut plan.new).await?;
         }
-        let stored = versions::save(&call.resource, &plan.new);
+        let stored = versions::save(&call.server, &call.resource, &plan.new).await?;
         if how.dry_run {
             let bytes = entry::splice(&stored, current.revision);
             return Ok(Modified { object: plan.new, bytes, revision: current.revision, deleted: plan.delete });

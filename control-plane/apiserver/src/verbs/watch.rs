@@ -180,6 +180,14 @@ impl Watch {
             let server = self.view.server.clone();
             let mut bookmarks = interval();
             let mut piece = BytesMut::new();
+            let resource = self.view.resource.clone();
+            let state = match versions::shown(&server, &resource, state).await {
+                Ok(state) => state,
+                Err(status) => {
+                    yield Ok(line("ERROR", status.to_value().to_string().as_bytes()));
+                    return;
+                }
+            };
             for entry in state {
                 piece.put_slice(&self.view.initial(&entry));
                 if piece.len() >= PIECE_BYTES {
@@ -219,6 +227,13 @@ impl Watch {
                         continue;
                     }
                     seen = seen.max(event.revision.saturating_sub(1));
+                    let event = match versions::event(&server, &resource, event).await {
+                        Ok(event) => event,
+                        Err(status) => {
+                            yield Ok(line("ERROR", status.to_value().to_string().as_bytes()));
+                            return;
+                        }
+                    };
                     if let Some(bytes) = self.view.event(&event, &self.filter) {
                         yield Ok(bytes);
                     }

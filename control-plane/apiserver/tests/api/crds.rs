@@ -467,3 +467,26 @@ async fn a_hundred_definitions_at_once() {
     }
     panic!("not all are served");
 }
+
+#[tokio::test(start_paused = true)]
+async fn rules_are_checked_and_their_mistakes_are_told() {
+    let api = Api::start().await;
+    let mut crd = definition(spec());
+    let rules = json!([{"rule": "self.size >= oldSelf.size", "message": "size cannot shrink"},
+        {"rule": "!has(self.replicas) || self.replicas < 100"}]);
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] = rules;
+    establish(&api, &crd).await;
+    api.post(WIDGETS, &widget("a", json!({"size": 3}))).await.expect(201);
+    let patch = json!({"spec": {"size": 2}});
+    let answer = api.patch(&format!("{WIDGETS}/a"), "merge-patch", &patch).await;
+    assert_eq!(answer.message(), "Widget.example.com \"a\" is invalid: spec: Invalid value: size cannot shrink");
+    let answer = api.post(WIDGETS, &widget("b", json!({"size": 3, "replicas": 100}))).await;
+    let words = "spec: Invalid value: failed rule: !has(self.replicas) || self.replicas < 100";
+    assert_eq!(answer.message(), format!("Widget.example.com \"b\" is invalid: {words}"));
+    let mut bad = crd.clone();
+    bad["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] =
+        json!([{"rule": "self.nope > 1"}]);
+    let answer = api.send("POST", &format!("{CRDS}?dryRun=All"), &[], bad.to_string()).await;
+    let message = answer.message();
+    assert!(message.contains("undefined field 'nope'"), "{message}");
+}
