@@ -53,6 +53,9 @@ pub fn is_true(definition: &Value, condition: &str) -> bool {
 
 /// Sets a condition; its time is that of the last change of its status.
 pub fn set(definition: &mut Value, kind: &str, status: &str, reason: &str, message: &str, now: Timestamp) {
+    if !definition.is_object() {
+        return;
+    }
     let mut time = json!(seconds(now));
     if let Some(old) = find(definition, kind).filter(|old| old["status"] == status)
         && !old["lastTransitionTime"].is_null()
@@ -61,6 +64,9 @@ pub fn set(definition: &mut Value, kind: &str, status: &str, reason: &str, messa
     }
     let condition =
         json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": time});
+    if !definition["status"].is_object() {
+        definition["status"] = json!({});
+    }
     let conditions = &mut definition["status"]["conditions"];
     if !conditions.is_array() {
         *conditions = json!([]);

@@ -247,10 +247,9 @@ impl Custom {
         if !errors.is_empty() {
             return errors;
         }
-        if let (Some(schema), Some(status)) = (&self.schema, object.get("status")) {
-            if let Some(schema) = schema.properties.get("status") {
-                errors.extend(validate::validate(schema, status, old.get("status"), &Path::new("status")));
-            }
+        let schema = self.schema.as_ref().and_then(|schema| schema.properties.get("status"));
+        if let (Some(schema), Some(status)) = (schema, object.get("status")) {
+            errors.extend(validate::validate(schema, status, old.get("status"), &Path::new("status")));
         }
         if let Some(scale) = &self.scale {
             errors.extend(scale.validate_status(object));

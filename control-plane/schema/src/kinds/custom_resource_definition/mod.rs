@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::custom::conditions::{self, Approval, FINALIZER};
 use crate::custom::format;
 use crate::field::{Error, ErrorList, Path};
-use crate::kinds::json::{at, carry_over, list, object_mut, text, truth};
+use crate::kinds::json::{at, carry_over, list, object_mut, set, text, truth};
 use crate::resource::{PLAIN, Strategy};
 
 /// The strategy.
@@ -66,6 +66,9 @@ fn default(object: &mut Value) {
 fn store_version(object: &mut Value) {
     let storage = list(object, "spec.versions").iter().find(|version| truth(version, "storage"));
     let Some(name) = storage.map(|version| text(version, "name").to_owned()) else { return };
+    if !object.is_object() {
+        return;
+    }
     if !object["status"].is_object() {
         object["status"] = json!({});
     }
@@ -78,7 +81,7 @@ fn store_version(object: &mut Value) {
 }
 
 fn prepare_create(object: &mut Value) {
-    object["status"] = json!({});
+    set(object, "status", json!({}));
     store_version(object);
 }
 
