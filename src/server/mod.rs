@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use xebec_apiserver::aggregation::Identity;
 use xebec_apiserver::authn::UserInfo;
 use xebec_apiserver::bootstrap;
 use xebec_apiserver::standard::{Options, Standard};
@@ -47,6 +48,8 @@ struct Server {
     clock: Clock,
     random: Random,
     ca: Arc<ClusterCa>,
+    /// Signs what extension API servers know the server by.
+    front_proxy_ca: Arc<ClusterCa>,
     keys: Arc<ServiceAccountKeys>,
     stop: CancellationToken,
 }
@@ -98,6 +101,9 @@ impl Server {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).with_context(what)?;
         let (clock, random) = (Clock::system(), Random::system());
         let ca = Arc::new(ClusterCa::load_or_create(dir, &clock, &random).with_context(what)?);
+        let front_proxy = dir.join("front-proxy");
+        fs::create_dir_all(&front_proxy).with_context(what)?;
+        let front_proxy_ca = Arc::new(ClusterCa::load_or_create(&front_proxy, &clock, &random).with_context(what)?);
         let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
         let keys = Arc::new(ServiceAccountKeys::load_or_create(dir, &issuer).with_context(what)?);
         let advertise = match config.advertise_address {
@@ -105,7 +111,7 @@ impl Server {
             None if !config.bind_address.is_unspecified() => config.bind_address,
             None => default_address()?,
         };
-        Ok(Self { advertise, clock, random, ca, keys, stop: CancellationToken::new(), config })
+        Ok(Self { advertise, clock, random, ca, front_proxy_ca, keys, stop: CancellationToken::new(), config })
     }
 
     fn url(&self) -> String {
@@ -160,6 +166,7 @@ impl Server {
             options: Options { pod_security: self.config.pod_security.clone() },
         };
         let bootstrapped = Arc::clone(bootstrapped);
+        let front_proxy_ca = Arc::clone(&self.front_proxy_ca);
         let config = Config {
             store: Arc::new(store),
             registry: Registry::builtin(),
@@ -168,6 +175,7 @@ impl Server {
             stop: self.stop.clone(),
             extend: Box::new(move |reader| {
                 let mut extensions = standard.extensions(reader);
+                extensions.identity = Some(Arc::new(FrontProxy(front_proxy_ca)));
                 let ready = move || match bootstrapped.load(Ordering::Acquire) {
                     true => Ok(()),
                     false => Err("the objects of a new cluster are being made".to_owned()),
@@ -191,6 +199,7 @@ impl Server {
             node_port_range: self.config.node_ports()?,
             load_balancer_pools: self.config.load_balancer_pools.clone(),
             client_ca_pem: self.ca.certificate_pem().to_owned(),
+            request_header_ca_pem: self.front_proxy_ca.certificate_pem().to_owned(),
         };
         let client = api.client(UserInfo::system("system:apiserver"));
         let mut desired = bootstrap::desired(&facts);
@@ -233,6 +242,18 @@ impl Server {
         let (controllers, scheduler) = tokio::join!(tokio::spawn(controllers), tokio::spawn(scheduler));
         controllers.context("the controllers ended badly")?;
         scheduler.context("the scheduler ended badly")
+    }
+}
+
+/// Who the server is to the API servers behind APIServices. The CA is none of the cluster's clients': whoever has one of
+/// its certificates may say for whom they ask.
+struct FrontProxy(Arc<ClusterCa>);
+
+impl Identity for FrontProxy {
+    fn certified(&self) -> Result<(String, String), String> {
+        let validity = jiff::SignedDuration::from_hours(365 * 24);
+        let certified = self.0.client_cert(bootstrap::FRONT_PROXY, &[], validity).map_err(|e| e.to_string())?;
+        Ok((certified.certificate_pem, certified.key_pem))
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod api;
 mod config;
+mod crds;
 mod drain;
 mod harness;
 mod nodes;
@@ -41,6 +42,7 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
             environment_and_files, a_missing_config_map_is_reported, limits_are_enforced, probes,
             termination_is_graceful, the_service_account_token_works,
         },
+        crds::{custom_resources_live},
         api::{
             verbs, tables, watching, wrong_input_is_refused, namespaces_go_with_their_contents,
             nobody_writes_without_a_name, roles_decide,

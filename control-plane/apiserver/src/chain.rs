@@ -24,7 +24,7 @@ use crate::query::Query;
 use crate::request::{self, ResourcePath, Target};
 use crate::respond::{self, Wanted};
 use crate::server::{InProcessUser, Shared};
-use crate::{cache, discovery, subresource, verbs, versions, virtual_kinds};
+use crate::{aggregation, cache, discovery, subresource, verbs, versions, virtual_kinds};
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
@@ -122,6 +122,9 @@ async fn serve(
     let target = request::parse(&registry, &parts.method, parts.uri.path(), &query);
     authorize(&server, &target.attributes(&user, &parts.method, parts.uri.path()))?;
 
+    if let Some(remote) = server.aggregated.of_path(parts.uri.path()) {
+        return Ok(aggregation::proxy::serve(&remote, &user, &parts, body).await);
+    }
     let path = match target {
         Target::Path => return discovery::serve(&server, &parts, &query, wanted).await,
         Target::Resource(path) => *path,

@@ -16,6 +16,7 @@ use xebec_schema::registry::Registry;
 use xebec_schema::status::Status;
 use xebec_schema::{convert, discovery, openapi};
 
+use crate::aggregation::{Remote, merge};
 use crate::body::Body;
 use crate::chain;
 use crate::query::Query;
@@ -42,6 +43,8 @@ pub struct Documents(Mutex<Cached>);
 #[derive(Default)]
 struct Cached {
     registry: Option<Arc<Registry>>,
+    /// Of what other servers serve.
+    generation: u64,
     /// By path: body and ETag.
     documents: BTreeMap<String, (Bytes, HeaderValue)>,
 }
@@ -51,12 +54,14 @@ impl Documents {
     fn get(
         &self,
         registry: &Arc<Registry>,
+        generation: u64,
         name: &str,
         make: impl FnOnce(&Registry) -> Option<Value>,
     ) -> Option<(Bytes, HeaderValue)> {
         let mut cached = self.0.lock();
-        if !cached.registry.as_ref().is_some_and(|made_from| Arc::ptr_eq(made_from, registry)) {
-            *cached = Cached { registry: Some(registry.clone()), documents: BTreeMap::new() };
+        let same = cached.registry.as_ref().is_some_and(|made_from| Arc::ptr_eq(made_from, registry));
+        if !same || cached.generation != generation {
+            *cached = Cached { registry: Some(registry.clone()), generation, documents: BTreeMap::new() };
         }
         if let Some(document) = cached.documents.get(name) {
             return Some(document.clone());
@@ -92,31 +97,56 @@ pub async fn serve(
     let wanted = wanted.unwrap_or_else(|_| Wanted::plain());
     let aggregated = wants(parts, "g=apidiscovery.k8s.io") && wants(parts, "v=v2");
     let registry = server.registry.load_full();
+    let remotes = server.aggregated.available();
     let document = |name: &str, make: &dyn Fn(&Registry) -> Option<Value>| {
-        server.documents.get(&registry, name, make).ok_or_else(Status::no_such_path)
+        let generation = server.aggregated.generation();
+        server.documents.get(&registry, generation, name, make).ok_or_else(Status::no_such_path)
     };
     match segments.as_slice() {
         [] | [""] => Ok(respond::encoded(200, &paths(&registry), wanted)),
         [root @ ("api" | "apis")] if aggregated => {
             let core = *root == "api";
             let name = format!("{path} aggregated");
-            let (bytes, tag) = document(&name, &|registry| Some(discovery::aggregated_v2(registry, core)))?;
+            let (bytes, tag) = document(&name, &|registry| {
+                let mut list = discovery::aggregated_v2(registry, core);
+                if !core {
+                    merge::aggregated(&remotes, &mut list);
+                }
+                Some(list)
+            })?;
             Ok(tagged(parts, bytes, tag, AGGREGATED))
         }
         ["api"] => Ok(respond::json(200, &discovery::api_versions(host(parts)))),
-        ["apis"] => discovered(parts, document(path, &|registry| Some(discovery::group_list(registry)))?),
-        ["apis", group] => discovered(parts, document(path, &|registry| discovery::group(registry, group))?),
+        ["apis"] => {
+            let list = document(path, &|registry| {
+                let mut list = discovery::group_list(registry);
+                merge::group_list(&remotes, &mut list);
+                Some(list)
+            })?;
+            discovered(parts, list)
+        }
+        ["apis", group] => {
+            let of = |registry: &Registry| discovery::group(registry, group).or_else(|| merge::group(&remotes, group));
+            discovered(parts, document(path, &of)?)
+        }
         ["api", version] => discovered(parts, document(path, &|r| discovery::resource_list(r, "", version))?),
         ["apis", group, version] => {
             discovered(parts, document(path, &|registry| discovery::resource_list(registry, group, version))?)
         }
-        ["openapi", "v2"] => openapi_v2(parts, &document),
+        ["openapi", "v2"] => openapi_v2(parts, &remotes, &document),
         ["openapi", "v3"] => {
-            let (bytes, tag) = document(path, &|registry| Some(openapi::v3_index(registry)))?;
+            let (bytes, tag) = document(path, &|registry| {
+                let mut index = openapi::v3_index(registry);
+                merge::openapi_v3(&remotes, &mut index);
+                Some(index)
+            })?;
             Ok(tagged(parts, bytes, tag, "application/json"))
         }
         ["openapi", "v3", "api", version] => {
             openapi_v3(parts, document(path, &|r| openapi::v3_document(r, "", version))?)
+        }
+        ["openapi", "v3", "apis", group, version] if server.aggregated.remote(group, version).is_some() => {
+            aggregated_openapi(server, group, version).await
         }
         ["openapi", "v3", "apis", group, version] => {
             openapi_v3(parts, document(path, &|registry| openapi::v3_document(registry, group, version))?)
@@ -152,14 +182,31 @@ fn openapi_v3(parts: &Parts, (bytes, tag): (Bytes, HeaderValue)) -> Result<Respo
 type Make<'a> = &'a dyn Fn(&Registry) -> Option<Value>;
 type Document<'a> = &'a dyn Fn(&str, Make<'_>) -> Result<(Bytes, HeaderValue), Status>;
 
-fn openapi_v2(parts: &Parts, document: Document<'_>) -> Result<Response<Body>, Status> {
+/// The document of another server.
+async fn aggregated_openapi(server: &Shared, group: &str, version: &str) -> Result<Response<Body>, Status> {
+    let remote = server.aggregated.remote(group, version).ok_or_else(Status::no_such_path)?;
+    if remote.openapi_v3.is_empty() {
+        return Err(Status::no_such_path());
+    }
+    match remote.get(&remote.openapi_v3).await {
+        Ok((code, bytes)) => Ok(respond::raw(code, "application/json", bytes)),
+        Err(why) => Err(Status::new(503, "ServiceUnavailable", format!("error trying to reach service: {why}"))),
+    }
+}
+
+fn openapi_v2(parts: &Parts, remotes: &[Arc<Remote>], document: Document<'_>) -> Result<Response<Body>, Status> {
+    let make = |registry: &Registry| {
+        let mut whole = openapi::v2(registry);
+        merge::openapi_v2(remotes, &mut whole);
+        Some(whole)
+    };
     if wants(parts, OPENAPI_V2_PROTOBUF) && !wants(parts, "application/json") {
-        let (json, tag) = document("/openapi/v2", &|registry| Some(openapi::v2(registry)))?;
+        let (json, tag) = document("/openapi/v2", &make)?;
         let document = serde_json::from_slice(&json).map_err(Status::internal)?;
         let bytes = openapi::protobuf::encode(&document).into();
         return Ok(tagged(parts, bytes, tag, OPENAPI_V2_PROTOBUF_ANSWERED));
     }
-    let (bytes, tag) = document("/openapi/v2", &|registry| Some(openapi::v2(registry)))?;
+    let (bytes, tag) = document("/openapi/v2", &make)?;
     Ok(tagged(parts, bytes, tag, "application/json"))
 }
 

@@ -12,6 +12,7 @@ use xebec_schema::resource::Resource;
 use xebec_schema::status::Status;
 
 use crate::admission::Plugin;
+use crate::aggregation::Identity;
 use crate::authn::{Authenticator, UserInfo};
 use crate::authz::Authorizer;
 
@@ -37,6 +38,8 @@ pub struct Extensions {
     pub documents: BTreeMap<String, (&'static str, Value)>,
     /// How the nodes' agents are reached, for logs, exec and the like; `None` where there are none.
     pub nodes: Option<Arc<dyn NodeConnector>>,
+    /// Who this server is to the API servers behind APIServices; without, there is no aggregation.
+    pub identity: Option<Arc<dyn Identity>>,
     /// Parts of readiness beyond the server's own, by name.
     pub readiness: BTreeMap<String, Arc<dyn Fn() -> Result<(), String> + Send + Sync>>,
 }

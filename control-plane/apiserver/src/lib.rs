@@ -7,6 +7,7 @@
 //! below an object is in [`subresource`], and what decides about requests is plugged in ([`extension`]).
 
 pub mod admission;
+pub mod aggregation;
 pub mod allocate;
 pub mod authn;
 pub mod authz;

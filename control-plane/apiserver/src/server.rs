@@ -14,6 +14,7 @@ use xebec_schema::registry::Registry;
 use xebec_schema::resource::Resource;
 use xebec_store::{Store, StoreError};
 
+use crate::aggregation::{Aggregated, Aggregator};
 use crate::authn::UserInfo;
 use crate::authn::chain::Chain;
 use crate::authz::{Attributes, Authorizer, Decision, Union};
@@ -59,6 +60,8 @@ pub struct Shared {
     pub cache: Arc<WatchCache>,
     /// What else is plugged in.
     pub extensions: Extensions,
+    /// What other servers serve.
+    pub(crate) aggregated: Aggregated,
     /// Calls webhooks that convert custom resources.
     pub webhooks: WebhookClient,
     /// Who is it?
@@ -90,6 +93,7 @@ impl Shared {
         }
         let old = self.registry.load_full();
         self.registry.store(Arc::new(old.with_custom(rows)));
+        self.aggregated.registry_changed.notify_one();
         for gone in old.iter().filter(|row| row.custom.is_some()) {
             if !stored.iter().any(|row| row.group == gone.group && row.plural == gone.plural) {
                 self.cache.close(&gone.group, &gone.plural);
@@ -116,6 +120,7 @@ impl ApiServer {
         authorizers.append(&mut extensions.authorizers);
         let authorization: Arc<dyn Authorizer> = Arc::new(Union::new(authorizers));
         let methods = std::mem::take(&mut extensions.authenticators);
+        let identity = extensions.identity.take();
         let authentication = Chain::new(methods, extensions.anonymous, authorization.clone());
         tokio::spawn(compaction::run(config.store.clone(), config.stop.clone()));
         let (store, clock) = (config.store.clone(), config.clock.clone());
@@ -123,6 +128,7 @@ impl ApiServer {
         let webhooks = WebhookClient::new(cache.clone());
         let server = Self(Arc::new(Shared {
             webhooks,
+            aggregated: Aggregated::default(),
             store: config.store,
             registry: ArcSwap::from_pointee(config.registry),
             clock: config.clock,
@@ -137,6 +143,9 @@ impl ApiServer {
         }));
         if let Some(definitions) = Definitions::load(server.clone()).await? {
             tokio::spawn(definitions.follow());
+        }
+        if let Some(aggregator) = identity.and_then(|identity| Aggregator::new(server.clone(), identity)) {
+            tokio::spawn(aggregator.follow());
         }
         Ok(server)
     }

@@ -205,3 +205,83 @@ async fn kubectl_watches() {
     assert_eq!(next().await, "configmap/second");
     child.kill().await.unwrap();
 }
+
+const WIDGETS: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: widgets.example.com}
+spec:
+  group: example.com
+  scope: Namespaced
+  names: {plural: widgets, kind: Widget, shortNames: [wdg], categories: [all]}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    subresources:
+      status: {}
+      scale: {specReplicasPath: .spec.replicas, statusReplicasPath: .status.replicas}
+    additionalPrinterColumns:
+    - {name: Size, type: integer, jsonPath: .spec.size, description: How large it is.}
+    - {name: Color, type: string, jsonPath: .spec.color, priority: 1}
+    - {name: Age, type: date, jsonPath: .metadata.creationTimestamp}
+    schema:
+      openAPIV3Schema:
+        type: object
+        description: Widget is a thing.
+        properties:
+          spec:
+            type: object
+            required: [size]
+            properties:
+              size: {type: integer, minimum: 1, maximum: 10, description: Size is how large it is.}
+              replicas: {type: integer, default: 1}
+              color: {type: string, enum: [red, green], default: red}
+              port: {x-kubernetes-int-or-string: true}
+          status: {type: object, x-kubernetes-preserve-unknown-fields: true}
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_manages_custom_resources() {
+    let cluster = Cluster::start().await;
+    let created = cluster.ok("apply -f -", WIDGETS).await;
+    assert_eq!(created, "customresourcedefinition.apiextensions.k8s.io/widgets.example.com created\n");
+    let met = cluster.ok("wait --for=condition=Established crd/widgets.example.com --timeout=10s", "").await;
+    assert_eq!(met, "customresourcedefinition.apiextensions.k8s.io/widgets.example.com condition met\n");
+    assert!(cluster.ok("apply -f -", WIDGETS).await.ends_with("unchanged\n"));
+    let explained = cluster.ok("explain widgets.spec.size", "").await;
+    assert!(
+        explained.contains("FIELD: size <integer>") && explained.contains("Size is how large it is."),
+        "{explained}"
+    );
+    let tree = cluster.ok("explain wdg --recursive", "").await;
+    assert!(tree.contains("  spec\t<Object>\n    color\t<string>\n    enum: red, green"), "{tree}");
+    let widget =
+        |spec: &str| format!("apiVersion: example.com/v1\nkind: Widget\nmetadata: {{name: one}}\nspec: {{{spec}}}\n");
+    assert_eq!(cluster.ok("apply -f -", &widget("size: 3, color: green")).await, "widget.example.com/one created\n");
+    assert_eq!(cluster.ok("apply -f -", &widget("size: 3, color: green")).await, "widget.example.com/one unchanged\n");
+    assert_eq!(cluster.ok("apply -f -", &widget("size: 4")).await, "widget.example.com/one configured\n");
+    let table = cluster.ok("get wdg", "").await;
+    assert!(table.starts_with("NAME   SIZE   AGE\none    4      "), "{table}");
+    let wide = cluster.ok("get wdg -o wide", "").await;
+    assert!(wide.starts_with("NAME   SIZE   COLOR   AGE\none    4      red     "), "{wide}");
+    assert!(cluster.ok("get all", "").await.contains("widget.example.com/one"));
+    let refused = cluster.fails("apply -f -", &widget("size: 11")).await;
+    assert!(
+        refused.contains("spec.size: Invalid value: 11: spec.size in body should be less than or equal to 10"),
+        "{refused}"
+    );
+    let refused = cluster.fails("apply -f -", &widget("size: 3, colour: red")).await;
+    assert!(refused.contains("unknown field \"spec.colour\""), "{refused}");
+    assert_eq!(cluster.ok("scale wdg/one --replicas=4", "").await, "widget.example.com/one scaled\n");
+    let patch = "patch wdg/one --subresource=status --type=merge -p {\"status\":{\"replicas\":4}}";
+    assert_eq!(cluster.ok(patch, "").await, "widget.example.com/one patched\n");
+    let numbers =
+        cluster.ok("get wdg one -o jsonpath={.spec.replicas}/{.status.replicas}/{.metadata.generation}", "").await;
+    assert_eq!(numbers, "4/4/3");
+    assert!(cluster.ok("api-resources --api-group=example.com", "").await.contains("widgets   wdg"));
+    let deleted = cluster.ok("delete crd widgets.example.com", "").await;
+    assert_eq!(deleted, "customresourcedefinition.apiextensions.k8s.io \"widgets.example.com\" deleted\n");
+    let gone = cluster.fails("get wdg", "").await;
+    assert!(gone.contains("the server doesn't have a resource type \"wdg\""), "{gone}");
+}

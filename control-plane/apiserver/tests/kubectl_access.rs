@@ -67,6 +67,7 @@ async fn start(clock: &Clock, random: &Random, stop: &CancellationToken) -> ApiS
         node_port_range: (30000, 32767),
         load_balancer_pools: Vec::new(),
         client_ca_pem: String::new(),
+        request_header_ca_pem: String::new(),
     };
     let client = server.client(UserInfo::system("system:apiserver"));
     bootstrap::reconcile(&client, bootstrap::desired(&facts)).await.unwrap();

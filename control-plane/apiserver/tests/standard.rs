@@ -44,6 +44,7 @@ fn facts() -> Facts {
         node_port_range: (30000, 32767),
         load_balancer_pools: Vec::new(),
         client_ca_pem: String::new(),
+        request_header_ca_pem: String::new(),
     }
 }
 

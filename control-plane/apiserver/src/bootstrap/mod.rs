@@ -16,7 +16,7 @@ mod tests;
 
 use serde_json::Value;
 
-pub use objects::{Facts, api_service_address};
+pub use objects::{FRONT_PROXY, Facts, api_service_address};
 pub use plan::{Change, plan};
 pub use reconcile::{Error, reconcile};
 

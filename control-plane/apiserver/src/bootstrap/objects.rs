@@ -26,7 +26,12 @@ pub struct Facts {
     pub load_balancer_pools: Vec<IpNet>,
     /// The CA that clients' certificates must come from, for extension API servers.
     pub client_ca_pem: String,
+    /// The CA of the certificate by which extension API servers know this one; empty without aggregation.
+    pub request_header_ca_pem: String,
 }
+
+/// As whom this server shows itself to extension API servers.
+pub const FRONT_PROXY: &str = "front-proxy-client";
 
 /// The namespaces that always exist.
 pub(super) const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -156,7 +161,16 @@ pub(super) fn config_maps(facts: &Facts) -> Vec<Value> {
     };
     let mut out = vec![object("xebec-cluster", json!({"config": config.to_string()}))];
     if !facts.client_ca_pem.is_empty() {
-        out.push(object("extension-apiserver-authentication", json!({"client-ca-file": facts.client_ca_pem})));
+        let mut data = json!({"client-ca-file": facts.client_ca_pem});
+        if !facts.request_header_ca_pem.is_empty() {
+            data["requestheader-client-ca-file"] = facts.request_header_ca_pem.as_str().into();
+            data["requestheader-allowed-names"] = json!([FRONT_PROXY]).to_string().into();
+            data["requestheader-username-headers"] = json!(["X-Remote-User"]).to_string().into();
+            data["requestheader-uid-headers"] = json!(["X-Remote-Uid"]).to_string().into();
+            data["requestheader-group-headers"] = json!(["X-Remote-Group"]).to_string().into();
+            data["requestheader-extra-headers-prefix"] = json!(["X-Remote-Extra-"]).to_string().into();
+        }
+        out.push(object("extension-apiserver-authentication", data));
     }
     out
 }

@@ -22,6 +22,7 @@ fn facts() -> Facts {
         node_port_range: (30000, 32767),
         load_balancer_pools: vec!["172.30.0.128/25".parse().unwrap()],
         client_ca_pem: "-----BEGIN".into(),
+        request_header_ca_pem: String::new(),
     }
 }
 

@@ -25,6 +25,7 @@ use tokio_rustls::client::TlsStream;
 use tower::Service as TowerService;
 
 use super::{CallError, MAX_ANSWER_BYTES, Service, Target, resolve, tls};
+use crate::body::RequestBody;
 use crate::reader::Reader;
 
 /// The most targets whose connections are kept; the one that was not called for the longest time goes first.
@@ -39,6 +40,18 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const MAX_QUOTED_BYTES: usize = 1024;
 
 type Http = Client<Connector, Full<Bytes>>;
+
+/// Connections to a service, over which bodies of any length go.
+pub(crate) type Streaming = Client<Connector, RequestBody>;
+
+/// Connections to a service.
+pub(crate) fn streaming(reader: Arc<dyn Reader>, service: Service, tls: ClientConfig) -> Streaming {
+    let connector = Connector { reader, service: Some(service), tls: Arc::new(tls), turn: Arc::default() };
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder.pool_idle_timeout(IDLE).pool_timer(TokioTimer::new()).timer(TokioTimer::new());
+    builder.http2_keep_alive_interval(KEEP_ALIVE).http2_keep_alive_timeout(KEEP_ALIVE);
+    builder.build(connector)
+}
 
 /// Calls webhooks. Clones share their connections.
 #[derive(Clone)]
@@ -152,7 +165,7 @@ fn transport(url: &str, error: &LegacyError) -> CallError {
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-enum ConnectError {
+pub(crate) enum ConnectError {
     #[error("{0}")]
     Resolve(CallError),
     #[error("{0}")]
@@ -161,7 +174,7 @@ enum ConnectError {
 
 /// Connects to a target, however the URL's host is called.
 #[derive(Clone)]
-struct Connector {
+pub(crate) struct Connector {
     reader: Arc<dyn Reader>,
     service: Option<Service>,
     tls: Arc<ClientConfig>,
@@ -235,7 +248,7 @@ fn words(error: &io::Error) -> String {
 }
 
 /// A connection that says which protocol was agreed on.
-struct TlsIo(TokioIo<TlsStream<TcpStream>>);
+pub(crate) struct TlsIo(TokioIo<TlsStream<TcpStream>>);
 
 impl Connection for TlsIo {
     fn connected(&self) -> Connected {

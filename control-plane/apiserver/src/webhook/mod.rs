@@ -16,6 +16,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 pub use client::WebhookClient;
+pub(crate) use client::{Streaming, streaming};
+pub(crate) use tls::config as tls_config;
 
 /// The longest answer that is read.
 pub const MAX_ANSWER_BYTES: usize = 32 << 20;

@@ -15,7 +15,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 /// # Errors
 ///
 /// In upstream's words, if there is no certificate in it.
-pub(super) fn config(authorities: &[u8]) -> Result<ClientConfig, String> {
+pub(crate) fn config(authorities: &[u8]) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
     let mut trusted = Vec::new();

@@ -1,5 +1,6 @@
 //! The API as clients see it, in process, over a store in memory.
 
+mod aggregation;
 mod chain;
 mod client;
 mod connect;

@@ -240,3 +240,25 @@ fn request_condition(request: &Value) -> String {
     }
     condition
 }
+
+pub(super) const API_SERVICE: &[Column] = &[
+    NAME,
+    column(
+        "Service",
+        "string",
+        "The service behind which the server is that serves the version",
+        |object, _| match text(object, "spec.service.name") {
+            "" => "Local".into(),
+            name => format!("{}/{name}", text(object, "spec.service.namespace")).into(),
+        },
+    ),
+    column("Available", "string", "Whether the server can be reached", |object, _| {
+        let condition = list(object, "status.conditions").iter().find(|c| text(c, "type") == "Available");
+        match condition.map(|c| (text(c, "status"), text(c, "reason"))) {
+            None => "Unknown".into(),
+            Some((status, reason)) if status != "True" && !reason.is_empty() => format!("{status} ({reason})").into(),
+            Some((status, _)) => status.into(),
+        }
+    }),
+    AGE,
+];

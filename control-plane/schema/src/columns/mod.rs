@@ -48,6 +48,7 @@ pub fn columns(group: &str, kind: &str) -> &'static [Column] {
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => admin::ROLE_BINDING,
         ("certificates.k8s.io", "CertificateSigningRequest") => admin::CERTIFICATE_SIGNING_REQUEST,
         ("scheduling.k8s.io", "PriorityClass") => admin::PRIORITY_CLASS,
+        ("apiregistration.k8s.io", "APIService") => admin::API_SERVICE,
         ("node.k8s.io", "RuntimeClass") => admin::RUNTIME_CLASS,
         ("", "ReplicationController") => workloads::REPLICATION_CONTROLLER,
         ("batch", "CronJob") => workloads::CRON_JOB,

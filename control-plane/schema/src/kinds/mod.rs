@@ -18,6 +18,7 @@ pub(crate) mod json;
 pub(crate) mod pod_spec;
 
 mod admission_policy;
+mod api_service;
 mod autoscaler;
 mod certificate_signing_request;
 mod config_map;
@@ -96,6 +97,7 @@ pub fn strategy(group: &str, kind: &str) -> Strategy {
         ("scheduling.k8s.io", "PriorityClass") => priority_class::STRATEGY,
         ("policy", "PodDisruptionBudget") => pod_disruption_budget::STRATEGY,
         ("node.k8s.io", "RuntimeClass") => runtime_class::STRATEGY,
+        ("apiregistration.k8s.io", "APIService") => api_service::STRATEGY,
         ("apiextensions.k8s.io", "CustomResourceDefinition") => custom_resource_definition::STRATEGY,
         ("", "PersistentVolume") => persistent_volume::STRATEGY,
         ("", "PersistentVolumeClaim") => persistent_volume_claim::STRATEGY,

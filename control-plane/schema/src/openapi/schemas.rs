@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use k8s_openapi::schemars::generate::{SchemaGenerator, SchemaSettings};
 use k8s_openapi::schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
@@ -28,10 +29,14 @@ macro_rules! types {
 }
 
 /// The kinds that `k8s-openapi` has elsewhere.
-const OTHER_TYPES: &[Type] =
-    &[(<CustomResourceDefinition as JsonSchema>::schema_name, |generator: &mut SchemaGenerator| {
+const OTHER_TYPES: &[Type] = &[
+    (<CustomResourceDefinition as JsonSchema>::schema_name, |generator: &mut SchemaGenerator| {
         generator.subschema_for::<CustomResourceDefinition>()
-    })];
+    }),
+    (<APIService as JsonSchema>::schema_name, |generator: &mut SchemaGenerator| {
+        generator.subschema_for::<APIService>()
+    }),
+];
 
 /// Every kind of the table and of its subresources. A test holds this against the table.
 const TYPES: &[Type] = types! {

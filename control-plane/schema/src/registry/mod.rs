@@ -47,6 +47,49 @@ const GROUP_ORDER: [&str; 23] = [
     "storagemigration.k8s.io",
 ];
 
+/// What APIServices say of the priority of a group, and of a version in it (upstream's `apiVersionPriorities`).
+pub fn priorities(group: &str, version: &str) -> (i32, i32) {
+    const GROUPS: [(&str, i32); 23] = [
+        ("", 18000),
+        ("apiregistration.k8s.io", 18000),
+        ("apps", 17800),
+        ("events.k8s.io", 17750),
+        ("authentication.k8s.io", 17700),
+        ("authorization.k8s.io", 17600),
+        ("autoscaling", 17500),
+        ("batch", 17400),
+        ("certificates.k8s.io", 17300),
+        ("networking.k8s.io", 17200),
+        ("policy", 17100),
+        ("rbac.authorization.k8s.io", 17000),
+        ("storage.k8s.io", 16800),
+        ("admissionregistration.k8s.io", 16700),
+        ("apiextensions.k8s.io", 16700),
+        ("scheduling.k8s.io", 16600),
+        ("coordination.k8s.io", 16500),
+        ("node.k8s.io", 16300),
+        ("discovery.k8s.io", 16200),
+        ("flowcontrol.apiserver.k8s.io", 16100),
+        ("internal.apiserver.k8s.io", 16000),
+        ("resource.k8s.io", 15900),
+        ("storagemigration.k8s.io", 15800),
+    ];
+    match GROUPS.iter().find(|(known, _)| *known == group) {
+        None => (1000, 100),
+        Some((_, priority)) => (
+            *priority,
+            match (group, version) {
+                ("", _) => 1,
+                ("autoscaling", "v2") => 30,
+                ("flowcontrol.apiserver.k8s.io", "v1") => 21,
+                (_, version) if version.contains("alpha") => 1,
+                (_, version) if version.contains("beta") => 9,
+                _ => 15,
+            },
+        ),
+    }
+}
+
 fn group_rank(group: &str) -> usize {
     GROUP_ORDER.iter().position(|g| *g == group).unwrap_or(GROUP_ORDER.len())
 }

@@ -218,6 +218,12 @@ pub(super) const ROWS: &[Row] = &[
         ..row("apps", "StatefulSet", "statefulsets", "apps.v1.StatefulSet")
     },
     Row {
+        categories: "api-extensions",
+        namespaced: false,
+        subresources: &[STATUS],
+        ..row("apiregistration.k8s.io", "APIService", "apiservices", "apiregistration.v1.APIService")
+    },
+    Row {
         short: "crd crds",
         categories: "api-extensions",
         namespaced: false,

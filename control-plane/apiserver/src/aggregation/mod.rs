@@ -1,0 +1,214 @@
+//! API aggregation (kube-aggregator): versions of groups that other servers serve.
+//!
+//! An APIService says who serves a version of a group. One task keeps the APIServices of what this server serves itself,
+//! finds out which of the others can be reached, and says so in their status. Requests for their groups go to them
+//! ([`proxy`]), with the user in headers that our certificate makes trustworthy; what they serve is found in discovery and OpenAPI
+//! documents as if it were ours ([`merge`]).
+
+mod local;
+pub(crate) mod merge;
+pub(crate) mod proxy;
+mod remote;
+mod tls;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tower::Service;
+
+use crate::authn::UserInfo;
+use crate::cache::resource::ResourceCache;
+use crate::server::ApiServer;
+
+pub(crate) use remote::Remote;
+pub use tls::Identity;
+
+pub(crate) const GROUP: &str = "apiregistration.k8s.io";
+pub(crate) const PLURAL: &str = "apiservices";
+
+/// Those that can be reached are looked at again after this time; those that cannot, after the shorter one.
+const RESYNC: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Which groups' versions other servers serve.
+#[derive(Default)]
+pub(crate) struct Aggregated {
+    /// By group and version.
+    remotes: ArcSwap<BTreeMap<(String, String), Arc<Remote>>>,
+    /// Changes with them.
+    generation: AtomicU64,
+    /// Told when this server serves other kinds than before.
+    pub(crate) registry_changed: Notify,
+}
+
+impl Aggregated {
+    /// Who serves a version of a group, if it is another server.
+    pub(crate) fn remote(&self, group: &str, version: &str) -> Option<Arc<Remote>> {
+        let remotes = self.remotes.load();
+        if remotes.is_empty() {
+            return None;
+        }
+        remotes.get(&(group.to_owned(), version.to_owned())).cloned()
+    }
+
+    /// Who serves what is asked for by a path, if it is another server.
+    pub(crate) fn of_path(&self, path: &str) -> Option<Arc<Remote>> {
+        if self.remotes.load().is_empty() {
+            return None;
+        }
+        let mut parts = path.split('/').filter(|part| !part.is_empty());
+        match (parts.next()?, parts.next()?, parts.next()) {
+            ("apis", group, Some(version)) => self.remote(group, version),
+            _ => None,
+        }
+    }
+
+    /// All other servers that can be reached.
+    pub(crate) fn available(&self) -> Vec<Arc<Remote>> {
+        self.remotes.load().values().filter(|remote| remote.available).cloned().collect()
+    }
+
+    /// A number that changes with what other servers serve.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    fn set(&self, remotes: BTreeMap<(String, String), Arc<Remote>>) {
+        self.remotes.store(Arc::new(remotes));
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// Keeps the APIServices.
+pub(crate) struct Aggregator {
+    server: ApiServer,
+    cache: Arc<ResourceCache>,
+    identity: Arc<dyn Identity>,
+}
+
+impl Aggregator {
+    /// One that looks at the stored APIServices; `None` where there are none.
+    pub(crate) fn new(server: ApiServer, identity: Arc<dyn Identity>) -> Option<Self> {
+        let cache = server.shared().cache.resource(GROUP, PLURAL)?;
+        Some(Self { server, cache, identity })
+    }
+
+    /// Follows the APIServices, and what they depend on, until the server stops.
+    pub(crate) async fn follow(self) {
+        let shared = self.server.shared().clone();
+        let caches = [("", "services"), ("discovery.k8s.io", "endpointslices")];
+        let caches = caches.map(|(group, plural)| shared.cache.resource(group, plural));
+        let [Some(services), Some(slices)] = caches else { return };
+        let (mut changed, mut of_services, mut of_slices) =
+            (self.cache.subscribe(), services.subscribe(), slices.subscribe());
+        loop {
+            changed.mark_unchanged();
+            of_services.mark_unchanged();
+            of_slices.mark_unchanged();
+            let (some, all_fine) = self.look().await;
+            let wait = if all_fine { RESYNC } else { RETRY };
+            tokio::select! {
+                biased;
+                () = shared.stop.cancelled() => return,
+                () = changed.changed() => {}
+                () = shared.aggregated.registry_changed.notified() => {}
+                () = of_services.changed(), if some => {}
+                () = of_slices.changed(), if some => {}
+                () = tokio::time::sleep(wait), if some => {}
+            }
+        }
+    }
+
+    /// Whether there are other servers, and whether all of them can be reached.
+    async fn look(&self) -> (bool, bool) {
+        let mut services = Vec::new();
+        for entry in self.cache.list("", "", usize::MAX, |_| true).items {
+            match serde_json::from_slice::<Value>(&entry.bytes) {
+                Ok(object) => services.push(object),
+                Err(error) => tracing::error!(name = &*entry.name, %error, "an APIService cannot be read"),
+            }
+        }
+        self.keep_local(&services).await;
+        let foreign: Vec<&Value> = services.iter().filter(|s| s["spec"]["service"].is_object()).collect();
+        let aggregated = &self.server.shared().aggregated;
+        let mut remotes = BTreeMap::new();
+        let mut all_fine = true;
+        for service in &foreign {
+            let old = aggregated.remote(text(service, "group"), text(service, "version"));
+            let (remote, condition) = remote::check(self.server.shared(), &*self.identity, service, old).await;
+            all_fine &= remote.available;
+            let key = (text(service, "group").to_owned(), text(service, "version").to_owned());
+            remotes.insert(key, Arc::new(remote));
+            // Served from the moment that it says so.
+            if condition.is_available() {
+                aggregated.set(remotes.clone());
+            }
+            self.say(service, &condition).await;
+        }
+        if !foreign.is_empty() || aggregated.generation() > 0 {
+            aggregated.set(remotes);
+        }
+        (!foreign.is_empty(), all_fine)
+    }
+
+    /// Makes the APIServices of what this server serves, and removes those of what it does not serve any more.
+    async fn keep_local(&self, services: &[Value]) {
+        let registry = self.server.shared().registry.load_full();
+        for (method, path, body) in local::plan(&registry, services) {
+            let (code, answer) = self.request(method, &path, body).await;
+            if code >= 300 && !matches!(code, 404 | 409) {
+                let why = String::from_utf8_lossy(&answer).into_owned();
+                tracing::warn!(path, code, why, "an APIService cannot be written");
+            }
+        }
+    }
+
+    /// Writes the condition of another server's APIService, if it has changed.
+    async fn say(&self, service: &Value, condition: &remote::Condition) {
+        let old = service["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Available");
+        let now = self.server.shared().clock.now_seconds().to_string();
+        let since = old.filter(|old| old["status"] == condition.status).map(|old| old["lastTransitionTime"].clone());
+        let new = json!({
+            "type": "Available", "status": condition.status, "reason": condition.reason,
+            "message": condition.message, "lastTransitionTime": since.unwrap_or_else(|| now.into()),
+        });
+        if old == Some(&new) {
+            return;
+        }
+        let mut object = service.clone();
+        object["status"] = json!({ "conditions": [new] });
+        let name = service["metadata"]["name"].as_str().unwrap_or_default();
+        let path = format!("/apis/{GROUP}/v1/{PLURAL}/{name}/status");
+        let (code, answer) = self.request(Method::PUT, &path, Some(object)).await;
+        if code >= 300 && !matches!(code, 404 | 409) {
+            let why = String::from_utf8_lossy(&answer).into_owned();
+            tracing::warn!(name, code, why, "the status of an APIService cannot be written");
+        }
+    }
+
+    async fn request(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Bytes) {
+        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)));
+        let Ok(request) = request else { return (500, Bytes::new()) };
+        let user = UserInfo::system("system:kube-aggregator");
+        let Ok(response) = self.server.in_process(user).call(request).await;
+        let code = response.status().as_u16();
+        (code, response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default())
+    }
+}
+
+fn text<'a>(service: &'a Value, field: &str) -> &'a str {
+    service["spec"][field].as_str().unwrap_or_default()
+}
