@@ -20,7 +20,7 @@ use crate::drain::ClusterServices;
 use crate::drain::ledger::Ledger;
 use crate::drain::peers::{HttpsAsk, Peers};
 use crate::images::ImageStore;
-use crate::network::{Network, NetworkConfig, SetupError, Tunnel, run as follow_nodes};
+use crate::network::{LoadBalancerMode, Network, NetworkConfig, SetupError, Tunnel, run as follow_nodes};
 use crate::node::{self, Machine, NodeConfig};
 use crate::pods::env::Facts;
 use crate::pods::{Allocatable, Parts, PodManager, PodManagerConfig};
@@ -73,8 +73,8 @@ pub struct AgentConfig {
     pub uplink: Option<String>,
     /// When to tunnel.
     pub tunnel: Tunnel,
-    /// Whether load balancer services return directly that do not say.
-    pub direct_return: bool,
+    /// How services are forwarded to other nodes that do not say themselves.
+    pub load_balancer_mode: LoadBalancerMode,
     /// What the node offers, if not all that the machine has.
     pub allocatable: Option<Allocatable>,
     /// How many pods the node takes.
@@ -102,7 +102,7 @@ impl AgentConfig {
             logger: std::env::current_exe().unwrap_or_else(|_| "xebec".into()),
             uplink: None,
             tunnel: Tunnel::Auto,
-            direct_return: false,
+            load_balancer_mode: LoadBalancerMode::Snat,
             allocatable: None,
             pods_max: 110,
             pod_pids_max: None,
@@ -240,7 +240,8 @@ async fn start(
     let events = crate::events::Recorder::start(rest.clone(), &config.node_name, clock.clone(), random.clone());
     let (network_problem, problem) = watch::channel(Some("the pod network is being set up".to_owned()));
     let (service_problem, services) = watch::channel(None);
-    let problems = node::Problems { network: problem, services };
+    let (flow_problem, flows) = watch::channel(None);
+    let problems = node::Problems { network: problem, services, flows };
     let node_work =
         node::run(node, rest.clone(), uid, runtime.clone(), images.clone(), events, problems, clock.clone());
 
@@ -303,9 +304,9 @@ async fn start(
             dns_service: ("kube-system".to_owned(), "kube-dns".to_owned()),
             host_addresses: network.local.addresses.iter().map(|ip| IpAddr::V4(*ip)).collect(),
             pod_namespaces: config.run_dir.join("netns"),
-            direct_return: config.direct_return,
+            direct_return: config.load_balancer_mode == LoadBalancerMode::Dsr,
         };
-        let Network { services, sockets, peers, local, uplink, .. } = network;
+        let Network { services, sockets, flow_table, peers, local, uplink, .. } = network;
         let outputs = proxy::Outputs { names: dns.names, addresses, synced, ledger, problem: service_problem };
         let proxy_work =
             proxy::run(proxy_config, rest.clone(), random.clone(), services, sockets, outputs, cancel.clone());
@@ -322,6 +323,7 @@ async fn start(
         let (proxied, ..) = tokio::join!(
             proxy_work,
             peer_work,
+            cancel.run_until_cancelled(flow_table.watch_over(flow_problem)),
             dns.server.run(cancel.clone()),
             manager.run(cancel.clone()),
             server::serve(listener, tls.server, router, cancel.clone()),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
-use xebec_node_agent::network::Tunnel;
+use xebec_node_agent::network::{LoadBalancerMode, Tunnel};
 use xebec_pki::BootstrapToken;
 
 use super::discovery::parse_pin;
@@ -65,10 +65,18 @@ pub struct Args {
     /// When other nodes' pods are reached through VXLAN: auto (nodes not on the same link), always, never
     #[arg(long, value_parser = parse_tunnel)]
     pub tunnel: Option<Tunnel>,
+    /// How NodePorts and load balancers reach pods of other nodes: snat, or dsr (direct server return, which keeps the
+    /// client's address); a service's annotation xebec.io/load-balancer-mode comes first [default: snat]
+    #[arg(long, value_parser = parse_mode)]
+    pub load_balancer_mode: Option<LoadBalancerMode>,
 }
 
 fn parse_tunnel(text: &str) -> Result<Tunnel, String> {
     serde_json::from_value(text.into()).map_err(|_| "one of auto, always, never".to_owned())
+}
+
+fn parse_mode(text: &str) -> Result<LoadBalancerMode, String> {
+    serde_json::from_value(text.into()).map_err(|_| "one of snat, dsr".to_owned())
 }
 
 /// A configuration that is complete.
@@ -100,6 +108,8 @@ pub struct AgentConfig {
     pub uplink: Option<String>,
     /// When other nodes' pods are reached through VXLAN.
     pub tunnel: Tunnel,
+    /// How services are forwarded to other nodes that do not say themselves.
+    pub load_balancer_mode: LoadBalancerMode,
 }
 
 /// Which CA to trust.
@@ -160,6 +170,7 @@ impl Args {
             insecure_registries: [file.insecure_registries, self.insecure_registries].concat(),
             uplink: self.uplink.or(file.uplink),
             tunnel: self.tunnel.or(file.tunnel).unwrap_or_default(),
+            load_balancer_mode: self.load_balancer_mode.or(file.load_balancer_mode).unwrap_or_default(),
             server,
         })
     }

@@ -179,6 +179,7 @@ async fn run(config: AgentConfig) -> anyhow::Result<()> {
         resolv_conf: config.resolv_conf,
         uplink: config.uplink,
         tunnel: config.tunnel,
+        load_balancer_mode: config.load_balancer_mode,
         data_dir: config.data_dir,
         ..xebec_node_agent::AgentConfig::new(&config.node_name, config.node_ip)
     };

@@ -79,6 +79,15 @@ pub mod flow_flags {
     pub const DIRECT_RETURN: u8 = 16;
 }
 
+/// Places in [`crate::map::FLOW_COUNTERS`].
+pub mod flow_counters {
+    /// Entries that were added to the flow table. Those of them that are not there any more were evicted: nothing else
+    /// removes one.
+    pub const ADDED: u32 = 0;
+    /// Size of the array.
+    pub const COUNT: u32 = 1;
+}
+
 /// A datagram in fragments: its later ones have no ports.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -16,7 +16,7 @@ mod service;
 pub use address::{Addr, Port};
 pub use config::Config;
 pub use event::{DropReason, EVENT_DROP, EVENT_NEW_FLOW, Event};
-pub use flow::{DatagramKey, DatagramPorts, Flow, FlowKey, FlowKind, flow_flags};
+pub use flow::{DatagramKey, DatagramPorts, Flow, FlowKey, FlowKind, flow_counters, flow_flags};
 pub use network::{LocalPod, Peer, lb_address_flags, node_address_flags, peer_flags};
 pub use policy::{Connection, DENY_ALL, Direction, FragmentKey, RuleKey, verdict};
 pub use service::{
@@ -49,6 +49,8 @@ pub mod map {
     pub const SOCKETS: &str = "SOCKETS";
     /// [`super::FlowKey`] to [`super::Flow`].
     pub const FLOWS: &str = "FLOWS";
+    /// Per-CPU counts by [`super::flow_counters`].
+    pub const FLOW_COUNTERS: &str = "FLOW_COUNTERS";
     /// [`super::DatagramKey`] to [`super::DatagramPorts`].
     pub const DATAGRAMS: &str = "DATAGRAMS";
     /// A pod's [`super::Addr`] to [`super::LocalPod`].
@@ -75,7 +77,7 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
 
     /// Those that outlive the agent. (`EVENTS` does too: a reader that reopens it goes on where it was.)
-    pub const PINNED: [&str; 21] = [
+    pub const PINNED: [&str; 22] = [
         SERVICES,
         SLOTS,
         MEMBERS,
@@ -85,6 +87,7 @@ pub mod map {
         SERVICE_COUNTERS,
         SOCKETS,
         FLOWS,
+        FLOW_COUNTERS,
         DATAGRAMS,
         LOCAL_PODS,
         PEERS,

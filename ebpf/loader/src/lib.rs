@@ -29,7 +29,7 @@ use aya::maps::MapData;
 use aya::programs::{CgroupSockAddr, Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 pub use error::Error;
-pub use maps::{Maps, Prefix, Prefixes, Table};
+pub use maps::{Counters, Maps, Prefix, Prefixes, Table};
 use sys::{AttachType, LinkTarget};
 pub use xebec_ebpf_layout as layout;
 use xebec_ebpf_layout::Config;

@@ -102,6 +102,19 @@ impl<K: Pod, V: Pod> Table<K, V> {
         Ok(())
     }
 
+    /// How many entries there are; those that come or go meanwhile may be counted or not.
+    pub fn count(&self) -> Result<usize, Error> {
+        let mut count = 0;
+        let mut place = None;
+        loop {
+            let (some, more) = sys::read::<K, V>(self.fd(), &mut place, BATCH).map_err(|e| self.failed(e))?;
+            count += some.len();
+            if !more {
+                return Ok(count);
+            }
+        }
+    }
+
     /// All entries, in no order; those that come or go meanwhile may be missed.
     pub fn entries(&self) -> Result<Vec<(K, V)>, Error> {
         let mut all = Vec::new();
@@ -166,6 +179,24 @@ impl<V: Pod, K: Pod> Prefixes<V, K> {
     }
 }
 
+/// Counters that each CPU has its own of.
+pub struct Counters {
+    name: &'static str,
+    inner: PerCpuArray<MapData, u64>,
+}
+
+impl Counters {
+    fn new(name: &'static str, map: Map) -> Result<Self, Error> {
+        Ok(Self { name, inner: PerCpuArray::try_from(map).map_err(failed(name))? })
+    }
+
+    /// The sum over all CPUs.
+    pub fn sum(&self, index: u32) -> Result<u64, Error> {
+        let values = self.inner.get(&index, 0).map_err(failed(self.name))?;
+        Ok(values.iter().sum())
+    }
+}
+
 /// One number in the kernel.
 pub struct Counter {
     name: &'static str,
@@ -201,6 +232,7 @@ pub struct Maps {
     pub service_counters: Table<u32, ServiceCounters>,
     pub sockets: Table<SocketKey, Frontend>,
     pub flows: Table<FlowKey, Flow>,
+    pub flow_counters: Counters,
     pub datagrams: Table<DatagramKey, DatagramPorts>,
     pub local_pods: Table<Addr, LocalPod>,
     pub peers: Prefixes<Peer>,
@@ -236,6 +268,7 @@ impl Maps {
             service_counters: Table::new(names::SERVICE_COUNTERS, map(names::SERVICE_COUNTERS)?)?,
             sockets: Table::new(names::SOCKETS, map(names::SOCKETS)?)?,
             flows: Table::new(names::FLOWS, map(names::FLOWS)?)?,
+            flow_counters: Counters::new(names::FLOW_COUNTERS, map(names::FLOW_COUNTERS)?)?,
             datagrams: Table::new(names::DATAGRAMS, map(names::DATAGRAMS)?)?,
             local_pods: Table::new(names::LOCAL_PODS, map(names::LOCAL_PODS)?)?,
             peers: Prefixes::new(names::PEERS, map(names::PEERS)?)?,

@@ -1,11 +1,11 @@
 //! The flow table of the uplink path.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use xebec_ebpf_layout::{DropReason, Flow, FlowKey, FlowKind, Port, flow_flags, proto};
+use xebec_ebpf_layout::{DropReason, Flow, FlowKey, FlowKind, Port, flow_counters, flow_flags, proto};
 
 use crate::config::config;
 use crate::event::now_s;
-use crate::maps::{BACKENDS, FLOWS, Scratch};
+use crate::maps::{BACKENDS, FLOW_COUNTERS, FLOWS, Scratch};
 use crate::nat::Tuple;
 use crate::packet::Packet;
 
@@ -147,7 +147,7 @@ pub fn record_with_port(
 /// Takes the reply tuple `back` for this flow, unless another live flow has it.
 #[inline(always)]
 fn claim(back: &FlowKey, reply: &Flow) -> bool {
-    if FLOWS.insert(back, reply, u64::from(BPF_NOEXIST)).is_ok() {
+    if add(back, reply) {
         return true;
     }
     // SAFETY: read at once; a race with another claim is settled by the write below, last one wins, and only for a
@@ -170,5 +170,21 @@ fn record_forward(scratch: &mut Scratch, kind: FlowKind) -> Result<(), DropReaso
     entry.src_port = to.src_port;
     entry.dst_port = to.dst_port;
     entry.kind = kind as u8;
+    if add(&packet.key, entry) {
+        return Ok(());
+    }
     FLOWS.insert(&packet.key, &*entry, 0).map_err(|_| DropReason::RewriteFailed)
+}
+
+/// Adds an entry where there is none, and counts it.
+#[inline(always)]
+fn add(key: &FlowKey, flow: &Flow) -> bool {
+    if FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)).is_err() {
+        return false;
+    }
+    if let Some(counter) = FLOW_COUNTERS.get_ptr_mut(flow_counters::ADDED) {
+        // SAFETY: the slot is this CPU's own, and the program is not preempted by another of ours on it.
+        unsafe { *counter += 1 };
+    }
+    true
 }

@@ -7,7 +7,7 @@ use aya_ebpf::macros::btf_map;
 use xebec_ebpf_layout::{
     Addr, Affinity, AffinityKey, Backend, Chunk, ChunkKey, Connection, DatagramKey, DatagramPorts, DropReason, Event,
     Flow, FlowKey, FragmentKey, Frontend, LocalPod, MemberKey, Peer, RuleKey, Service, ServiceCounters, ServiceKey,
-    SocketKey, SourceRange,
+    SocketKey, SourceRange, flow_counters,
 };
 
 use crate::nat::Tuple;
@@ -33,6 +33,8 @@ pub static SERVICE_COUNTERS: HashMap<u32, ServiceCounters, 131_072, ON_DEMAND> =
 pub static SOCKETS: LruHashMap<SocketKey, Frontend, 65_536> = LruHashMap::new();
 #[btf_map]
 pub static FLOWS: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
+#[btf_map]
+pub static FLOW_COUNTERS: PerCpuArray<u64, { flow_counters::COUNT as usize }> = PerCpuArray::new();
 #[btf_map]
 pub static DATAGRAMS: LruHashMap<DatagramKey, DatagramPorts, 8_192> = LruHashMap::new();
 #[btf_map]

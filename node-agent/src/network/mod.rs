@@ -4,8 +4,12 @@
 //! - [`setup`] prepares the node and loads the datapath;
 //! - [`pod_network`] connects pods, by the CNI library and the datapath;
 //! - [`peers`] says which routes, tunnels and addresses the other nodes call for (pure), [`load_balancer`] which node
-//!   answers for which load balancer address (pure), and [`run`] follows the API and carries both out.
+//!   answers for which load balancer address (pure), and [`run`] follows the API and carries both out;
+//! - [`alive`] notices nodes that have fallen silent, sooner than the API does; [`flow_table`] notices when there are more
+//!   flows than the node can keep.
 
+pub mod alive;
+pub mod flow_table;
 pub mod load_balancer;
 pub mod nodes;
 pub mod peers;
@@ -16,7 +20,7 @@ pub mod setup;
 #[cfg(test)]
 mod tests;
 
-pub use setup::{Network, NetworkConfig, SetupError, Tunnel};
+pub use setup::{LoadBalancerMode, Network, NetworkConfig, SetupError, Tunnel};
 
 use std::net::IpAddr;
 use std::path::Path;

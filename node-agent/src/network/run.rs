@@ -12,6 +12,7 @@ use xebec_clock::Random;
 use xebec_cni::netlink::{Link, Netlink, Route};
 use xebec_ebpf_loader::layout::{Addr, lb_address_flags};
 
+use super::alive::watch_over;
 use super::load_balancer::owners;
 use super::nodes::Node;
 use super::peers::{Local, Plan, plan};
@@ -41,6 +42,9 @@ pub async fn run(
     let (sender, mut changes) = mpsc::channel(256);
     let watcher = follow::<Node>(rest, "/api/v1/nodes".to_owned(), String::new(), random, sender);
     let mut peers = Peers { local, uplink, maps, nodes: BTreeMap::new(), known: BTreeSet::new() };
+    let (others, heeded) = watch::channel(BTreeSet::new());
+    let (silence, mut silent) = watch::channel(BTreeSet::new());
+    let watching = watch_over(peers.local.address, heeded, silence);
     let work = async {
         let mut listed = false;
         let mut wait = COMPARE;
@@ -56,6 +60,7 @@ pub async fn run(
                     }
                 }
                 changed = addresses.changed() => if changed.is_err() { return },
+                changed = silent.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
             }
             if !listed {
@@ -63,7 +68,15 @@ pub async fn run(
             }
             peers.tell_ready(&ready);
             let wanted = addresses.borrow_and_update().clone();
-            wait = match peers.update(&wanted) {
+            // Where there are no addresses to answer for, there is nothing to say.
+            let heeded = if wanted.is_empty() { BTreeSet::new() } else { peers.other_addresses() };
+            others.send_if_modified(|known| {
+                let changed = *known != heeded;
+                *known = heeded;
+                changed
+            });
+            let silent = silent.borrow_and_update().clone();
+            wait = match peers.update(&wanted, &silent) {
                 Ok(()) => COMPARE,
                 Err(error) => {
                     tracing::warn!(%error, "cannot bring the network's routes up to date; trying again");
@@ -77,6 +90,7 @@ pub async fn run(
         () = cancel.cancelled() => {}
         () = work => {}
         () = watcher => {}
+        () = watching => {}
     }
 }
 
@@ -118,7 +132,13 @@ impl Peers {
         });
     }
 
-    fn update(&mut self, addresses: &LoadBalancerAddresses) -> Result<(), Failure> {
+    /// The addresses of the other nodes that may answer for load balancer addresses.
+    fn other_addresses(&self) -> BTreeSet<Ipv4Addr> {
+        let others = self.nodes.values().filter(|node| node.metadata.name != self.local.name);
+        others.filter(|node| node.takes_load_balancers()).filter_map(|node| node.internal_ip()).collect()
+    }
+
+    fn update(&mut self, addresses: &LoadBalancerAddresses, silent: &BTreeSet<Ipv4Addr>) -> Result<(), Failure> {
         let wanted = plan(self.nodes.values().map(|node| &**node), &self.local);
         for (node, reason) in &wanted.unreachable {
             if self.known.insert(node.clone()) {
@@ -127,8 +147,9 @@ impl Peers {
         }
         self.known.retain(|node| wanted.unreachable.contains_key(node));
         self.apply(&wanted)?;
-        let fit: BTreeSet<String> =
-            self.nodes.values().filter(|node| node.takes_load_balancers()).map(|n| n.metadata.name.clone()).collect();
+        let is_silent = |node: &Node| node.internal_ip().is_some_and(|ip| silent.contains(&ip));
+        let fit = self.nodes.values().filter(|node| node.takes_load_balancers() && !is_silent(node));
+        let fit: BTreeSet<String> = fit.map(|node| node.metadata.name.clone()).collect();
         let owned: BTreeSet<Ipv4Addr> = owners(addresses, &fit)
             .into_iter()
             .filter(|(_, owner)| *owner == self.local.name)

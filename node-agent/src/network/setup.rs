@@ -12,6 +12,7 @@ use xebec_cni::sysctl;
 use xebec_ebpf_loader::layout::{Addr, Config, Frontend, SocketKey};
 use xebec_ebpf_loader::{Datapath, Maps, Prefixes, Table, probe};
 
+use super::flow_table::FlowTable;
 use super::peers::{Local, vtep_mac};
 use super::pod_network::NodeNetwork;
 use crate::proxy::sync::ServiceMaps;
@@ -39,6 +40,17 @@ pub enum Tunnel {
     Always,
     /// Never: every node must be on the link.
     Never,
+}
+
+/// How a node forwards to a backend on another node what comes to it from outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoadBalancerMode {
+    /// Under its own address; the answer comes back through it.
+    #[default]
+    Snat,
+    /// As it came, through the tunnel; the backend's node answers the client itself.
+    Dsr,
 }
 
 /// What the network needs to know.
@@ -103,6 +115,8 @@ pub struct Network {
     pub services: ServiceMaps,
     /// For [`crate::proxy::run`]: sockets whose peer's address was translated.
     pub sockets: Table<SocketKey, Frontend>,
+    /// The uplink's flow table.
+    pub flow_table: FlowTable,
     /// For [`super::run::run`].
     pub peers: PeerMaps,
     /// For [`super::run::run`]: this node.
@@ -157,6 +171,8 @@ impl Network {
             backends,
             service_counters,
             sockets,
+            flows,
+            flow_counters,
             local_pods,
             peers,
             node_addresses,
@@ -169,6 +185,7 @@ impl Network {
             pods: Arc::new(pods),
             services: ServiceMaps { services, slots, members, source_ranges, backends, service_counters },
             sockets,
+            flow_table: FlowTable { flows, counters: flow_counters },
             peers: PeerMaps { peers, node_addresses, lb_addresses },
             local,
             uplink,

@@ -115,12 +115,14 @@ pub struct Problems {
     pub network: watch::Receiver<Option<String>>,
     /// Why the kernel does not hold all services.
     pub services: watch::Receiver<Option<String>>,
+    /// Why flows may be forgotten.
+    pub flows: watch::Receiver<Option<String>>,
 }
 
 impl Problems {
     /// Waits for news.
     async fn changed(&mut self) {
-        let Self { network, services } = self;
+        let Self { network, services, flows } = self;
         // Who is gone has no more news.
         async fn news(of: &mut watch::Receiver<Option<String>>) {
             if of.changed().await.is_err() {
@@ -131,6 +133,7 @@ impl Problems {
             biased;
             () = news(network) => {}
             () = news(services) => {}
+            () = news(flows) => {}
         }
     }
 }
@@ -158,6 +161,7 @@ pub async fn run(
             observed.runtime = Some(runtime.version().await.map_err(|e| e.to_string()));
             observed.network_problem = problems.network.borrow_and_update().clone();
             observed.service_problem = problems.services.borrow_and_update().clone();
+            observed.flow_problem = problems.flows.borrow_and_update().clone();
             if round % IMAGE_ROUNDS == 0 {
                 observed.images = images.images().await.unwrap_or_default();
             }
@@ -222,6 +226,8 @@ impl Reporter {
                 ("DiskPressure", true) => "NodeHasDiskPressure",
                 ("PIDPressure", false) => "NodeHasSufficientPID",
                 ("PIDPressure", true) => "NodeHasInsufficientPID",
+                ("FlowTablePressure", false) => "NodeHasRoomForFlows",
+                ("FlowTablePressure", true) => "NodeHasNoRoomForFlows",
                 (_, false) => "NodeHasAllServices",
                 (_, true) => "NodeLacksServices",
             };

@@ -37,6 +37,8 @@ pub struct Observed {
     pub network_problem: Option<String>,
     /// Why the kernel does not hold all services, if so.
     pub service_problem: Option<String>,
+    /// Why flows may be forgotten, if so.
+    pub flow_problem: Option<String>,
     /// Names and sizes of the images, the largest first.
     pub images: Vec<(Vec<String>, u64)>,
 }
@@ -58,7 +60,15 @@ pub struct Condition {
     pub message: String,
 }
 
-/// The node's conditions, in upstream's order; after `PIDPressure`, one of our own.
+/// A condition that upstream does not have.
+fn own(kind: &'static str, problem: Option<&String>, yes: (&'static str, &str), no: (&'static str, &str)) -> Condition {
+    match problem {
+        Some(problem) => Condition { kind, holds: true, reason: yes.0, message: format!("{}: {problem}", yes.1) },
+        None => Condition { kind, holds: false, reason: no.0, message: no.1.to_owned() },
+    }
+}
+
+/// The node's conditions, in upstream's order; after `PIDPressure`, those of our own.
 pub fn conditions(observed: &Observed) -> Vec<Condition> {
     let pressure = |kind, holds: bool, yes: (&'static str, &str), no: (&'static str, &str)| {
         let (reason, message) = if holds { yes } else { no };
@@ -97,15 +107,18 @@ pub fn conditions(observed: &Observed) -> Vec<Condition> {
             ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
             ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         ),
-        Condition {
-            kind: "ServicesOutOfDate",
-            holds: observed.service_problem.is_some(),
-            reason: if observed.service_problem.is_some() { "ServiceMapsBehind" } else { "ServiceMapsUpToDate" },
-            message: match &observed.service_problem {
-                Some(problem) => format!("not every service is served as the API has it: {problem}"),
-                None => "the kernel holds every service".to_owned(),
-            },
-        },
+        own(
+            "ServicesOutOfDate",
+            observed.service_problem.as_ref(),
+            ("ServiceMapsBehind", "not every service is served as the API has it"),
+            ("ServiceMapsUpToDate", "the kernel holds every service"),
+        ),
+        own(
+            "FlowTablePressure",
+            observed.flow_problem.as_ref(),
+            ("FlowTableFull", "the table of flows through the node is full"),
+            ("FlowTableHasRoom", "the table of flows through the node has room"),
+        ),
         ready,
     ]
 }
@@ -215,6 +228,6 @@ mod tests {
         assert_eq!(status["status"]["allocatable"]["cpu"], "1500m");
         assert_eq!(status["status"]["capacity"]["cpu"], "2");
         assert_eq!(status["status"]["allocatable"]["memory"], "2097152Ki");
-        assert_eq!(status["status"]["conditions"].as_array().unwrap().len(), 5);
+        assert_eq!(status["status"]["conditions"].as_array().unwrap().len(), 6);
     }
 }

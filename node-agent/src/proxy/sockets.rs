@@ -1,8 +1,8 @@
 //! Ends connected datagram sockets whose endpoint is gone.
 //!
 //! A socket that is not connected asks for an endpoint with each send. One that is connected keeps what it got, and
-//! would send into the void for ever: nothing tells it. So the kernel is asked to end it, and its program sees
-//! ECONNABORTED, connects again, and gets another endpoint.
+//! would send into the void for ever: nothing tells it. So the kernel is asked to end it, and its program sees ECONNABORTED
+//! (when it sends, EDESTADDRREQ), connects again, and gets another endpoint.
 //!
 //! The map of translated sockets says which sockets, by their cookies; `sock_diag` (`man 7 sock_diag`) finds them in the
 //! network namespaces of the node and of its pods.

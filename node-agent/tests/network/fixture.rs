@@ -86,6 +86,45 @@ for line in sys.stdin:
     f.write(line); f.flush(); print(f.readline().strip(), flush=True)
 "#;
 
+/// Asks over UDP with one socket, connected or not, whenever it reads a line; a socket that is ended is made anew, as
+/// programs do. Prints who answered.
+const DATAGRAMS: &str = r#"
+import errno, socket, sys
+connected, host, port = sys.argv[1] == "connected", sys.argv[2], int(sys.argv[3])
+def make():
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(0.5)
+    if connected: s.connect((host, port))
+    return s
+s = make()
+print("open", flush=True)
+for line in sys.stdin:
+    try:
+        if connected: s.send(b"?")
+        else: s.sendto(b"?", (host, port))
+        print(s.recv(4096).decode().split()[0], flush=True)
+    except OSError as e:
+        print("error:", errno.errorcode.get(e.errno, e), flush=True)
+        if e.errno in (errno.ECONNABORTED, errno.EDESTADDRREQ): s = make()
+"#;
+
+/// Asks a server over UDP with so many bytes.
+const LARGE: &str = r#"
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(2)
+s.sendto(b"x" * int(sys.argv[3]), (sys.argv[1], int(sys.argv[2])))
+try: print(s.recv(4096).decode())
+except OSError as e: print("error:", e)
+"#;
+
+/// The status and the body of an HTTP answer.
+const HTTP: &str = r#"
+import sys, urllib.error, urllib.request
+try: r = urllib.request.urlopen(sys.argv[1], timeout=2)
+except urllib.error.HTTPError as e: r = e
+except OSError as e: print("error:", e); sys.exit()
+print(r.status, r.headers["X-Load-Balancing-Endpoint-Weight"], r.read().decode().replace("\n", ""))
+"#;
+
 /// Tries for five seconds.
 pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
     let begin = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
@@ -218,6 +257,30 @@ impl Place {
         }
     }
 
+    /// What a script prints.
+    fn output(&self, script: &str, arguments: &[&str]) -> String {
+        let output = self.python(script, arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Sends one datagram of that many bytes; the answer.
+    pub fn ask_large(&self, to: &str, bytes: usize) -> String {
+        let (host, port) = to.split_once(':').unwrap();
+        self.output(LARGE, &[host, port, &bytes.to_string()])
+    }
+
+    /// Status, weight and body of an HTTP answer.
+    pub fn http(&self, url: &str) -> String {
+        self.output(HTTP, &[url])
+    }
+
+    /// A datagram socket that stays.
+    pub fn datagrams(&self, to: &str, connected: bool) -> Stream {
+        let kind = if connected { "connected" } else { "unconnected" };
+        let (host, port) = to.split_once(':').unwrap();
+        self.start(DATAGRAMS, &[kind, host, port], &format!("{kind} datagrams from {} to {to}", self.name))
+    }
+
     /// Sends that many bytes, and asserts that they all arrive.
     pub fn transfer(&self, to: &str, port: u16, bytes: usize) {
         let output = self.python(TRANSFER, &[to, &port.to_string(), &bytes.to_string()]).output().unwrap();
@@ -227,11 +290,14 @@ impl Place {
     /// Opens a connection that stays.
     pub fn open(&self, to: &str) -> Stream {
         let (host, port) = to.split_once(':').unwrap();
-        let mut child =
-            self.python(STREAM, &[host, port]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        self.start(STREAM, &[host, port], &format!("{} to {to}", self.name))
+    }
+
+    fn start(&self, script: &str, arguments: &[&str], name: &str) -> Stream {
+        let mut child = self.python(script, arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let input = child.stdin.take().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
-        let mut stream = Stream { name: format!("{} to {to}", self.name), child, input, output };
+        let mut stream = Stream { name: name.to_owned(), child, input, output };
         assert_eq!(stream.line(), "open", "{}", stream.name);
         stream
     }
@@ -259,6 +325,12 @@ impl Stream {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim().to_owned()
+    }
+
+    /// Sends a line; the line that comes back.
+    pub fn ask(&mut self) -> String {
+        writeln!(self.input, "ask").unwrap();
+        self.line()
     }
 
     /// Sends a line and waits for it to come back.
@@ -466,6 +538,11 @@ impl Cluster {
 
     pub fn client(&self) -> Place {
         self.client.again()
+    }
+
+    /// Pulls a node's plug, or puts it back.
+    pub fn plug(&self, node: &str, is_in: bool) {
+        self.fabric.ip(&format!("link set {node} {}", if is_in { "up" } else { "down" }));
     }
 
     /// Tells the client's router of a way to pods.

@@ -9,7 +9,9 @@ use super::{HEADLESS, View, address_of, families, hostname_of, is_headless, port
 use crate::runtime::kind;
 use crate::runtime::meta::Meta;
 use crate::runtime::plan::{Action, Write};
-use crate::views::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Pod, SERVICE_NAME_LABEL};
+use crate::views::{
+    Endpoint, EndpointConditions, EndpointPort, EndpointSlice, HintName, Hints, Pod, SERVICE_NAME_LABEL,
+};
 
 const SLICE_LIMIT: usize = 100;
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
@@ -95,18 +97,30 @@ fn endpoint(view: &View<'_>, pod: &Pod, address: &str) -> Endpoint {
     let terminating = pod.metadata.is_terminating();
     let publish = view.service.spec.publish_not_ready_addresses;
     let node = (!pod.spec.node_name.is_empty()).then(|| pod.spec.node_name.clone());
+    let zone = node.as_ref().and_then(|n| view.zones.get(n).cloned());
+    let ready = publish || (serving && !terminating);
     Endpoint {
         addresses: vec![address.to_owned()],
-        conditions: EndpointConditions {
-            ready: Some(publish || (serving && !terminating)),
-            serving: Some(serving),
-            terminating: Some(terminating),
-        },
+        hints: ready.then(|| hints(view, node.as_ref(), zone.as_ref())).flatten(),
+        conditions: EndpointConditions { ready: Some(ready), serving: Some(serving), terminating: Some(terminating) },
         hostname: hostname_of(view.service, pod),
-        zone: node.as_ref().and_then(|n| view.zones.get(n).cloned()),
+        zone,
         node_name: node,
         target_ref: Some(target_of(pod)),
     }
+}
+
+/// Whom a ready endpoint is meant for, by the service's `trafficDistribution` (upstream
+/// `staging/src/k8s.io/endpointslice/trafficdist`).
+fn hints(view: &View<'_>, node: Option<&String>, zone: Option<&String>) -> Option<Hints> {
+    let same_node = match view.service.spec.traffic_distribution.as_deref() {
+        Some("PreferSameNode") => true,
+        Some("PreferSameZone" | "PreferClose") => false,
+        _ => return None,
+    };
+    let named = |name: Option<&String>| name.map(|name| HintName { name: name.clone() }).into_iter().collect();
+    let hints = Hints { for_zones: named(zone), for_nodes: named(node.filter(|_| same_node)) };
+    (hints != Hints::default()).then_some(hints)
 }
 
 fn labels(view: &View<'_>) -> BTreeMap<String, String> {

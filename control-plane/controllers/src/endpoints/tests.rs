@@ -99,6 +99,37 @@ fn what_is_right_is_left_alone_and_a_change_touches_its_slice_only() {
 }
 
 #[test]
+fn traffic_distribution_hints_at_the_endpoints_own_zone_and_node() {
+    let hints = |distribution: Option<&str>| {
+        let service = service(json!({"trafficDistribution": distribution}));
+        let plan = run(&service, &[pod(1, true, 8080), pod(2, false, 8080)], &[], None);
+        let slice = created(&plan, "EndpointSlice")[0].clone();
+        assert!(slice["endpoints"][1].get("hints").is_none(), "only ready endpoints have hints");
+        slice["endpoints"][0].get("hints").cloned()
+    };
+    let zone = json!({"forZones": [{"name": "z1"}]});
+    assert_eq!(hints(Some("PreferClose")), Some(zone.clone()));
+    assert_eq!(hints(Some("PreferSameZone")), Some(zone));
+    assert_eq!(
+        hints(Some("PreferSameNode")),
+        Some(json!({"forZones": [{"name": "z1"}], "forNodes": [{"name": "node-1"}]}))
+    );
+    assert_eq!(hints(None), None);
+    // Taken back, the hints go.
+    let plan = run(&service(json!({"trafficDistribution": "PreferClose"})), &[pod(1, true, 8080)], &[], None);
+    let stored: EndpointSlice = serde_json::from_value(stored(created(&plan, "EndpointSlice")[0], "s0")).unwrap();
+    let plan = run(&service(json!({})), &[pod(1, true, 8080)], &[Arc::new(stored)], None);
+    let patched = plan.actions().find_map(|a| match a {
+        Action::Write(w) => match &w.verb {
+            Verb::Patch(_, _, patch) => Some(patch["endpoints"][0].clone()),
+            _ => None,
+        },
+        Action::Event(_) => None,
+    });
+    assert!(patched.expect("the slice is patched").get("hints").is_none());
+}
+
+#[test]
 fn pods_with_other_port_numbers_get_their_own_slice() {
     let plan = run(&service(json!({})), &[pod(1, true, 8080), pod(2, true, 9090)], &[], None);
     assert_eq!(created(&plan, "EndpointSlice").len(), 2);

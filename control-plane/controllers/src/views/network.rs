@@ -51,6 +51,8 @@ pub struct ServiceSpec {
     pub load_balancer_ip: String,
     /// Who is to provide the load balancer; we do if `None`.
     pub load_balancer_class: Option<String>,
+    /// `PreferSameZone` (or `PreferClose`, its older name), `PreferSameNode`.
+    pub traffic_distribution: Option<String>,
 }
 
 /// `core/v1 ServicePort`.
@@ -148,6 +150,29 @@ pub struct Endpoint {
     /// Its node's zone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    /// Whom it is meant for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hints: Option<Hints>,
+}
+
+/// `discovery.k8s.io/v1 EndpointHints`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Hints {
+    /// The zones.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
+    pub for_zones: Vec<HintName>,
+    /// The nodes.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
+    pub for_nodes: Vec<HintName>,
+}
+
+/// `discovery.k8s.io/v1 ForZone` and `ForNode`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct HintName {
+    /// Of the zone or the node.
+    pub name: String,
 }
 
 /// `discovery.k8s.io/v1 EndpointConditions`.

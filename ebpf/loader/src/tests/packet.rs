@@ -190,7 +190,7 @@ impl Frame {
         Self { dst_mac: MAC_B, src_mac: MAC_A, src, dst, ttl: 64, l4, without_udp_checksum: false, raw: None }
     }
 
-    pub fn from_mac(self, src_mac: [u8; 6]) -> Self {
+    pub fn with_src_mac(self, src_mac: [u8; 6]) -> Self {
         Self { src_mac, ..self }
     }
 

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 use xebec_ebpf_layout::{
     Addr, DropReason, MemberKey, Port, SCOPE_CLUSTER, SCOPE_EXTERNAL, SOURCE_RANGE_BITS, Service, ServiceKey,
-    SourceRange, proto, service_flags,
+    SourceRange, flow_counters, proto, service_flags,
 };
 
 use super::packet::{Frame, L4, MAC_A, MAC_B, sum};
@@ -141,7 +141,7 @@ fn what_comes_by_the_tunnel_for_nobody_here_is_left_alone() {
         frame.src_mac = mac;
         assert_eq!(world.run("overlay_ingress", &frame), (OK, frame.clone()));
     }
-    let own = Frame::new(CLIENT, NODE, L4::syn(40_000, 80)).from_mac([10, 244, 1, 5, 0x1f, 0x90]);
+    let own = Frame::new(CLIENT, NODE, L4::syn(40_000, 80)).with_src_mac([10, 244, 1, 5, 0x1f, 0x90]);
     assert_eq!(world.run("overlay_ingress", &own), (OK, own.clone()));
 }
 
@@ -262,6 +262,8 @@ fn under_pressure_idle_flows_go_before_live_ones() {
     let live: Vec<Frame> = (1..=50).map(|n| Frame::new(Ipv4Addr::new(192, 0, 2, n), LB, L4::syn(40_000, 80))).collect();
     let ports: Vec<u16> = live.iter().map(|frame| world.run("uplink_ingress", frame).1.l4.ports().0).collect();
     let room = world.maps.flows.max_entries();
+    let added = || world.maps.flow_counters.sum(flow_counters::ADDED).unwrap() as usize;
+    assert_eq!((added(), world.maps.flows.count().unwrap()), (100, 100));
     let mut sent = 0_u32;
     while sent < room {
         for _ in 0..2_000 {
@@ -276,6 +278,9 @@ fn under_pressure_idle_flows_go_before_live_ones() {
             assert_eq!(out.l4.ports().0, *port, "after {sent} other flows");
         }
     }
+    let present = world.maps.flows.count().unwrap();
+    assert!(present <= room as usize, "{present}");
+    assert!(added() - present >= room as usize / 2, "the rest was evicted: {} added, {present} there", added());
 }
 
 fn address() -> impl Strategy<Value = Ipv4Addr> {
@@ -300,7 +305,7 @@ fn packet() -> impl Strategy<Value = Vec<u8>> {
     let spoil = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
     (address(), address(), any::<[u8; 6]>(), l4, spoil, any::<prop::sample::Index>(), any::<bool>()).prop_map(
         |(src, dst, mac, l4, spoil, cut, whole)| {
-            let mut bytes = Frame::new(src, dst, l4).from_mac(mac).bytes();
+            let mut bytes = Frame::new(src, dst, l4).with_src_mac(mac).bytes();
             for (at, value) in spoil {
                 let at = 14 + at.index(bytes.len() - 14);
                 bytes[at] = value;

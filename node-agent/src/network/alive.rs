@@ -1,0 +1,175 @@
+//! Which nodes have fallen silent.
+//!
+//! The API takes most of a minute to call a node dead; a load balancer address cannot wait that long for another node to
+//! answer for it. So where there are such addresses, the nodes that may answer tell each other that they live. A node that
+//! was heard and is not any more counts as silent; one that was never heard is left to the API's judgement.
+//!
+//! A word is taken for its sender's by its source address, no more: who can forge that on the nodes' link can answer ARP in
+//! their place anyhow.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+/// Where nodes listen for each other's words (UDP).
+pub const PORT: u16 = 10_254;
+const WORD: &[u8] = b"xebec-alive-1";
+/// How often a node speaks, at best.
+const INTERVAL: Duration = Duration::from_millis(400);
+/// Words a second that a node may send: with more nodes, each hears from it less often.
+const WORDS_PER_SECOND: u32 = 250;
+/// So many words may be missed.
+const MISSED: u32 = 3;
+
+/// How often to speak to so many nodes.
+fn pace(nodes: usize) -> Duration {
+    let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
+    INTERVAL.max(Duration::from_secs(1).saturating_mul(nodes) / WORDS_PER_SECOND)
+}
+
+/// Speaks to `others` and listens to them for ever; tells which of them are silent. With nobody to speak to it rests.
+pub async fn watch_over(
+    own: Ipv4Addr,
+    mut others: watch::Receiver<BTreeSet<Ipv4Addr>>,
+    silent: watch::Sender<BTreeSet<Ipv4Addr>>,
+) {
+    let socket = match UdpSocket::bind((own, PORT)).await {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::warn!(%error, port = PORT, "cannot hear other nodes: load balancer addresses move only when the API calls a node dead");
+            return std::future::pending().await;
+        }
+    };
+    let mut heard = Heard::default();
+    loop {
+        let nodes = others.borrow_and_update().clone();
+        heard.keep(&nodes);
+        if nodes.is_empty() {
+            silent.send_if_modified(|known| !std::mem::take(known).is_empty());
+            if others.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            continue;
+        }
+        let gone = tokio::select! {
+            biased;
+            changed = others.changed() => changed.is_err(),
+            never = speak_and_listen(&socket, &nodes, &mut heard, &silent) => match never {},
+        };
+        if gone {
+            return std::future::pending().await;
+        }
+    }
+}
+
+async fn speak_and_listen(
+    socket: &UdpSocket,
+    nodes: &BTreeSet<Ipv4Addr>,
+    heard: &mut Heard,
+    silent: &watch::Sender<BTreeSet<Ipv4Addr>>,
+) -> std::convert::Infallible {
+    let pace = pace(nodes.len());
+    let mut ticks = interval(pace);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last_tick = Instant::now();
+    let mut buffer = [0; 64];
+    loop {
+        tokio::select! {
+            biased;
+            received = socket.recv_from(&mut buffer) => heard.take(received, &buffer, nodes, Instant::now()),
+            now = ticks.tick() => {
+                // If it was us who were held up, the others' words may still be on their way.
+                if now.duration_since(last_tick) > pace * 2 {
+                    heard.forgive(now);
+                }
+                last_tick = now;
+                for node in nodes {
+                    // A node that cannot be reached is what this is about.
+                    let _ = socket.try_send_to(WORD, SocketAddr::from((*node, PORT)));
+                }
+            }
+        }
+        let now_silent = heard.silent(Instant::now(), pace * MISSED);
+        silent.send_if_modified(|known| {
+            let changed = *known != now_silent;
+            for node in now_silent.difference(known) {
+                tracing::warn!(%node, "a node has fallen silent: another answers for its load balancer addresses");
+            }
+            *known = now_silent;
+            changed
+        });
+    }
+}
+
+/// When each node was heard last.
+#[derive(Debug, Default)]
+struct Heard(BTreeMap<Ipv4Addr, Instant>);
+
+impl Heard {
+    fn keep(&mut self, nodes: &BTreeSet<Ipv4Addr>) {
+        self.0.retain(|node, _| nodes.contains(node));
+    }
+
+    fn take(
+        &mut self,
+        received: io::Result<(usize, SocketAddr)>,
+        buffer: &[u8],
+        nodes: &BTreeSet<Ipv4Addr>,
+        now: Instant,
+    ) {
+        // An error here is a node's kernel that refuses our words: its agent is not up.
+        let Ok((length, from)) = received else { return };
+        if let IpAddr::V4(ip) = from.ip()
+            && nodes.contains(&ip)
+            && buffer.get(..length) == Some(WORD)
+        {
+            self.0.insert(ip, now);
+        }
+    }
+
+    /// Nobody has been silent until now.
+    fn forgive(&mut self, now: Instant) {
+        self.0.values_mut().for_each(|last| *last = now);
+    }
+
+    fn silent(&self, now: Instant, patience: Duration) -> BTreeSet<Ipv4Addr> {
+        self.0.iter().filter(|(_, last)| now.duration_since(**last) > patience).map(|(node, _)| *node).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_cluster_is_spoken_to_less_often() {
+        assert_eq!(pace(1), INTERVAL);
+        assert_eq!(pace(100), INTERVAL);
+        assert_eq!(pace(1_000), Duration::from_secs(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_heard_and_is_not_any_more_is_silent_until_it_is_heard_again() {
+        let (a, b) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let nodes = BTreeSet::from([a, b]);
+        let word = |from: Ipv4Addr| Ok((WORD.len(), SocketAddr::from((from, PORT))));
+        let mut heard = Heard::default();
+        let begin = Instant::now();
+        heard.take(word(a), WORD, &nodes, begin);
+        heard.take(word(Ipv4Addr::new(10, 0, 0, 9)), WORD, &nodes, begin);
+        heard.take(word(b), b"something else", &nodes, begin);
+        let patience = INTERVAL * MISSED;
+        assert!(heard.silent(begin + patience, patience).is_empty());
+        let later = begin + patience + Duration::from_millis(1);
+        assert_eq!(heard.silent(later, patience), BTreeSet::from([a]), "who was never heard is not silent");
+        heard.take(word(a), WORD, &nodes, later);
+        assert!(heard.silent(later, patience).is_empty());
+        heard.forgive(later + patience * 2);
+        assert!(heard.silent(later + patience * 3, patience).is_empty());
+    }
+}
