@@ -44,6 +44,27 @@ pub struct ServerConfig {
     /// Tokens that nodes may join with from the start.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub bootstrap_tokens: Vec<BootstrapTokenConfig>,
+    /// What is noted of requests (`audit.k8s.io/v1 Policy`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// Where it is noted; `-` is standard output. Nothing is noted without both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_log_path: Option<PathBuf>,
+    /// How many days old files of the audit log are kept; 0: for ever.
+    #[serde(skip_serializing_if = "is_default")]
+    pub audit_log_maxage: u64,
+    /// How many old files of the audit log are kept; 0: all.
+    #[serde(skip_serializing_if = "is_default")]
+    pub audit_log_maxbackup: usize,
+    /// How many megabytes a file of the audit log holds; 0: 100.
+    #[serde(skip_serializing_if = "is_default")]
+    pub audit_log_maxsize: u64,
+    /// Whether old files of the audit log are compressed.
+    #[serde(skip_serializing_if = "is_default")]
+    pub audit_log_compress: bool,
+    /// What is encrypted in the store (`apiserver.config.k8s.io/v1 EncryptionConfiguration`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encryption_provider_config: Option<PathBuf>,
     /// What applies to pods in namespaces whose labels do not say, and to whom it does not apply.
     #[serde(skip_serializing_if = "is_default")]
     pub pod_security: PodSecurityConfig,
@@ -83,6 +104,13 @@ impl Default for ServerConfig {
             node_port_range: "30000-32767".into(),
             load_balancer_pools: Vec::new(),
             bootstrap_tokens: Vec::new(),
+            audit_policy_file: None,
+            audit_log_path: None,
+            audit_log_maxage: 0,
+            audit_log_maxbackup: 0,
+            audit_log_maxsize: 0,
+            audit_log_compress: false,
+            encryption_provider_config: None,
             pod_security: PodSecurityConfig::default(),
         }
     }
@@ -127,6 +155,27 @@ pub struct Args {
     /// A network of addresses for services of type LoadBalancer; may be given again
     #[arg(long = "load-balancer-pool")]
     load_balancer_pools: Vec<IpNet>,
+    /// What to note of requests: a file of kind Policy, audit.k8s.io/v1
+    #[arg(long)]
+    audit_policy_file: Option<PathBuf>,
+    /// Where to note it; "-" is standard output
+    #[arg(long)]
+    audit_log_path: Option<PathBuf>,
+    /// How many days old audit logs are kept [default: for ever]
+    #[arg(long)]
+    audit_log_maxage: Option<u64>,
+    /// How many old audit logs are kept [default: all]
+    #[arg(long)]
+    audit_log_maxbackup: Option<usize>,
+    /// How many megabytes an audit log holds [default: 100]
+    #[arg(long)]
+    audit_log_maxsize: Option<u64>,
+    /// Compress old audit logs
+    #[arg(long)]
+    audit_log_compress: bool,
+    /// What to encrypt in the store: a file of kind EncryptionConfiguration, apiserver.config.k8s.io/v1
+    #[arg(long)]
+    encryption_provider_config: Option<PathBuf>,
 }
 
 impl Args {
@@ -151,6 +200,13 @@ impl Args {
         if !self.load_balancer_pools.is_empty() {
             config.load_balancer_pools = self.load_balancer_pools;
         }
+        config.audit_policy_file = self.audit_policy_file.or(config.audit_policy_file);
+        config.audit_log_path = self.audit_log_path.or(config.audit_log_path);
+        replace(&mut config.audit_log_maxage, self.audit_log_maxage);
+        replace(&mut config.audit_log_maxbackup, self.audit_log_maxbackup);
+        replace(&mut config.audit_log_maxsize, self.audit_log_maxsize);
+        config.audit_log_compress |= self.audit_log_compress;
+        config.encryption_provider_config = self.encryption_provider_config.or(config.encryption_provider_config);
         if service_cidr_given && !dns_given && !config.service_cidr.contains(&config.cluster_dns) {
             // The tenth address, as everywhere.
             config.cluster_dns = Ipv4Addr::from(u32::from(config.service_cidr.network()).saturating_add(10));
@@ -204,6 +260,14 @@ impl ServerConfig {
         ensure!(services.contains(&self.cluster_dns), "cluster-dns {} is not in {services}", self.cluster_dns);
         self.node_ports()?;
         self.pod_security.policy().map_err(anyhow::Error::msg)?;
+        ensure!(
+            self.audit_policy_file.is_none() || self.audit_log_path.is_some(),
+            "audit-policy-file says what to note; say where, too, by audit-log-path"
+        );
+        ensure!(
+            self.audit_log_path.is_none() || self.audit_policy_file.is_some(),
+            "audit-log-path says where to note requests; say what, too, by audit-policy-file"
+        );
         Ok(())
     }
 
@@ -260,6 +324,7 @@ mod tests {
             ("nodePortRange: '32767-30000'", "FIRST-LAST"),
             ("loadBalancerPools: [x]", "loadBalancerPools"),
             ("dataDir: here", "absolute"),
+            ("auditLogPath: /x", "audit-policy-file"),
             ("podSecurity: {defaults: {enforce: strict}}", "must be one of privileged, baseline, restricted"),
             ("podSecurity: {defaults: {level: baseline}}", "there is no \"level\""),
         ] {

@@ -1,6 +1,7 @@
 //! `xebec server`: the API server, the controllers and the scheduler in one process.
 
 mod admin;
+mod audit_log;
 pub mod config;
 mod nodes;
 mod tls;
@@ -19,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use xebec_apiserver::aggregation::Identity;
+use xebec_apiserver::audit::{Policy, Sink};
 use xebec_apiserver::authn::UserInfo;
 use xebec_apiserver::bootstrap;
 use xebec_apiserver::standard::{Options, Standard};
@@ -26,6 +28,8 @@ use xebec_apiserver::{ApiServer, Config};
 use xebec_clock::{Clock, Random};
 use xebec_pki::{ClusterCa, ServiceAccountKeys};
 use xebec_schema::registry::Registry;
+use xebec_store::Store;
+use xebec_store::encrypted::{EncryptedStore, EncryptionConfiguration};
 use xebec_store::sqlite::SqliteStore;
 
 use crate::token::JOIN_GROUP;
@@ -57,7 +61,7 @@ struct Server {
 async fn run(config: ServerConfig) -> anyhow::Result<()> {
     let server = Server::prepare(config)?;
     let listener = server.listen().await?;
-    let store = open_store(&server.config.data_dir)?;
+    let store = server.encrypted(Arc::new(open_store(&server.config.data_dir)?))?;
     let bootstrapped = Arc::new(AtomicBool::new(false));
     let api = server.start_api(store, &bootstrapped).await?;
     let tls = tls::config(&server.ca, &server.certificate_names(), &server.clock, &server.stop)?;
@@ -152,7 +156,34 @@ impl Server {
         names
     }
 
-    async fn start_api(&self, store: SqliteStore, bootstrapped: &Arc<AtomicBool>) -> anyhow::Result<ApiServer> {
+    /// The store with what is to be encrypted encrypted.
+    fn encrypted(&self, store: Arc<dyn Store>) -> anyhow::Result<Arc<dyn Store>> {
+        let Some(path) = &self.config.encryption_provider_config else { return Ok(store) };
+        let what = || format!("cannot use {} (--encryption-provider-config)", path.display());
+        let text = fs::read_to_string(path).with_context(what)?;
+        let configuration = EncryptionConfiguration::parse(&text).with_context(what)?;
+        let store = EncryptedStore::new(store, &configuration, self.random.clone()).with_context(what)?;
+        Ok(Arc::new(store))
+    }
+
+    /// What is noted of requests, and where.
+    fn audit(&self) -> anyhow::Result<Option<(Policy, Arc<dyn Sink>)>> {
+        let config = &self.config;
+        let (Some(policy), Some(path)) = (&config.audit_policy_file, &config.audit_log_path) else { return Ok(None) };
+        let what = || format!("cannot use {} (--audit-policy-file)", policy.display());
+        let policy = Policy::parse(&fs::read_to_string(policy).with_context(what)?).with_context(what)?;
+        let settings = audit_log::Settings {
+            path: path.clone(),
+            max_age_days: config.audit_log_maxage,
+            max_backups: config.audit_log_maxbackup,
+            max_size_megabytes: config.audit_log_maxsize,
+            compress: config.audit_log_compress,
+        };
+        let log: Arc<dyn Sink> = Arc::new(audit_log::AuditLog::open(settings, self.clock.clone())?);
+        Ok(Some((policy, log)))
+    }
+
+    async fn start_api(&self, store: Arc<dyn Store>, bootstrapped: &Arc<AtomicBool>) -> anyhow::Result<ApiServer> {
         let nodes = nodes::Agents::new(Arc::clone(&self.ca), self.clock.clone());
         let standard = Standard {
             clock: self.clock.clone(),
@@ -163,12 +194,12 @@ impl Server {
             node_ports: self.config.node_ports()?,
             anonymous: true,
             nodes: Some(Arc::new(nodes)),
-            options: Options { pod_security: self.config.pod_security.clone() },
+            options: Options { pod_security: self.config.pod_security.clone(), audit: self.audit()? },
         };
         let bootstrapped = Arc::clone(bootstrapped);
         let front_proxy_ca = Arc::clone(&self.front_proxy_ca);
         let config = Config {
-            store: Arc::new(store),
+            store,
             registry: Registry::builtin(),
             clock: self.clock.clone(),
             random: self.random.clone(),
@@ -239,6 +270,8 @@ impl Server {
             self.random.clone(),
             self.stop.clone(),
         );
+        let maintenance = bootstrap::maintain(client("system:apiserver"));
+        tokio::spawn(self.stop.clone().run_until_cancelled_owned(maintenance));
         let (controllers, scheduler) = tokio::join!(tokio::spawn(controllers), tokio::spawn(scheduler));
         controllers.context("the controllers ended badly")?;
         scheduler.context("the scheduler ended badly")

@@ -1,7 +1,7 @@
 //! The path of a request, from top to bottom:
 //!
-//! panic guard -> audit id -> who is it -> what is asked for -> may they -> verb (body -> admission -> validation ->
-//! store) -> answer.
+//! panic guard -> audit id -> what is asked for -> who is it -> audit -> as whom -> whose turn is it -> may they ->
+//! verb (body -> admission -> validation -> store) -> answer.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -24,6 +24,7 @@ use crate::query::Query;
 use crate::request::{self, ResourcePath, Target};
 use crate::respond::{self, Wanted};
 use crate::server::{InProcessUser, Shared};
+use crate::trail::Trail;
 use crate::{aggregation, cache, discovery, subresource, verbs, versions, virtual_kinds};
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
@@ -89,17 +90,19 @@ pub async fn handle(server: Arc<Shared>, request: Request<RequestBody>) -> Respo
     let audit_id = audit_id.or_else(|| HeaderValue::from_str(&server.random.uuid()).ok());
     let query = Query::parse(parts.uri.query());
     let wanted = Wanted::of(&parts.headers, &query);
-    let mut verb = "other";
+    let (mut trail, mut panicked) = (Trail::new(), false);
 
-    let served = serve(server.clone(), parts, body, query, wanted.clone(), &mut verb);
+    let served = serve(server.clone(), parts, body, query, wanted.clone(), audit_id.as_ref(), &mut trail);
     let result = AssertUnwindSafe(served).catch_unwind().await.unwrap_or_else(|_| {
+        panicked = true;
         tracing::error!("a request panicked; this is a bug");
         Err(Status::internal("apiserver panicked while handling the request; see its log"))
     });
 
     let wanted = wanted.unwrap_or_else(|_| Wanted::plain());
     let response = result.unwrap_or_else(|status| respond::status(&status, wanted));
-    server.metrics.request(verb, response.status().as_u16());
+    server.metrics.request(trail.verb, response.status().as_u16());
+    let response = trail.finish(response, panicked);
     let mut response = respond::compress(response, wanted.gzip);
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
@@ -115,12 +118,24 @@ async fn serve(
     body: RequestBody,
     query: Query,
     wanted: Result<Wanted, Status>,
-    verb: &mut &'static str,
+    audit_id: Option<&HeaderValue>,
+    trail: &mut Trail,
 ) -> Result<Response<Body>, Status> {
-    let user = authenticate(&server, &parts).await?;
     let registry = server.registry.load_full();
     let target = request::parse(&registry, &parts.method, parts.uri.path(), &query);
-    authorize(&server, &target.attributes(&user, &parts.method, parts.uri.path()))?;
+    let caller = authenticate(&server, &parts).await;
+    trail.begin(&server, &target, caller.as_ref().ok(), &parts, audit_id);
+    let caller = caller?;
+    let user = impersonate(&caller, &parts.headers, &*server.authorization)?;
+    trail.served_as(&user, &caller);
+    let attributes = target.attributes(&user, &parts.method, parts.uri.path());
+    let _ticket = match trail.enter(&server, &attributes, &query).await {
+        Ok(ticket) => ticket,
+        Err(too_many) => return Ok(too_many),
+    };
+    let decision = server.authorization.authorize(&attributes);
+    trail.decided(&decision);
+    permitted(&attributes, decision)?;
 
     if let Some(remote) = server.aggregated.of_path(parts.uri.path()) {
         return Ok(aggregation::proxy::serve(&remote, &user, &parts, body).await);
@@ -129,7 +144,6 @@ async fn serve(
         Target::Path => return discovery::serve(&server, &parts, &query, wanted).await,
         Target::Resource(path) => *path,
     };
-    *verb = path.verb;
     let resource = path.resource.clone().ok_or_else(Status::no_such_path)?;
     check_scope(&resource, &path)?;
     let stored = versions::stored(&registry, &resource);
@@ -137,6 +151,7 @@ async fn serve(
     let wanted = if path.subresource.is_empty() { wanted? } else { wanted.unwrap_or_else(|_| Wanted::plain()) };
     let mut call = Call { server, user, path, resource, stored, query, wanted, parts, warnings, annotations };
     call.warnings.extend(call.resource.custom.iter().filter_map(|custom| custom.deprecation().map(str::to_owned)));
+    let body = trail.sent(&call.parts, call.resource.definition(), body).await?;
     // Streams take as long as they take.
     let stream = matches!(call.path.subresource.as_str(), "log" | "exec" | "attach" | "portforward");
     let mut response = if stream {
@@ -145,6 +160,7 @@ async fn serve(
         let slow = || Err(Status::new(504, "Timeout", "Timeout: request did not complete within the allotted timeout"));
         tokio::time::timeout(REQUEST_TIMEOUT, dispatch(&mut call, body)).await.unwrap_or_else(|_| slow())
     };
+    trail.annotate(&call.annotations);
     if !call.warnings.is_empty() {
         let failed = response.unwrap_or_else(|status| respond::status(&status, call.wanted));
         response = Ok(warn(failed, &call.warnings));
@@ -152,11 +168,11 @@ async fn serve(
     response
 }
 
-/// Who asks, and as whom they want to act.
+/// Who asks.
 async fn authenticate(server: &Shared, parts: &Parts) -> Result<UserInfo, Status> {
     match parts.extensions.get::<InProcessUser>() {
-        Some(InProcessUser(user)) => impersonate(user, &parts.headers, &*server.authorization),
-        None => server.authentication.user(parts).await,
+        Some(InProcessUser(user)) => Ok(UserInfo::clone(user)),
+        None => server.authentication.caller(parts).await,
     }
 }
 
@@ -166,7 +182,11 @@ async fn authenticate(server: &Shared, parts: &Parts) -> Result<UserInfo, Status
 ///
 /// 403 in upstream's words.
 pub fn authorize(server: &Shared, attributes: &Attributes) -> Result<(), Status> {
-    match server.authorization.authorize(attributes) {
+    permitted(attributes, server.authorization.authorize(attributes))
+}
+
+fn permitted(attributes: &Attributes, decision: Decision) -> Result<(), Status> {
+    match decision {
         Decision::Allow(_) => Ok(()),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
     }

@@ -302,5 +302,9 @@ fn metrics(server: &Shared, registry: &Registry) -> String {
             objects.push((row.qualified_plural(), cache.len()));
         }
     }
-    server.metrics.render(&objects)
+    let mut out = server.metrics.render(&objects);
+    if let Some(fairness) = &server.extensions.fairness {
+        fairness.render(&mut out);
+    }
+    out
 }

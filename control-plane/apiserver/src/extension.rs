@@ -13,8 +13,10 @@ use xebec_schema::status::Status;
 
 use crate::admission::Plugin;
 use crate::aggregation::Identity;
+use crate::audit::Auditor;
 use crate::authn::{Authenticator, UserInfo};
 use crate::authz::Authorizer;
+use crate::fairness::Fairness;
 
 /// Everything that is plugged in. The empty one lets nobody in but the components of this process, and permits nothing
 /// but to the group `system:masters`.
@@ -40,6 +42,10 @@ pub struct Extensions {
     pub nodes: Option<Arc<dyn NodeConnector>>,
     /// Who this server is to the API servers behind APIServices; without, there is no aggregation.
     pub identity: Option<Arc<dyn Identity>>,
+    /// Says when a request may go on; without it, at once.
+    pub fairness: Option<Arc<Fairness>>,
+    /// Notes what is asked and answered; without it, nothing is noted.
+    pub audit: Option<Arc<Auditor>>,
     /// Parts of readiness beyond the server's own, by name.
     pub readiness: BTreeMap<String, Arc<dyn Fn() -> Result<(), String> + Send + Sync>>,
 }

@@ -22,6 +22,7 @@ use crate::body::{Body, BoxError, RequestBody};
 use crate::cache::WatchCache;
 use crate::definitions::Definitions;
 use crate::extension::Extensions;
+use crate::fairness::ADJUSTMENT_PERIOD;
 use crate::metrics::Metrics;
 use crate::reader::{Entry, Reader};
 use crate::webhook::WebhookClient;
@@ -125,6 +126,15 @@ impl ApiServer {
         tokio::spawn(compaction::run(config.store.clone(), config.stop.clone()));
         let (store, clock) = (config.store.clone(), config.clock.clone());
         tokio::spawn(event_ttl::run(cache.clone(), store, clock, config.stop.clone()));
+        if let Some(fairness) = extensions.fairness.clone() {
+            let adjusting = async move {
+                loop {
+                    tokio::time::sleep(ADJUSTMENT_PERIOD).await;
+                    fairness.adjust();
+                }
+            };
+            tokio::spawn(config.stop.clone().run_until_cancelled_owned(adjusting));
+        }
         let webhooks = WebhookClient::new(cache.clone());
         let server = Self(Arc::new(Shared {
             webhooks,

@@ -9,6 +9,7 @@ use xebec_pki::ServiceAccountKeys;
 
 use crate::admission::{Parts, PodSecurityConfig, default_plugins};
 use crate::allocate::ServiceAllocator;
+use crate::audit::{Auditor, Policy, Sink};
 use crate::authn::Authenticator;
 use crate::authn::bootstrap_token::BootstrapTokens;
 use crate::authn::service_account::ServiceAccountTokens;
@@ -18,6 +19,7 @@ use crate::authz::node::NodeAuthorizer;
 use crate::authz::rbac::Rbac;
 use crate::authz::{Authorizer, Union};
 use crate::extension::{Answer, Extensions, NodeConnector};
+use crate::fairness::{self, Fairness};
 use crate::reader::Reader;
 use crate::reviews::Reviews;
 use crate::token_request;
@@ -50,6 +52,8 @@ pub struct Standard {
 pub struct Options {
     /// What applies to pods in namespaces that do not say, and to whom it does not apply.
     pub pod_security: PodSecurityConfig,
+    /// What is noted of requests, and where.
+    pub audit: Option<(Policy, Arc<dyn Sink>)>,
 }
 
 impl Standard {
@@ -79,6 +83,7 @@ impl Standard {
             pod_security: self.options.pod_security.clone(),
         };
         let reviews = Arc::new(Reviews::new(tokens, audiences.clone(), authorizer, rbac, &self.clock));
+        let everything = reader.clone();
         let token_request: Arc<dyn Answer> =
             Arc::new(token_request::Tokens::new(self.keys.clone(), reader, &self.clock, &self.random, audiences));
         let key = (String::new(), "serviceaccounts".to_owned(), "token".to_owned());
@@ -97,6 +102,8 @@ impl Standard {
                 ),
             ]),
             nodes: self.nodes.clone(),
+            fairness: Some(Arc::new(Fairness::new(everything, fairness::SEATS))),
+            audit: self.options.audit.clone().map(|(policy, sink)| Arc::new(Auditor::new(policy, sink, &self.clock))),
             ..Extensions::default()
         }
     }

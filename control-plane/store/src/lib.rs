@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::Stream;
 
 pub mod conformance;
+pub mod encrypted;
 mod fanout;
 pub mod memory;
 pub mod sqlite;
@@ -172,4 +173,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// The current revision.
     async fn revision(&self) -> Result<Revision, StoreError>;
+
+    /// Whether the key's value should be written again though it is the same: it is kept in a form that is no longer
+    /// wanted.
+    fn is_stale(&self, _key: &str) -> bool {
+        false
+    }
 }

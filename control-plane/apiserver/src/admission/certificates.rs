@@ -1,5 +1,5 @@
-//! `CertificateApproval`, `CertificateSigning`, `CertificateSubjectRestriction`: who may approve and sign requests for
-//! which signer, and what nobody may ask for.
+//! `CertificateApproval`, `CertificateSigning`, `ClusterTrustBundleAttest`, `CertificateSubjectRestriction`: who may
+//! approve and sign requests for which signer and say whom to trust, and what nobody may ask for.
 
 use std::sync::Arc;
 
@@ -129,6 +129,44 @@ impl Plugin for CertificateSigning {
             return Ok(());
         }
         Err(forbidden(review, &format!("user not permitted to sign requests with signerName {signer:?}")))
+    }
+}
+
+/// The plugin `ClusterTrustBundleAttest`.
+pub struct ClusterTrustBundleAttest {
+    authorizer: Arc<dyn Authorizer>,
+}
+
+impl ClusterTrustBundleAttest {
+    /// `authorizer` is asked for the verb `attest` on the signer.
+    pub fn new(authorizer: Arc<dyn Authorizer>) -> Self {
+        Self { authorizer }
+    }
+}
+
+#[async_trait]
+impl Plugin for ClusterTrustBundleAttest {
+    fn name(&self) -> &'static str {
+        "ClusterTrustBundleAttest"
+    }
+
+    async fn validate(&self, review: &mut Review<'_>) -> Result<(), Status> {
+        let asks = matches!(review.operation, Operation::Create | Operation::Update);
+        if !asks || !is(review, GROUP, "clustertrustbundles") {
+            return Ok(());
+        }
+        let Some(new) = &review.object else { return Ok(()) };
+        if review.old.is_some_and(|old| old["spec"] == new["spec"]) {
+            return Ok(());
+        }
+        // Who changes the signer speaks for both.
+        let signers = [review.old.map(|old| text(old, "/spec/signerName")), Some(text(new, "/spec/signerName"))];
+        for signer in signers.into_iter().flatten().filter(|signer| !signer.is_empty()) {
+            if !permitted(&*self.authorizer, review, "attest", signer) {
+                return Err(forbidden(review, &format!("user not permitted to attest for signerName {signer:?}")));
+            }
+        }
+        Ok(())
     }
 }
 

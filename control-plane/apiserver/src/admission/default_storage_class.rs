@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 use xebec_schema::status::Status;
 
-use super::support::is;
+use super::support::{is, newest};
 use super::{Operation, Plugin, Review};
 use crate::json::{decode, entry, text};
 use crate::reader::Reader;
@@ -34,11 +34,7 @@ impl DefaultStorageClass {
         };
         let classes = self.reader.list("storage.k8s.io", "storageclasses", "");
         let defaults = classes.iter().map(|entry| decode(&entry.bytes)).filter(marked);
-        let newest = defaults.min_by(|a, b| {
-            let (made, name) = ("/metadata/creationTimestamp", "/metadata/name");
-            text(b, made).cmp(text(a, made)).then_with(|| text(a, name).cmp(text(b, name)))
-        });
-        newest.map(|class| text(&class, "/metadata/name").to_owned())
+        newest(defaults).map(|class| text(&class, "/metadata/name").to_owned())
     }
 }
 

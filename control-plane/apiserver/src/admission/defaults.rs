@@ -8,7 +8,10 @@ use super::Plugin;
 use super::Webhooks;
 use super::certificates::{
     CertificateApproval, CertificateRequester, CertificateSigning, CertificateSubjectRestriction,
+    ClusterTrustBundleAttest,
 };
+use super::claim_resize::PersistentVolumeClaimResize;
+use super::default_ingress_class::DefaultIngressClass;
 use super::default_storage_class::DefaultStorageClass;
 use super::default_toleration_seconds::DefaultTolerationSeconds;
 use super::limit_ranger::LimitRanger;
@@ -16,11 +19,13 @@ use super::namespace_lifecycle::NamespaceLifecycle;
 use super::node_restriction::NodeRestriction;
 use super::node_taint::TaintNodesByCondition;
 use super::pod_security::{PodSecurity, PodSecurityConfig};
+use super::pod_topology_labels::PodTopologyLabels;
 use super::priority::Priority;
 use super::rbac_escalation::RbacEscalation;
 use super::resource_quota::ResourceQuota;
 use super::runtime_class::RuntimeClass;
 use super::service_account::ServiceAccount;
+use super::storage_object_in_use::StorageObjectInUseProtection;
 use crate::allocate::ServiceAllocator;
 use crate::authz::Authorizer;
 use crate::authz::rbac::Rbac;
@@ -64,11 +69,16 @@ pub fn default_plugins(parts: &Parts) -> Vec<Arc<dyn Plugin>> {
         Arc::new(Priority::new(reader())),
         Arc::new(DefaultTolerationSeconds),
         Arc::new(DefaultStorageClass::new(reader())),
+        Arc::new(StorageObjectInUseProtection),
+        Arc::new(PersistentVolumeClaimResize::new(reader())),
         Arc::new(RuntimeClass::new(reader())),
         Arc::new(CertificateRequester),
         Arc::new(CertificateApproval::new(authorizer())),
         Arc::new(CertificateSigning::new(authorizer())),
+        Arc::new(ClusterTrustBundleAttest::new(authorizer())),
         Arc::new(CertificateSubjectRestriction),
+        Arc::new(DefaultIngressClass::new(reader())),
+        Arc::new(PodTopologyLabels::new(reader())),
         Arc::new(webhooks(true)),
         Arc::new(webhooks(false)),
         Arc::new(RbacEscalation::new(parts.rbac.clone(), authorizer())),

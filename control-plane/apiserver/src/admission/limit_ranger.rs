@@ -7,9 +7,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::Value;
 use xebec_schema::quantity::Quantity;
+use xebec_schema::quota;
 use xebec_schema::status::Status;
 
-use super::support::{containers_mut, forbidden, is, is_new_pod};
+use super::support::{containers_mut, forbidden, is, is_new_pod, is_part};
 use super::{Operation, Plugin, Review};
 use crate::json::{decode, list, object, text};
 use crate::reader::Reader;
@@ -126,22 +127,6 @@ fn asked(container: &Value) -> Asked {
     Asked { requests: amounts(container, "/resources/requests"), limits: amounts(container, "/resources/limits") }
 }
 
-/// All containers together, or an init container that asks for more than they do.
-fn pod_total(pod: &Value, of: impl Fn(&Value) -> Amounts) -> Amounts {
-    let mut total = Amounts::new();
-    for container in list(pod, "/spec/containers") {
-        for (name, amount) in of(container) {
-            total.entry(name).and_modify(|sum| *sum = sum.add(&amount)).or_insert(amount);
-        }
-    }
-    for container in list(pod, "/spec/initContainers") {
-        for (name, amount) in of(container) {
-            total.entry(name).and_modify(|most| *most = (*most).max(amount)).or_insert(amount);
-        }
-    }
-    total
-}
-
 fn check(limit: &Limit, asked: &Asked, problems: &mut Vec<String>) {
     let kind = &limit.kind;
     for (name, least) in &limit.min {
@@ -188,9 +173,8 @@ fn check_pod(pod: &Value, limits: &[Limit]) -> Vec<String> {
                 }
             }
             "Pod" => {
-                let requests = pod_total(pod, |c| amounts(c, "/resources/requests"));
-                let limits = pod_total(pod, |c| amounts(c, "/resources/limits"));
-                check(limit, &Asked { requests, limits }, &mut problems);
+                let asked = Asked { requests: quota::pod_requests(pod), limits: quota::pod_limits(pod) };
+                check(limit, &asked, &mut problems);
             }
             _ => {}
         }
@@ -240,7 +224,8 @@ impl Plugin for LimitRanger {
     async fn validate(&self, review: &mut Review<'_>) -> Result<(), Status> {
         let claim = matches!(review.operation, Operation::Create | Operation::Update)
             && is(review, "", "persistentvolumeclaims");
-        if !claim && !is_new_pod(review) {
+        let resized = review.operation == Operation::Update && is_part(review, "", "pods", "resize");
+        if !claim && !resized && !is_new_pod(review) {
             return Ok(());
         }
         let limits = self.limits(review.namespace);

@@ -1,6 +1,8 @@
 //! Is it acceptable here? A file per plugin, run in upstream's order: all that mutate, then all that validate.
 
 mod certificates;
+mod claim_resize;
+mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod defaults;
@@ -10,11 +12,13 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod node_taint;
 mod pod_security;
+mod pod_topology_labels;
 mod priority;
 mod rbac_escalation;
 mod resource_quota;
 mod runtime_class;
 mod service_account;
+mod storage_object_in_use;
 mod support;
 
 #[cfg(test)]

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
+use xebec_pki::RequestedIdentity;
 use xebec_schema::status::Status;
 
 use super::support::{forbidden, is_mirror_pod};
@@ -62,6 +65,9 @@ impl NodeRestriction {
             ("", "persistentvolumeclaims", "status") => claim_status(node, review),
             ("", "persistentvolumeclaims", _) => Err("may only update PVC status".into()),
             ("coordination.k8s.io", "leases", _) => lease(node, review),
+            ("", "serviceaccounts", "token") => return self.token(node, review),
+            ("certificates.k8s.io", "certificatesigningrequests", "") => signing_request(node, review),
+            ("resource.k8s.io", "resourceslices", _) => resource_slice(node, review),
             ("storage.k8s.io", "csinodes", _) if object_name(review) != node => {
                 Err("can only access CSINode with the same name as the requesting node".into())
             }
@@ -124,11 +130,70 @@ impl NodeRestriction {
         }
     }
 
+    /// A node has tokens made for the pods that it runs, and bound to them.
+    fn token(&self, node: &str, review: &Review<'_>) -> Result<(), Status> {
+        let Some(request) = &review.object else { return Ok(()) };
+        let bound = |key: &str| text(request, &format!("/spec/boundObjectRef/{key}"));
+        let refuse = |why: &str| Err(forbidden(review, why));
+        if bound("kind") != "Pod" || bound("apiVersion") != "v1" {
+            return refuse("node requested token not bound to a pod");
+        }
+        if bound("name").is_empty() {
+            return refuse("node requested token with a pod binding without a name");
+        }
+        let (name, uid) = (bound("name"), bound("uid"));
+        if uid.is_empty() {
+            return refuse("node requested token with a pod binding without a uid");
+        }
+        let Some(pod) = self.reader.get("", "pods", review.namespace, name) else {
+            return Err(Status::not_found("", "pods", name));
+        };
+        if *pod.uid != *uid {
+            let is = &pod.uid;
+            return refuse(&format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have \
+                 been deleted and then recreated ({is})"
+            ));
+        }
+        if text(&decode(&pod.bytes), "/spec/nodeName") != node {
+            return refuse("node requested token bound to a pod scheduled on a different node");
+        }
+        Ok(())
+    }
+
     fn eviction(&self, node: &str, review: &Review<'_>) -> Result<(), Status> {
         if text(&self.stored_pod(review)?, "/spec/nodeName") == node {
             return Ok(());
         }
         Err(forbidden(review, &format!("node {node} can only evict pods with spec.nodeName set to itself")))
+    }
+}
+
+/// Requests for a node's own certificates are made under the node's own name.
+fn signing_request(node: &str, review: &Review<'_>) -> Result<(), String> {
+    const SIGNERS: [&str; 2] = ["kubernetes.io/kubelet-serving", "kubernetes.io/kube-apiserver-client-kubelet"];
+    let Some(request) = review.object.as_ref().filter(|_| review.operation == Operation::Create) else { return Ok(()) };
+    if !SIGNERS.contains(&text(request, "/spec/signerName")) {
+        return Ok(());
+    }
+    let pem = STANDARD.decode(text(request, "/spec/request")).unwrap_or_default();
+    let asked =
+        RequestedIdentity::of_pem(&String::from_utf8_lossy(&pem)).map_err(|e| format!("unable to parse csr: {e}"))?;
+    let own = format!("system:node:{node}");
+    if asked.common_name == own { Ok(()) } else { Err(format!("can only create a node CSR with CN={own}")) }
+}
+
+fn resource_slice(node: &str, review: &Review<'_>) -> Result<(), String> {
+    let name = |slice: &Value| text(slice, "/spec/nodeName").to_owned();
+    match (review.operation, &review.object, review.old) {
+        (Operation::Create, Some(slice), _) if name(slice) != node => {
+            Err("can only create ResourceSlice with the same NodeName as the requesting node".into())
+        }
+        (Operation::Update | Operation::Delete, _, Some(old)) if name(old) != node => {
+            let verb = if review.operation == Operation::Delete { "delete" } else { "update" };
+            Err(format!("can only {verb} ResourceSlice with the same NodeName as the requesting node"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -56,3 +56,11 @@ pub(super) fn containers_mut(pod: &mut Value) -> impl Iterator<Item = (&'static 
         kinds.flat_map(|(words, list)| list.iter_mut().map(move |container| (words, container)))
     })
 }
+
+/// The newest of several objects; of those made in the same second, the first by name.
+pub(super) fn newest(objects: impl Iterator<Item = Value>) -> Option<Value> {
+    objects.min_by(|a, b| {
+        let (made, name) = ("/metadata/creationTimestamp", "/metadata/name");
+        text(b, made).cmp(text(a, made)).then_with(|| text(a, name).cmp(text(b, name)))
+    })
+}

@@ -11,17 +11,23 @@ use xebec_schema::registry::Registry;
 use xebec_schema::resource::Resource;
 use xebec_schema::status::Status;
 
-use super::certificates::{CertificateApproval, CertificateSigning, CertificateSubjectRestriction};
+use super::certificates::{
+    CertificateApproval, CertificateSigning, CertificateSubjectRestriction, ClusterTrustBundleAttest,
+};
+use super::claim_resize::PersistentVolumeClaimResize;
+use super::default_ingress_class::DefaultIngressClass;
 use super::default_storage_class::DefaultStorageClass;
 use super::default_toleration_seconds::DefaultTolerationSeconds;
 use super::limit_ranger::LimitRanger;
 use super::namespace_lifecycle::NamespaceLifecycle;
 use super::node_restriction::NodeRestriction;
 use super::node_taint::TaintNodesByCondition;
+use super::pod_topology_labels::PodTopologyLabels;
 use super::priority::Priority;
 use super::rbac_escalation::RbacEscalation;
 use super::runtime_class::RuntimeClass;
 use super::service_account::ServiceAccount;
+use super::storage_object_in_use::StorageObjectInUseProtection;
 use super::*;
 use crate::authz::rbac::Rbac;
 use crate::json::text;
@@ -475,4 +481,120 @@ async fn nobody_grants_what_they_do_not_have() {
         "rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]}),
     );
     run(&RbacEscalation::new(held.clone(), held), binding("all")).await.unwrap();
+}
+
+/// The row of a kind of another group that may not be served (yet).
+fn foreign(group: &'static str, plural: &str, request: Request) -> Request {
+    let resource = Resource { group: group.into(), ..Resource::clone(&resource(plural)) };
+    Request { resource: Arc::new(resource), ..request }
+}
+
+#[tokio::test]
+async fn volumes_are_kept_while_used_and_grow_only_where_they_can() {
+    let claim = json!({"metadata": {"name": "c"}});
+    let made = run(&StorageObjectInUseProtection, create("persistentvolumeclaims", "ns", claim)).await.unwrap();
+    assert_eq!(made["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+    let again = run(&StorageObjectInUseProtection, create("persistentvolumeclaims", "ns", made.clone())).await.unwrap();
+    assert_eq!(again, made);
+
+    let reader = FakeReader::new();
+    let plugin = PersistentVolumeClaimResize::new(reader.clone());
+    let grow = |phase: &str, to: &str| {
+        let claim = |size: &str| {
+            json!({"metadata": {"name": "c"}, "status": {"phase": phase},
+            "spec": {"storageClassName": "fast", "resources": {"requests": {"storage": size}}}})
+        };
+        update("persistentvolumeclaims", "ns", "c", claim("1Gi"), claim(to))
+    };
+    run(&plugin, grow("Pending", "1Gi")).await.unwrap();
+    assert!(
+        refusal(&plugin, grow("Pending", "2Gi")).await.ends_with("Only bound persistent volume claims can be expanded")
+    );
+    assert!(refusal(&plugin, grow("Bound", "2Gi")).await.contains("must support resize"));
+    reader.put("storage.k8s.io", "storageclasses", json!({"metadata": {"name": "fast"}, "allowVolumeExpansion": true}));
+    run(&plugin, grow("Bound", "2Gi")).await.unwrap();
+}
+
+#[tokio::test]
+async fn ingresses_get_the_default_class() {
+    let reader = FakeReader::new();
+    let plugin = DefaultIngressClass::new(reader.clone());
+    let ingress = |spec: Value| {
+        foreign(
+            "networking.k8s.io",
+            "ingresses",
+            create("ingresses", "ns", json!({"metadata": {"name": "i"}, "spec": spec})),
+        )
+    };
+    assert_eq!(run(&plugin, ingress(json!({}))).await.unwrap()["spec"], json!({}));
+    let annotations = json!({"ingressclass.kubernetes.io/is-default-class": "true"});
+    reader.put(
+        "networking.k8s.io",
+        "ingressclasses",
+        json!({"metadata": {"name": "main", "annotations": annotations}}),
+    );
+    reader.put("networking.k8s.io", "ingressclasses", json!({"metadata": {"name": "other"}}));
+    assert_eq!(run(&plugin, ingress(json!({}))).await.unwrap()["spec"]["ingressClassName"], "main");
+    let named = run(&plugin, ingress(json!({"ingressClassName": "x"}))).await.unwrap();
+    assert_eq!(named["spec"]["ingressClassName"], "x");
+}
+
+#[tokio::test]
+async fn pods_know_where_their_node_is() {
+    let reader = FakeReader::new();
+    let labels = json!({"topology.kubernetes.io/zone": "a", "topology.kubernetes.io/region": "r", "x": "y"});
+    reader.put("", "nodes", json!({"metadata": {"name": "n1", "labels": labels}}));
+    let plugin = PodTopologyLabels::new(reader);
+    let binding = json!({"metadata": {"name": "web"}, "target": {"kind": "Node", "name": "n1"}});
+    let bound = run(&plugin, Request { subresource: "binding", ..create("pods", "ns", binding) }).await.unwrap();
+    let expected = json!({"topology.kubernetes.io/zone": "a", "topology.kubernetes.io/region": "r"});
+    assert_eq!(bound["metadata"]["labels"], expected);
+    let placed = run(&plugin, create("pods", "ns", pod(json!({"nodeName": "n1"})))).await.unwrap();
+    assert_eq!(placed["metadata"]["labels"], expected);
+    assert_eq!(run(&plugin, create("pods", "ns", pod(json!({})))).await.unwrap(), pod(json!({})));
+}
+
+#[tokio::test]
+async fn trust_needs_attesting() {
+    let rules = json!([{"apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "verbs": ["attest"],
+        "resourceNames": ["example.com/x"]}]);
+    let plugin = ClusterTrustBundleAttest::new(rbac(rules).1);
+    let bundle = |signer: &str| {
+        let object = json!({"metadata": {"name": "b"}, "spec": {"signerName": signer}});
+        foreign("certificates.k8s.io", "clustertrustbundles", create("clustertrustbundles", "", object))
+    };
+    run(&plugin, bundle("example.com/x")).await.unwrap();
+    run(&plugin, bundle("")).await.unwrap();
+    let refused = refusal(&plugin, bundle("example.com/y")).await;
+    assert!(refused.ends_with("user not permitted to attest for signerName \"example.com/y\""), "{refused}");
+}
+
+#[tokio::test]
+async fn a_node_asks_for_its_own_certificates_and_its_own_pods_tokens() {
+    let reader = FakeReader::new();
+    reader.put("", "pods", json!({"metadata": {"name": "web", "namespace": "ns"}, "spec": {"nodeName": "n1"}}));
+    let plugin = NodeRestriction::new(reader);
+    let token = |who: &str, bound: Value| {
+        let object = json!({"spec": {"boundObjectRef": bound}});
+        Request { user: node(who), subresource: "token", name: "sa", ..create("serviceaccounts", "ns", object) }
+    };
+    let of = |name: &str, uid: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid});
+    run(&plugin, token("n1", of("web", "web-uid"))).await.unwrap();
+    for (request, words) in [
+        (token("n1", Value::Null), "node requested token not bound to a pod"),
+        (token("n1", of("web", "")), "node requested token with a pod binding without a uid"),
+        (token("n1", of("web", "other")), "does not match the UID in record"),
+        (token("n2", of("web", "web-uid")), "node requested token bound to a pod scheduled on a different node"),
+    ] {
+        let refused = refusal(&plugin, request).await;
+        assert!(refused.contains(words), "{refused}");
+    }
+    let csr = |who: &str| {
+        let pem = KeyAndRequest::generate("system:node:n1", &["system:nodes"], &[]).unwrap().request_pem;
+        let spec = json!({"signerName": "kubernetes.io/kubelet-serving", "request": STANDARD.encode(pem)});
+        let object = json!({"metadata": {"name": "c"}, "spec": spec});
+        Request { user: node(who), ..create("certificatesigningrequests", "", object) }
+    };
+    run(&plugin, csr("n1")).await.unwrap();
+    assert!(refusal(&plugin, csr("n2")).await.contains("can only create a node CSR with CN=system:node:n2"));
 }

@@ -35,7 +35,12 @@ impl Chain {
         impersonate(&user, &request.headers, &*self.authorizer)
     }
 
-    async fn caller(&self, request: &http::request::Parts) -> Result<UserInfo, Status> {
+    /// Who makes the request, whomever they want to act as.
+    ///
+    /// # Errors
+    ///
+    /// 401 for bad credentials, and for none if anonymous requests are not let in.
+    pub async fn caller(&self, request: &http::request::Parts) -> Result<UserInfo, Status> {
         let mut refused = None;
         for method in &self.methods {
             match method.authenticate(request).await {

@@ -14,8 +14,12 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use serde_json::Value;
+use std::time::Duration;
 
+use serde_json::Value;
+use xebec_schema::registry::Registry;
+
+use crate::fairness;
 pub use objects::{FRONT_PROXY, Facts, api_service_address};
 pub use plan::{Change, plan};
 pub use reconcile::{Error, reconcile};
@@ -24,11 +28,34 @@ pub use reconcile::{Error, reconcile};
 pub fn desired(facts: &Facts) -> Vec<Value> {
     let mut out = objects::namespaces();
     out.extend(objects::priority_classes());
+    out.extend(flow_control());
     out.extend(roles::objects());
     out.extend(objects::services(facts));
     out.extend(objects::endpoints(facts));
     out.extend(objects::config_maps(facts));
     out
+}
+
+/// The priority levels and flow schemas among them, which are put right again and again; none where their kinds are
+/// not served.
+pub fn flow_control() -> Vec<Value> {
+    match Registry::builtin().preferred(fairness::GROUP, "FlowSchema") {
+        Some(_) => fairness::bootstrap::objects(),
+        None => Vec::new(),
+    }
+}
+
+/// How often that is done.
+const MAINTENANCE_PERIOD: Duration = Duration::from_secs(60);
+
+/// Puts the priority levels and flow schemas right, again and again.
+pub async fn maintain(client: kube::Client) {
+    loop {
+        tokio::time::sleep(MAINTENANCE_PERIOD).await;
+        if let Err(error) = reconcile(&client, flow_control()).await {
+            tracing::warn!(%error, "the flow control configuration cannot be put right; trying again later");
+        }
+    }
 }
 
 /// The group and plural of a kind that [`desired`] has.
@@ -39,6 +66,8 @@ pub fn group_and_plural(kind: &str) -> Option<(&'static str, &'static str)> {
         "Endpoints" => ("", "endpoints"),
         "ConfigMap" => ("", "configmaps"),
         "EndpointSlice" => ("discovery.k8s.io", "endpointslices"),
+        "FlowSchema" => (fairness::GROUP, "flowschemas"),
+        "PriorityLevelConfiguration" => (fairness::GROUP, "prioritylevelconfigurations"),
         "PriorityClass" => ("scheduling.k8s.io", "priorityclasses"),
         "ClusterRole" => ("rbac.authorization.k8s.io", "clusterroles"),
         "ClusterRoleBinding" => ("rbac.authorization.k8s.io", "clusterrolebindings"),

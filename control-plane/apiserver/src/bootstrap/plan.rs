@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::authz::rbac::Rule;
+use crate::fairness::bootstrap::is_maintained;
 use crate::json::{entry, list};
 
 /// A write.
@@ -49,6 +50,7 @@ fn change(desired: &Value, current: Value) -> Option<Value> {
             add_metadata(desired, &mut after);
             add_subjects(desired, &mut after);
         }
+        "FlowSchema" | "PriorityLevelConfiguration" if is_maintained(&after) => after["spec"] = desired["spec"].clone(),
         "Endpoints" => after["subsets"] = desired["subsets"].clone(),
         "EndpointSlice" if after["addressType"] == desired["addressType"] => {
             after["endpoints"] = desired["endpoints"].clone();

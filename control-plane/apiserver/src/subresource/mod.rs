@@ -13,9 +13,11 @@ use serde_json::{Value, json};
 use xebec_schema::defaults;
 use xebec_schema::status::Status;
 
+use crate::admission::Operation;
 use crate::body::{self, Body, RequestBody};
 use crate::chain::Call;
 use crate::extension::Question;
+use crate::verbs::admit::{self, Admission};
 use crate::verbs::decode::{self, Expected};
 use crate::{respond, versions};
 
@@ -60,6 +62,9 @@ async fn answer(
     if let Some(definition) = definition {
         defaults::apply_as(definition, &mut object);
     }
+    let admission = Admission { operation: Operation::Create, old: None, dry_run };
+    let object = admit::mutate(call, admission, Some(object)).await?;
+    let object = admit::validate(call, admission, object).await?.unwrap_or_default();
     let parent = parent(call).await?;
     let question = Question {
         user: &call.user,

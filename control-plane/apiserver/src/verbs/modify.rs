@@ -102,7 +102,8 @@ async fn change(
             Next::Delete(last) => Plan { new: last, delete: true, strict: false },
             Next::Put(new) => prepare(call, how, new, &old).await?,
         };
-        if !plan.delete && same(&plan.new, &old) {
+        // What is stored in a form that is no longer wanted is written, though it stays the same.
+        if !plan.delete && same(&plan.new, &old) && !call.server.store.is_stale(&full_key) {
             return Ok(kept(old, &current));
         }
         let mut riders = Riders::default();
