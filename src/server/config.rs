@@ -62,6 +62,19 @@ pub struct ServerConfig {
     /// Whether old files of the audit log are compressed.
     #[serde(skip_serializing_if = "is_default")]
     pub audit_log_compress: bool,
+    /// The CA of front proxies, which may say by headers who their users are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requestheader_client_ca_file: Option<PathBuf>,
+    /// The common names that front proxies may have; any, if empty.
+    pub requestheader_allowed_names: Vec<String>,
+    /// Where a front proxy puts the user's name.
+    pub requestheader_username_headers: Vec<String>,
+    /// Where a front proxy puts the user's UID.
+    pub requestheader_uid_headers: Vec<String>,
+    /// Where a front proxy puts the user's groups.
+    pub requestheader_group_headers: Vec<String>,
+    /// What the headers begin with in which a front proxy says more of the user.
+    pub requestheader_extra_headers_prefix: Vec<String>,
     /// What is encrypted in the store (`apiserver.config.k8s.io/v1 EncryptionConfiguration`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encryption_provider_config: Option<PathBuf>,
@@ -110,6 +123,12 @@ impl Default for ServerConfig {
             audit_log_maxbackup: 0,
             audit_log_maxsize: 0,
             audit_log_compress: false,
+            requestheader_client_ca_file: None,
+            requestheader_allowed_names: Vec::new(),
+            requestheader_username_headers: vec!["X-Remote-User".into()],
+            requestheader_uid_headers: vec!["X-Remote-Uid".into()],
+            requestheader_group_headers: vec!["X-Remote-Group".into()],
+            requestheader_extra_headers_prefix: vec!["X-Remote-Extra-".into()],
             encryption_provider_config: None,
             pod_security: PodSecurityConfig::default(),
         }
@@ -173,6 +192,24 @@ pub struct Args {
     /// Compress old audit logs
     #[arg(long)]
     audit_log_compress: bool,
+    /// The CA (PEM) of front proxies, which may say by headers who their users are
+    #[arg(long)]
+    requestheader_client_ca_file: Option<PathBuf>,
+    /// The common names that front proxies may have; any, if empty; a list with commas
+    #[arg(long, value_delimiter = ',')]
+    requestheader_allowed_names: Vec<String>,
+    /// Where a front proxy puts the user's name; a list with commas [default: X-Remote-User]
+    #[arg(long, value_delimiter = ',')]
+    requestheader_username_headers: Vec<String>,
+    /// Where a front proxy puts the user's UID; a list with commas [default: X-Remote-Uid]
+    #[arg(long, value_delimiter = ',')]
+    requestheader_uid_headers: Vec<String>,
+    /// Where a front proxy puts the user's groups; a list with commas [default: X-Remote-Group]
+    #[arg(long, value_delimiter = ',')]
+    requestheader_group_headers: Vec<String>,
+    /// What the headers begin with in which a front proxy says more of the user; a list with commas [default: X-Remote-Extra-]
+    #[arg(long, value_delimiter = ',')]
+    requestheader_extra_headers_prefix: Vec<String>,
     /// What to encrypt in the store: a file of kind EncryptionConfiguration, apiserver.config.k8s.io/v1
     #[arg(long)]
     encryption_provider_config: Option<PathBuf>,
@@ -206,6 +243,12 @@ impl Args {
         replace(&mut config.audit_log_maxbackup, self.audit_log_maxbackup);
         replace(&mut config.audit_log_maxsize, self.audit_log_maxsize);
         config.audit_log_compress |= self.audit_log_compress;
+        config.requestheader_client_ca_file = self.requestheader_client_ca_file.or(config.requestheader_client_ca_file);
+        replace_list(&mut config.requestheader_allowed_names, self.requestheader_allowed_names);
+        replace_list(&mut config.requestheader_username_headers, self.requestheader_username_headers);
+        replace_list(&mut config.requestheader_uid_headers, self.requestheader_uid_headers);
+        replace_list(&mut config.requestheader_group_headers, self.requestheader_group_headers);
+        replace_list(&mut config.requestheader_extra_headers_prefix, self.requestheader_extra_headers_prefix);
         config.encryption_provider_config = self.encryption_provider_config.or(config.encryption_provider_config);
         if service_cidr_given && !dns_given && !config.service_cidr.contains(&config.cluster_dns) {
             // The tenth address, as everywhere.
@@ -227,7 +270,13 @@ fn replace<T>(field: &mut T, flag: Option<T>) {
 /// # Errors
 ///
 /// If there is none, or it is not what it should be; the field is named.
-pub fn read(path: &Path) -> anyhow::Result<ServerConfig> {
+pub fn replace_list<T>(field: &mut Vec<T>, flag: Vec<T>) {
+    if !flag.is_empty() {
+        *field = flag;
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<ServerConfig> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     if text.trim().is_empty() {
         return Ok(ServerConfig::default());

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use xebec_apiserver::aggregation::Identity;
 use xebec_apiserver::audit::{Policy, Sink};
 use xebec_apiserver::authn::UserInfo;
+use xebec_apiserver::authn::front_proxy::FrontProxyConfig;
 use xebec_apiserver::bootstrap;
 use xebec_apiserver::standard::{Options, Standard};
 use xebec_apiserver::{ApiServer, Config};
@@ -64,7 +65,8 @@ async fn run(config: ServerConfig) -> anyhow::Result<()> {
     let store = server.encrypted(Arc::new(open_store(&server.config.data_dir)?))?;
     let bootstrapped = Arc::new(AtomicBool::new(false));
     let api = server.start_api(store, &bootstrapped).await?;
-    let tls = tls::config(&server.ca, &server.certificate_names(), &server.clock, &server.stop)?;
+    let proxies_ca = server.front_proxy()?.map(|proxies| proxies.client_ca_pem).unwrap_or_default();
+    let tls = tls::config(&server.ca, &server.certificate_names(), &proxies_ca, &server.clock, &server.stop)?;
     admin::write_kubeconfig(&server.config, &server.url(), &server.ca, &server.clock)?;
     let serving = {
         let (api, stop) = (api.clone(), server.stop.clone());
@@ -166,6 +168,22 @@ impl Server {
         Ok(Arc::new(store))
     }
 
+    /// The proxies that may say who their users are.
+    fn front_proxy(&self) -> anyhow::Result<Option<FrontProxyConfig>> {
+        let Some(path) = &self.config.requestheader_client_ca_file else { return Ok(None) };
+        let pem = fs::read_to_string(path)
+            .with_context(|| format!("cannot read {} (--requestheader-client-ca-file)", path.display()))?;
+        let config = &self.config;
+        Ok(Some(FrontProxyConfig {
+            client_ca_pem: pem,
+            allowed_names: config.requestheader_allowed_names.clone(),
+            username_headers: config.requestheader_username_headers.clone(),
+            uid_headers: config.requestheader_uid_headers.clone(),
+            group_headers: config.requestheader_group_headers.clone(),
+            extra_header_prefixes: config.requestheader_extra_headers_prefix.clone(),
+        }))
+    }
+
     /// What is noted of requests, and where.
     fn audit(&self) -> anyhow::Result<Option<(Policy, Arc<dyn Sink>)>> {
         let config = &self.config;
@@ -194,7 +212,11 @@ impl Server {
             node_ports: self.config.node_ports()?,
             anonymous: true,
             nodes: Some(Arc::new(nodes)),
-            options: Options { pod_security: self.config.pod_security.clone(), audit: self.audit()? },
+            options: Options {
+                pod_security: self.config.pod_security.clone(),
+                audit: self.audit()?,
+                front_proxy: self.front_proxy()?,
+            },
         };
         let bootstrapped = Arc::clone(bootstrapped);
         let front_proxy_ca = Arc::clone(&self.front_proxy_ca);

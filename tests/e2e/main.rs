@@ -3,6 +3,7 @@
 //! Arguments are those of `cargo test`. The tests share one cluster, each in a namespace of its own; those that kill
 //! parts of it run one by one after the others.
 
+mod admission;
 mod api;
 mod config;
 mod crds;
@@ -42,6 +43,7 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
             environment_and_files, a_missing_config_map_is_reported, limits_are_enforced, probes,
             termination_is_graceful, the_service_account_token_works,
         },
+        admission::{quotas_hold, pods_keep_to_their_namespaces_standard},
         crds::{custom_resources_live},
         api::{
             verbs, tables, watching, wrong_input_is_refused, namespaces_go_with_their_contents,

@@ -12,6 +12,7 @@ use crate::allocate::ServiceAllocator;
 use crate::audit::{Auditor, Policy, Sink};
 use crate::authn::Authenticator;
 use crate::authn::bootstrap_token::BootstrapTokens;
+use crate::authn::front_proxy::{FrontProxy, FrontProxyConfig};
 use crate::authn::service_account::ServiceAccountTokens;
 use crate::authn::token::Tokens;
 use crate::authn::x509::X509;
@@ -52,6 +53,8 @@ pub struct Standard {
 pub struct Options {
     /// What applies to pods in namespaces that do not say, and to whom it does not apply.
     pub pod_security: PodSecurityConfig,
+    /// The proxies that may say who their users are.
+    pub front_proxy: Option<FrontProxyConfig>,
     /// What is noted of requests, and where.
     pub audit: Option<(Policy, Arc<dyn Sink>)>,
 }
@@ -69,7 +72,14 @@ impl Standard {
         let accounts = ServiceAccountTokens::new(self.keys.clone(), reader.clone(), &self.clock, audiences.clone());
         let joining = BootstrapTokens::new(reader.clone(), &self.clock);
         let tokens = Tokens::new(vec![Arc::new(accounts), Arc::new(joining)]);
-        let methods: Vec<Arc<dyn Authenticator>> = vec![Arc::new(X509::new(&self.clock)), Arc::new(tokens.clone())];
+        let mut methods: Vec<Arc<dyn Authenticator>> = Vec::new();
+        let proxies = self.options.front_proxy.clone();
+        let proxy_ca = proxies.as_ref().map(|proxies| proxies.client_ca_pem.clone());
+        if let Some(proxies) = proxies {
+            methods.push(Arc::new(FrontProxy::new(proxies, &self.clock)));
+        }
+        methods.push(Arc::new(X509::new(&self.clock).not_of(proxy_ca)));
+        methods.push(Arc::new(tokens.clone()));
 
         let allocator =
             ServiceAllocator::new(reader.clone(), self.random.clone(), &self.service_cidrs, self.node_ports);

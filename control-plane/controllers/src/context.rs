@@ -13,7 +13,8 @@ use crate::runtime::informer;
 use crate::runtime::plan::Plan;
 use crate::views::{
     CertificateSigningRequest, ClusterRole, ConfigMap, Deployment, EndpointSlice, Endpoints, Job, Lease, Namespace,
-    Node, Pod, PodDisruptionBudget, ReplicaSet, ResourceQuota, Secret, Service, ServiceAccount,
+    Node, PersistentVolume, PersistentVolumeClaim, Pod, PodDisruptionBudget, ReplicaSet, ResourceQuota, Secret,
+    Service, ServiceAccount,
 };
 
 /// What every controller works with; cheap to clone.
@@ -123,6 +124,10 @@ caches! {
     cluster_roles: ClusterRole = Scope::default();
     /// All certificate signing requests.
     signing_requests: CertificateSigningRequest = Scope::default();
+    /// All persistent volumes.
+    volumes: PersistentVolume = Scope::default();
+    /// All claims to them.
+    claims: PersistentVolumeClaim = Scope::default();
     /// All resource quotas.
     resource_quotas: ResourceQuota = Scope::default();
     /// All pod disruption budgets.

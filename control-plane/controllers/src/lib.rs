@@ -26,6 +26,7 @@ pub mod resource_quota;
 pub mod runtime;
 pub mod taint_eviction;
 pub mod views;
+pub mod volume_protection;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,6 +120,8 @@ pub async fn run_all(client: kube::Client, clock: Clock, random: Random, config:
     run!(namespace::Namespaces::new(&cx));
     run!(podgc::PodGc::new(&cx));
     run!(cluster_role::ClusterRoles::new(&cx));
+    run!(volume_protection::Claims::new(&cx));
+    run!(volume_protection::Volumes::new(&cx));
     run!(expiry::FinishedJobs::new(&cx));
     run!(expiry::Tokens::new(&cx));
     run!(expiry::Events::new(&cx, event_ttl));

@@ -267,6 +267,19 @@ fn serial(random: &Random) -> [u8; 16] {
     bytes
 }
 
+/// Whether a certificate (DER) is signed by one of those in `ca_pem`.
+pub fn is_issued_by(certificate: &[u8], ca_pem: &str) -> bool {
+    use rustls_pki_types::pem::PemObject as _;
+    use x509_parser::prelude::{FromDer as _, X509Certificate};
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
+    CertificateDer::pem_slice_iter(ca_pem.as_bytes()).flatten().any(|ca| {
+        let Ok((_, ca)) = X509Certificate::from_der(&ca) else { return false };
+        // The names are compared first: they cost nothing.
+        ca.subject().as_raw() == certificate.issuer().as_raw()
+            && certificate.verify_signature(Some(ca.public_key())).is_ok()
+    })
+}
+
 fn saturating_add(at: Timestamp, by: SignedDuration) -> Timestamp {
     at.checked_add(by).unwrap_or(if by.is_negative() { Timestamp::MIN } else { Timestamp::MAX })
 }

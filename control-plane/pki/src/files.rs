@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::Error;
 
@@ -46,4 +46,19 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), Error> {
     file.write_all(content).and_then(|()| file.sync_all()).map_err(error)?;
     fs::rename(&temporary, path).map_err(error)?;
     File::open(parent).and_then(|dir| dir.sync_all()).map_err(error)
+}
+
+/// The files of a directory whose names begin and end so, in order.
+pub(crate) fn named(dir: &Path, start: &str, end: &str) -> Result<Vec<PathBuf>, Error> {
+    let error = |source| Error::File { action: "read", path: dir.to_owned(), source };
+    let mut out = Vec::new();
+    for entry in fs::read_dir(dir).map_err(error)? {
+        let entry = entry.map_err(error)?;
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with(start) && name.ends_with(end)) {
+            out.push(entry.path());
+        }
+    }
+    out.sort();
+    Ok(out)
 }

@@ -19,7 +19,7 @@ mod tests;
 use std::path::PathBuf;
 
 pub use bootstrap_token::{BootstrapToken, hash_secret, verify_secret};
-pub use ca::{Certified, ClusterCa};
+pub use ca::{Certified, ClusterCa, is_issued_by};
 pub use csr::{CsrError, KeyAndRequest, RequestedIdentity, Signer};
 pub use expiry::Validity;
 pub use files::write_private;

@@ -16,11 +16,18 @@ use crate::{Error, files};
 /// The issuer of a cluster whose domain is `cluster.local`, and the audience of its API server.
 pub const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
-/// Signs and checks service-account tokens.
+/// Signs and checks service-account tokens. One key signs; keys that signed before are still good for checking, so that
+/// tokens outlive the change of the key.
 pub struct ServiceAccountKeys {
     issuer: String,
-    key_id: String,
     encoding: EncodingKey,
+    /// The first is that of `encoding`.
+    public: Vec<PublicKey>,
+}
+
+/// A key that tokens are checked with.
+struct PublicKey {
+    id: String,
     decoding: DecodingKey,
     x: String,
     y: String,
@@ -28,7 +35,7 @@ pub struct ServiceAccountKeys {
 
 impl std::fmt::Debug for ServiceAccountKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServiceAccountKeys").field("issuer", &self.issuer).field("key_id", &self.key_id).finish()
+        f.debug_struct("ServiceAccountKeys").field("issuer", &self.issuer).field("key_id", &self.public[0].id).finish()
     }
 }
 
@@ -158,22 +165,32 @@ pub enum TokenError {
 }
 
 impl ServiceAccountKeys {
-    /// The key kept in `dir` as `service-account.key`, made if it is not there.
+    /// The key kept in `dir` as `service-account.key`, made if it is not there. Keys that were used before, kept there
+    /// as `service-account-<anything>.key`, go on checking tokens: renaming the key and starting again rotates it.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read or written, or holds no P-256 key.
+    /// If a file cannot be read or written, or holds no P-256 key.
     pub fn load_or_create(dir: &Path, issuer: &str) -> Result<Self, Error> {
         let path = dir.join("service-account.key");
+        let parse = |path: &Path, pem: &str| {
+            KeyPair::from_pem(pem).map_err(|e| Error::malformed(path.display().to_string(), e))
+        };
         let key = match files::read(&path)? {
-            Some(pem) => KeyPair::from_pem(&pem).map_err(|e| Error::malformed(path.display().to_string(), e))?,
+            Some(pem) => parse(&path, &pem)?,
             None => {
                 let key = KeyPair::generate()?;
                 files::write_private(&path, key.serialize_pem().as_bytes())?;
                 key
             }
         };
-        Self::from_key(&key, issuer)
+        let mut keys = Self::from_key(&key, issuer)?;
+        for path in files::named(dir, "service-account-", ".key")? {
+            if let Some(pem) = files::read(&path)? {
+                keys.public.push(PublicKey::of(&parse(&path, &pem)?)?);
+            }
+        }
+        Ok(keys)
     }
 
     /// A key that is kept nowhere: for tests and simulations.
@@ -186,19 +203,10 @@ impl ServiceAccountKeys {
     }
 
     fn from_key(key: &KeyPair, issuer: &str) -> Result<Self, Error> {
-        // An uncompressed point: 4, then x and y of 32 bytes each (SEC 1 section 2.3.3).
-        let (x, y) = match key.der_bytes() {
-            [4, point @ ..] if point.len() == 64 => point.split_at(32),
-            _ => return Err(Error::malformed("the service-account key", "it is not an ECDSA P-256 key")),
-        };
-        let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
         Ok(Self {
             issuer: issuer.to_owned(),
-            key_id: URL_SAFE_NO_PAD.encode(Sha256::digest(key.subject_public_key_info())),
             encoding: EncodingKey::from_ec_pem(key.serialize_pem().as_bytes())?,
-            decoding: DecodingKey::from_ec_components(&x, &y)?,
-            x,
-            y,
+            public: vec![PublicKey::of(key)?],
         })
     }
 
@@ -230,7 +238,7 @@ impl ServiceAccountKeys {
             nbf: request.issued.as_second(),
             sub: format!("system:serviceaccount:{}:{}", request.namespace, request.service_account.name),
         };
-        let header = Header { typ: None, kid: Some(self.key_id.clone()), ..Header::new(Algorithm::ES256) };
+        let header = Header { typ: None, kid: Some(self.public[0].id.clone()), ..Header::new(Algorithm::ES256) };
         Ok(jsonwebtoken::encode(&header, &claims, &self.encoding)?)
     }
 
@@ -249,7 +257,10 @@ impl ServiceAccountKeys {
         validation.validate_exp = false;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation)
+        let header = jsonwebtoken::decode_header(token).map_err(|e| TokenError::Invalid(e.to_string()))?;
+        let key = self.public.iter().find(|key| header.kid.as_deref().is_none_or(|id| id == key.id));
+        let key = key.ok_or_else(|| TokenError::Invalid("it is signed by a key that is not (any more) ours".into()))?;
+        let claims = jsonwebtoken::decode::<Claims>(token, &key.decoding, &validation)
             .map_err(|e| TokenError::Invalid(e.to_string()))?
             .claims;
         if now.as_second() >= claims.exp {
@@ -266,9 +277,8 @@ impl ServiceAccountKeys {
 
     /// The public keys, for those who check tokens themselves: `/openid/v1/jwks` (RFC 7517).
     pub fn jwks(&self) -> Value {
-        json!({"keys": [{
-            "use": "sig", "kty": "EC", "kid": self.key_id, "crv": "P-256", "alg": "ES256", "x": self.x, "y": self.y,
-        }]})
+        let key = |key: &PublicKey| json!({"use": "sig", "kty": "EC", "kid": key.id, "crv": "P-256", "alg": "ES256", "x": key.x, "y": key.y});
+        json!({"keys": self.public.iter().map(key).collect::<Vec<_>>()})
     }
 
     /// `/.well-known/openid-configuration`; `jwks_uri` is where [`Self::jwks`] is served.
@@ -280,6 +290,19 @@ impl ServiceAccountKeys {
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["ES256"],
         })
+    }
+}
+
+impl PublicKey {
+    fn of(key: &KeyPair) -> Result<Self, Error> {
+        // An uncompressed point: 4, then x and y of 32 bytes each (SEC 1 section 2.3.3).
+        let (x, y) = match key.der_bytes() {
+            [4, point @ ..] if point.len() == 64 => point.split_at(32),
+            _ => return Err(Error::malformed("the service-account key", "it is not an ECDSA P-256 key")),
+        };
+        let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
+        let id = URL_SAFE_NO_PAD.encode(Sha256::digest(key.subject_public_key_info()));
+        Ok(Self { id, decoding: DecodingKey::from_ec_components(&x, &y)?, x, y })
     }
 }
 

@@ -278,3 +278,22 @@ fn a_kubeconfig_embeds_everything() {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
     }
 }
+
+#[test]
+fn tokens_outlive_a_change_of_the_key() {
+    let (clock, dir) = (Clock::system(), tempfile::tempdir().unwrap());
+    let audience = [DEFAULT_ISSUER.to_owned()];
+    let before = ServiceAccountKeys::load_or_create(dir.path(), DEFAULT_ISSUER).unwrap();
+    let token = sign(&before, &clock, DEFAULT_ISSUER);
+    std::fs::rename(dir.path().join("service-account.key"), dir.path().join("service-account-1.key")).unwrap();
+    let after = ServiceAccountKeys::load_or_create(dir.path(), DEFAULT_ISSUER).unwrap();
+    assert!(after.verify(&token, &audience, clock.now()).is_ok());
+    let fresh = sign(&after, &clock, DEFAULT_ISSUER);
+    assert!(after.verify(&fresh, &audience, clock.now()).is_ok());
+    assert!(before.verify(&fresh, &audience, clock.now()).is_err());
+    assert_eq!(after.jwks()["keys"].as_array().unwrap().len(), 2);
+    std::fs::remove_file(dir.path().join("service-account-1.key")).unwrap();
+    let later = ServiceAccountKeys::load_or_create(dir.path(), DEFAULT_ISSUER).unwrap();
+    assert!(later.verify(&token, &audience, clock.now()).is_err());
+    assert!(later.verify(&fresh, &audience, clock.now()).is_ok());
+}

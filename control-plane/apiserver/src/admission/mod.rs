@@ -119,6 +119,11 @@ pub trait Plugin: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether [`Plugin::ride`] is to be asked.
+    fn rides(&self) -> bool {
+        false
+    }
+
     /// Refuses, or says what has to be written together with the object. Asked last, just before the object is
     /// stored, and again if somebody else was faster.
     async fn ride(&self, _review: &Review<'_>) -> Result<Rider, Status> {

@@ -81,6 +81,10 @@ impl Plugin for ResourceQuota {
         "ResourceQuota"
     }
 
+    fn rides(&self) -> bool {
+        true
+    }
+
     async fn ride(&self, review: &Review<'_>) -> Result<Rider, Status> {
         let kind = Kind { group: &review.resource.group, plural: &review.resource.plural };
         let create = match review.operation {

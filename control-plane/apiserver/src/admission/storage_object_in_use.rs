@@ -24,8 +24,6 @@ impl Plugin for StorageObjectInUseProtection {
             "kubernetes.io/pvc-protection"
         } else if is(review, "", "persistentvolumes") {
             "kubernetes.io/pv-protection"
-        } else if is(review, "storage.k8s.io", "volumeattributesclasses") {
-            "kubernetes.io/vac-protection"
         } else {
             return Ok(());
         };

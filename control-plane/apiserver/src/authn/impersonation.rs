@@ -113,7 +113,7 @@ fn assume(wanted: Wanted) -> UserInfo {
 }
 
 /// `%XX` decoded; the text as it is if it is not well-formed, as upstream.
-fn percent_decode(text: &str) -> String {
+pub(super) fn percent_decode(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {

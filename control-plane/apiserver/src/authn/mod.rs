@@ -2,6 +2,7 @@
 
 pub mod bootstrap_token;
 pub mod chain;
+pub mod front_proxy;
 pub mod impersonation;
 pub mod service_account;
 pub mod token;

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use xebec_clock::Clock;
+use xebec_pki::is_issued_by;
 use xebec_schema::status::Status;
 
 use super::{Authenticator, Peer, UserInfo};
@@ -14,12 +15,20 @@ use super::{Authenticator, Peer, UserInfo};
 #[derive(Clone, Debug)]
 pub struct X509 {
     clock: Clock,
+    /// Another CA whose certificates the handshake accepts, and that says nothing of users.
+    other_ca: Option<String>,
 }
 
 impl X509 {
     /// `clock` says whether a certificate has ended since its connection began.
     pub fn new(clock: &Clock) -> Self {
-        Self { clock: clock.clone() }
+        Self { clock: clock.clone(), other_ca: None }
+    }
+
+    /// Does not take certificates of `ca` (in PEM) for users.
+    #[must_use]
+    pub fn not_of(self, ca: Option<String>) -> Self {
+        Self { other_ca: ca, ..self }
     }
 }
 
@@ -29,6 +38,9 @@ impl Authenticator for X509 {
         let Some(certificate) = request.extensions.get::<Peer>().and_then(|peer| peer.certificate.as_ref()) else {
             return Ok(None);
         };
+        if self.other_ca.as_ref().is_some_and(|ca| is_issued_by(certificate, ca)) {
+            return Ok(None);
+        }
         user_of(certificate, &self.clock)
     }
 }

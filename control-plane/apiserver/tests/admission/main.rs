@@ -3,5 +3,6 @@
 
 mod audit;
 mod concurrency;
+mod fairness;
 mod harness;
 mod pod_security;

@@ -72,6 +72,8 @@ kinds! {
     SERVICE = "" "services" "Service" true;
     ENDPOINTS = "" "endpoints" "Endpoints" true;
     NAMESPACE = "" "namespaces" "Namespace" false;
+    PERSISTENT_VOLUME = "" "persistentvolumes" "PersistentVolume" false;
+    PERSISTENT_VOLUME_CLAIM = "" "persistentvolumeclaims" "PersistentVolumeClaim" true;
     RESOURCE_QUOTA = "" "resourcequotas" "ResourceQuota" true;
     SERVICE_ACCOUNT = "" "serviceaccounts" "ServiceAccount" true;
     CONFIG_MAP = "" "configmaps" "ConfigMap" true;

@@ -3,11 +3,13 @@
 mod cluster;
 mod network;
 mod pod;
+mod storage;
 mod workload;
 
 pub use cluster::*;
 pub use network::*;
 pub use pod::*;
+pub use storage::*;
 pub use workload::*;
 
 macro_rules! view {

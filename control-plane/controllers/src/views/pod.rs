@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use super::storage::{ClaimUse, claim_uses};
 use crate::runtime::cache::{BY_CONTROLLER, BY_NODE};
 use crate::runtime::kind;
 use crate::runtime::meta::{Condition, Meta, condition, condition_is_true, exact, null_default};
@@ -48,6 +49,9 @@ pub struct PodSpec {
     pub hostname: String,
     /// The headless service it belongs to.
     pub subdomain: String,
+    /// The claims that its volumes stand for.
+    #[serde(rename = "volumes", deserialize_with = "claim_uses")]
+    pub claims: Box<[ClaimUse]>,
     /// Taints it puts up with.
     #[serde(deserialize_with = "exact")]
     pub tolerations: Vec<Toleration>,
@@ -198,6 +202,14 @@ pub struct Terminated {
 }
 
 impl Pod {
+    /// The names of the claims that it uses.
+    pub fn claims(&self) -> impl Iterator<Item = String> + '_ {
+        self.spec.claims.iter().map(|claim| match claim {
+            ClaimUse::Named(name) => name.to_string(),
+            ClaimUse::Ephemeral(volume) => format!("{}-{volume}", self.metadata.name),
+        })
+    }
+
     /// Whether it has ended for good.
     pub fn is_finished(&self) -> bool {
         matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
