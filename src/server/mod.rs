@@ -292,7 +292,7 @@ impl Server {
             self.random.clone(),
             self.stop.clone(),
         );
-        let maintenance = bootstrap::maintain(client("system:apiserver"));
+        let maintenance = bootstrap::maintain(client("system:apiserver"), self.clock.clone());
         tokio::spawn(self.stop.clone().run_until_cancelled_owned(maintenance));
         let (controllers, scheduler) = tokio::join!(tokio::spawn(controllers), tokio::spawn(scheduler));
         controllers.context("the controllers ended badly")?;

@@ -270,22 +270,29 @@ async fn health(server: &Shared, segments: &[&str], query: &Query) -> Response<B
         }
     }
     let excluded: Vec<&str> = query.all("exclude").collect();
-    checks.retain(|(name, _)| !excluded.contains(&name.as_str()));
+    let unknown: Vec<String> =
+        excluded.iter().filter(|e| !checks.iter().any(|(n, _)| n == *e)).map(|e| format!("{e:?}")).collect();
     if let Some(only) = segments.get(1) {
         checks.retain(|(name, _)| name == only);
         if checks.is_empty() {
             return respond::raw(404, "text/plain; charset=utf-8", format!("unknown check {only}\n").into_bytes());
         }
     }
-    let failed = checks.iter().any(|(_, result)| result.is_err());
+    let left_out = |name: &str| excluded.contains(&name) && segments.len() == 1;
+    let failed = checks.iter().any(|(name, result)| result.is_err() && !left_out(name));
     let mut text = String::new();
     for (name, result) in &checks {
         let _ = match result {
+            _ if left_out(name) => writeln!(text, "[+]{name} excluded: ok"),
             Ok(()) => writeln!(text, "[+]{name} ok"),
             Err(why) => writeln!(text, "[-]{name} failed: {why}"),
         };
     }
     let path = segments[0];
+    if !unknown.is_empty() {
+        let unknown = unknown.join(",");
+        let _ = writeln!(text, "warn: some health checks cannot be excluded: no matches for {unknown}");
+    }
     if failed {
         let _ = writeln!(text, "{path} check failed");
         return respond::raw(500, "text/plain; charset=utf-8", text.into_bytes());

@@ -17,6 +17,7 @@ mod tests;
 use std::time::Duration;
 
 use serde_json::Value;
+use xebec_clock::Clock;
 use xebec_schema::registry::Registry;
 
 use crate::fairness;
@@ -48,13 +49,18 @@ pub fn flow_control() -> Vec<Value> {
 /// How often that is done.
 const MAINTENANCE_PERIOD: Duration = Duration::from_secs(60);
 
-/// Puts the priority levels and flow schemas right, again and again.
-pub async fn maintain(client: kube::Client) {
+/// Puts the priority levels and flow schemas right, again and again, and says in the schemas' statuses whether their
+/// levels exist.
+pub async fn maintain(client: kube::Client, clock: Clock) {
     loop {
-        tokio::time::sleep(MAINTENANCE_PERIOD).await;
-        if let Err(error) = reconcile(&client, flow_control()).await {
+        let done = async {
+            reconcile(&client, flow_control()).await?;
+            reconcile::tell_dangling(&client, clock.now_seconds()).await
+        };
+        if let Err(error) = done.await {
             tracing::warn!(%error, "the flow control configuration cannot be put right; trying again later");
         }
+        tokio::time::sleep(MAINTENANCE_PERIOD).await;
     }
 }
 

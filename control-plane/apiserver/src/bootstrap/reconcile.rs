@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use futures::StreamExt as _;
 use futures::stream;
 use http::{Method, Request};
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{Change, group_and_plural, plan};
+use crate::fairness::bootstrap::dangling;
 use crate::json::{list, text};
 
 /// How many writes are under way at a time: enough that a store which commits in groups commits few times.
@@ -98,6 +100,25 @@ async fn write(client: &kube::Client, change: Change) -> Result<(), Error> {
     }
 }
 
+/// Brings the conditions `Dangling` of flow schemas up to date.
+///
+/// # Errors
+///
+/// The first request that fails.
+pub(super) async fn tell_dangling(client: &kube::Client, now: Timestamp) -> Result<(), Error> {
+    const ROOT: &str = "/apis/flowcontrol.apiserver.k8s.io/v1";
+    let all = async |plural: &str| -> Result<Vec<Value>, Error> {
+        let found: Value = send(client, "list", Method::GET, &format!("{ROOT}/{plural}"), None).await?;
+        Ok(list(&found, "/items").to_vec())
+    };
+    let (schemas, levels) = (all("flowschemas").await?, all("prioritylevelconfigurations").await?);
+    for (name, patch) in dangling(&schemas, &levels, now) {
+        let path = format!("{ROOT}/flowschemas/{name}/status");
+        send(client, "update", Method::PATCH, &path, Some(&patch)).await?;
+    }
+    Ok(())
+}
+
 fn list_path(object: &Value) -> Result<String, Error> {
     let kind = text(object, "/kind");
     let (_, plural) = group_and_plural(kind).ok_or_else(|| Error::Kind(kind.to_owned()))?;
@@ -118,7 +139,8 @@ async fn send(
 ) -> Result<Value, Error> {
     let error = |source| Error::Request { action, path: path.to_owned(), source: Box::new(source) };
     let body = body.map(|b| b.to_string().into_bytes()).unwrap_or_default();
-    let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+    let content_type = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+    let request = Request::builder().method(method).uri(path).header("content-type", content_type);
     let request = request.body(body).map_err(|e| error(kube::Error::HttpError(e)))?;
     client.request(request).await.map_err(error)
 }

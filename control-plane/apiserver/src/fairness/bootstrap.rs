@@ -3,9 +3,10 @@
 //! Two of each are mandatory, and put right whatever anybody does to them. The others are suggested: they are made once,
 //! and follow us for as long as their annotation `apf.kubernetes.io/autoupdate-spec` is true.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::json::{entry, text};
+use crate::json::{entry, list, text};
 
 /// Whether the object follows what we suggest.
 pub const ANNOTATION: &str = "apf.kubernetes.io/autoupdate-spec";
@@ -138,8 +139,56 @@ pub fn objects() -> Vec<Value> {
     out
 }
 
+/// Says in the statuses of schemas whether their levels exist: the names of the schemas of which it is not said (right)
+/// yet, and what to merge into them.
+pub fn dangling(schemas: &[Value], levels: &[Value], now: Timestamp) -> Vec<(String, Value)> {
+    let names: Vec<&str> = levels.iter().map(|level| text(level, "/metadata/name")).collect();
+    let told = |schema: &Value| {
+        let level = text(schema, "/spec/priorityLevelConfiguration/name");
+        let about = format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?}");
+        let (status, reason, message) = if names.contains(&level) {
+            ("False", "Found", format!("{about} and it exists"))
+        } else {
+            ("True", "NotFound", format!("{about} but there is no such object"))
+        };
+        let conditions = list(schema, "/status/conditions");
+        let said = conditions.iter().find(|c| text(c, "/type") == "Dangling");
+        if said.is_some_and(|c| text(c, "/status") == status && text(c, "/message") == message) {
+            return None;
+        }
+        let mut all: Vec<Value> = conditions.iter().filter(|c| text(c, "/type") != "Dangling").cloned().collect();
+        all.push(json!({
+            "type": "Dangling", "status": status, "reason": reason, "message": message,
+            "lastTransitionTime": now.to_string(),
+        }));
+        Some((text(schema, "/metadata/name").to_owned(), json!({"status": {"conditions": all}})))
+    };
+    schemas.iter().filter_map(told).collect()
+}
+
 /// Whether the stored object is to be what we say it is.
 pub fn is_maintained(stored: &Value) -> bool {
     let mandatory = matches!(text(stored, "/metadata/name"), "exempt" | "catch-all");
     mandatory || entry(stored, "/metadata/annotations", ANNOTATION) == Some("true")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemas_say_whether_their_level_exists() {
+        let now = "2026-01-01T00:00:00Z".parse().unwrap();
+        let mut schema = schema("s", "system", 5, "", json!({}));
+        let said = dangling(std::slice::from_ref(&schema), &levels(), now);
+        let condition = &said[0].1["status"]["conditions"][0];
+        assert_eq!((&condition["status"], &condition["reason"]), (&json!("False"), &json!("Found")));
+        schema["status"] = said[0].1["status"].clone();
+        assert!(dangling(std::slice::from_ref(&schema), &levels(), now).is_empty());
+        let gone = dangling(std::slice::from_ref(&schema), &[], now);
+        assert_eq!(
+            gone[0].1["status"]["conditions"][0]["message"],
+            "This FlowSchema references the PriorityLevelConfiguration object named \"system\" but there is no such object"
+        );
+    }
 }

@@ -68,14 +68,17 @@ impl Riders {
 pub async fn ride(call: &Call, admission: Admission<'_>, object: &mut Value) -> Result<Riders, Status> {
     let mut riders = Riders::default();
     let server = call.server.clone();
-    let mut plugins = server.extensions.plugins.iter().filter(|plugin| plugin.rides()).peekable();
-    if plugins.peek().is_none() {
+    let plugins = &server.extensions.plugins;
+    if !plugins.iter().any(|plugin| plugin.rides()) {
         return Ok(riders);
     }
     let name = name_of(call, Some(object));
     let review = review(call, admission, &name, Some(std::mem::take(object)));
     let mut result = Ok(());
     for plugin in plugins {
+        if !plugin.rides() {
+            continue;
+        }
         match plugin.ride(&review).await {
             Ok(rider) if rider.operations.is_empty() && rider.conditions.is_empty() => {}
             Ok(rider) => riders.0.push(rider),
