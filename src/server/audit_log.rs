@@ -182,7 +182,7 @@ fn backups(path: &Path) -> io::Result<Vec<(PathBuf, Timestamp)>> {
             out.push((entry.path(), made.timestamp()));
         }
     }
-    out.sort_by(|a, b| b.1.cmp(&a.1));
+    out.sort_by_key(|(_, made)| std::cmp::Reverse(*made));
     Ok(out)
 }
 

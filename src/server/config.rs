@@ -269,14 +269,14 @@ fn replace<T>(field: &mut T, flag: Option<T>) {
 ///
 /// # Errors
 ///
-/// If there is none, or it is not what it should be; the field is named.
-pub fn replace_list<T>(field: &mut Vec<T>, flag: Vec<T>) {
+fn replace_list<T>(field: &mut Vec<T>, flag: Vec<T>) {
     if !flag.is_empty() {
         *field = flag;
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<ServerConfig> {
+/// If there is none, or it is not what it should be; the field is named.
+pub fn read(path: &Path) -> anyhow::Result<ServerConfig> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     if text.trim().is_empty() {
         return Ok(ServerConfig::default());
