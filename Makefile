@@ -12,7 +12,7 @@ NAME ?= xebec
 NODES ?=
 
 .DEFAULT_GOAL := build
-.PHONY: build up down demo test lint tidy bench setup
+.PHONY: build up down demo test test-vm lint tidy bench setup
 
 build: setup-build ## the release binary, at ./bin/xebec
 	cargo build --release --package xebec
@@ -30,9 +30,16 @@ down: ## takes the cluster away
 demo:
 	XEBEC=$(CURDIR)/bin/xebec ./demo/run.sh $(NAME)
 
-bench: setup build ## the figures
+bench: setup-bench build ## the figures
 	./bin/xebec bench start
 	./bin/xebec bench pods --archive "$$(./demo/build-images.sh busybox)"
+	./bin/xebec bench api
+	./bin/xebec bench control
+	./bin/xebec bench net
+
+test-vm: setup-vm build ## Debian's own kernels, in virtual machines
+	XEBEC=$(CURDIR)/bin/xebec ./scripts/vm.sh bookworm tests/vm/old_kernel.sh
+	XEBEC=$(CURDIR)/bin/xebec IMAGE=$$(./demo/build-images.sh busybox) ./scripts/vm.sh backports tests/vm/cluster.sh
 
 test: setup-test ## every test
 	./scripts/test.sh
@@ -47,9 +54,15 @@ tidy: setup-build
 setup: ## what a cluster needs
 	@./scripts/setup.sh run
 
-.PHONY: setup-build setup-test
+.PHONY: setup-build setup-test setup-bench setup-vm
 setup-build:
 	@./scripts/setup.sh build
 
 setup-test:
 	@./scripts/setup.sh test
+
+setup-bench:
+	@./scripts/setup.sh bench
+
+setup-vm:
+	@./scripts/setup.sh vm

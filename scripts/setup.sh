@@ -4,6 +4,8 @@
 #   scripts/setup.sh build   what `cargo build` needs: protoc, bpf-linker, the core library's source
 #   scripts/setup.sh run     what a cluster needs: containerd, runc, kubectl, image tools (includes build)
 #   scripts/setup.sh test    what the tests need besides: a registry, load and network tools (includes run)
+#   scripts/setup.sh bench   what the benches compare with: etcd, iptables (includes run)
+#   scripts/setup.sh vm      what virtual machines need (includes run)
 #
 # Tools that Debian does not package at the version we need go to $XEBEC_TOOLS.
 set -euo pipefail
@@ -102,7 +104,7 @@ kubectl() {
     rm -rf "$tmp"
 }
 
-case $what in build | run | test) ;; *) die "usage: setup.sh build|run|test" ;; esac
+case $what in build | run | test | bench | vm) ;; *) die "usage: setup.sh build|run|test|bench|vm" ;; esac
 
 command -v cargo >/dev/null || die "Rust is missing: install it with rustup (https://rustup.rs), then run this again"
 packages gcc make pkg-config protobuf-compiler ca-certificates
@@ -112,7 +114,11 @@ bpf_linker
 
 packages containerd runc iproute2 nftables python3 python3-pip python3-venv mmdebstrap busybox-static curl
 kubectl
-[ "$what" = run ] && exit 0
+case $what in
+    run) exit 0 ;;
+    bench) packages etcd-server iptables; exit 0 ;;
+    vm) packages qemu-system-x86 qemu-system-common cpio kmod; exit 0 ;;
+esac
 
 packages docker-registry skopeo wrk iperf3 netcat-openbsd jq dnsutils
 exit 0

@@ -19,7 +19,13 @@ step() {
 
 tests() {
     # Not through nextest: the life cycle's tests share one cluster, which is one process's to start and to take down.
-    cargo test --workspace --exclude xebec-ebpf-programs --no-fail-fast 2>&1 | tee "$log"
+    cargo test --workspace --exclude xebec-ebpf-programs --exclude xebec-sim --no-fail-fast 2>&1 | tee -a "$log"
+    return "${PIPESTATUS[0]}"
+}
+
+# With optimisation: it lives through minutes of hundreds of nodes, in a second or two then.
+simulation() {
+    cargo test --release --package xebec-sim --no-fail-fast 2>&1 | tee -a "$log"
     return "${PIPESTATUS[0]}"
 }
 
@@ -27,6 +33,7 @@ step "format" cargo fmt --all --check
 step "lints" cargo clippy --workspace --exclude xebec-ebpf-programs --all-targets --quiet -- -D warnings
 step "house rules" cargo run --quiet --package xtask -- tidy
 step "tests" tests
+step "simulation" simulation
 
 passed=$(sed -n 's/^test result: .* \([0-9]*\) passed; .*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
 failed=$(sed -n 's/^test result: .* \([0-9]*\) failed; .*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')

@@ -43,6 +43,9 @@ enum Cmd {
     Image(image::Args),
     Token(token::Args),
     Bench(bench::Args),
+    /// The load of `xebec bench net`, on a node (started by it)
+    #[command(hide = true)]
+    BenchLoad(bench::net::load::Args),
     /// Keeps a cluster on this machine running (started by `up`)
     #[command(hide = true)]
     Supervise {
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Cmd::Image(args) => done(image::main(&args)),
         Cmd::Token(args) => done(token::main(&args)),
         Cmd::Bench(args) => done(bench::main(&args)),
+        Cmd::BenchLoad(args) => done(bench::net::load::main(&args)),
         Cmd::Supervise { name } => supervise::main(&name),
         Cmd::NodeInit { .. } => node_init::main(),
     };

@@ -3,6 +3,7 @@
 mod api;
 mod control;
 mod figure;
+pub mod net;
 mod pods;
 mod server;
 mod start;
@@ -38,23 +39,36 @@ enum What {
     Api(api::Args),
     /// How long services take to reach the kernel: all of a large cluster, and one changed endpoint in it; as root
     Control(control::Args),
+    /// The network, beside the bare path and the rules of kube-proxy's modes; as root
+    Net(net::Args),
 }
 
 /// `xebec bench`. Fails if a figure misses its bound.
 pub fn main(args: &Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut rows = None;
     let figures = runtime.block_on(async {
         match &args.what {
             What::Start => start::run().await,
             What::Pods(pods) => pods::run(pods).await,
             What::Api(api) => api::run(api).await,
             What::Control(control) => control::run(control).await,
+            What::Net(net) => {
+                let measured = net::run(net).await?;
+                let figures = net::figures(&measured);
+                rows = Some(measured);
+                Ok(figures)
+            }
         }
     })?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&figures)?);
+        let text = match &rows {
+            Some(rows) => serde_json::to_string_pretty(&serde_json::json!({"rows": rows, "figures": figures})),
+            None => serde_json::to_string_pretty(&figures),
+        };
+        println!("{}", text?);
     } else {
-        print!("{}", figure::table(&figures));
+        print!("{}{}", rows.as_deref().map(net::table).unwrap_or_default(), figure::table(&figures));
     }
     match figures.iter().filter(|f| !f.holds()).count() {
         0 => Ok(()),

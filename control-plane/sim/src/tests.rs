@@ -206,3 +206,11 @@ fn two_hundred_nodes() {
     let trace = simulate(life(11, 200, 10, 20));
     println!("{} writes", trace.writes);
 }
+
+#[test]
+fn other_seeds_live_as_well() {
+    for seed in 100..120 {
+        let trace = simulate(life(seed, 5, 3, 4));
+        assert!(trace.writes > 0, "seed {seed}");
+    }
+}
