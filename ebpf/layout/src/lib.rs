@@ -76,6 +76,10 @@ pub mod map {
     /// The ring of [`super::Event`]s.
     pub const EVENTS: &str = "EVENTS";
 
+    /// Those that know open connections, which another version of the layout takes over too, if their entries' sizes are
+    /// the same. A change of what is in them at the same size therefore needs another name.
+    pub const CARRIED_OVER: [&str; 4] = [AFFINITY, SOCKETS, FLOWS, DATAGRAMS];
+
     /// Those that outlive the agent. (`EVENTS` does too: a reader that reopens it goes on where it was.)
     pub const PINNED: [&str; 22] = [
         SERVICES,

@@ -80,6 +80,7 @@ impl Datapath {
         let map_dir = map_dir(&root);
         bpffs::folder(&map_dir)?;
         bpffs::folder(&root.join("links"))?;
+        carry_over(&root, &map_dir)?;
         remove_unreadable(&map_dir)?;
         let mut loader = EbpfLoader::new();
         for name in layout::map::PINNED {
@@ -282,6 +283,25 @@ fn give_back_memory() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Pins the connections that another version's maps know in `map_dir` too: they cannot be compiled anew.
+fn carry_over(root: &Path, map_dir: &Path) -> Result<(), Error> {
+    let names = bpffs::names(root)?;
+    let mut others: Vec<u32> = names.iter().filter_map(|name| name.strip_prefix('v')?.parse().ok()).collect();
+    others.retain(|version| *version != layout::VERSION);
+    others.sort_unstable();
+    let others: Vec<PathBuf> = others.iter().rev().map(|version| root.join(format!("v{version}"))).collect();
+    for name in layout::map::CARRIED_OVER {
+        let path = map_dir.join(name);
+        if path.exists() {
+            continue;
+        }
+        let Some(map) = others.iter().find_map(|dir| sys::open(&dir.join(name)).ok()) else { continue };
+        sys::pin(&map, &path).map_err(|source| Error::Pin { path, source })?;
+        tracing::info!(map = name, "taking over the connections that another layout version knows");
+    }
+    Ok(())
 }
 
 /// Removes pinned maps whose keys or values have other sizes than ours: a build under development that forgot to raise

@@ -3,6 +3,7 @@
 mod packet;
 mod policy;
 mod services;
+mod upgrade;
 
 use std::net::Ipv4Addr;
 
@@ -210,6 +211,9 @@ fn one_clients_port_towards_two_frontends_of_a_pod_does_not_collide() {
     let (_, back) = world.run("uplink_egress", &Frame::new(POD, CLIENT, L4::syn_ack(8_080, 40_000)));
     assert_eq!((back.src, back.l4.ports()), (LB, (80, 40_000)));
     // The second comes back through the node's own address.
+    let (verdict, back) = world.run("pod_egress", &Frame::new(POD, NODE, L4::syn_ack(8_080, port)));
+    assert_eq!((verdict, back.src, back.dst, back.l4.ports()), (REDIRECT, NODE, CLIENT, (30_080, 40_000)));
+    back.assert_checksums();
     let flows = world.maps.flows.entries().unwrap();
     assert!(flows.iter().any(|(key, flow)| key.dst == NODE.into()
         && key.dst_port.get() == port

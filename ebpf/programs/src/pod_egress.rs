@@ -7,7 +7,8 @@ use xebec_ebpf_layout::{Direction, DropReason, LocalPod, peer_flags};
 
 use crate::config::{config, in_cluster_net, in_pod_net, in_service_net};
 use crate::maps::{LOCAL_PODS, Scratch};
-use crate::{deliver, event, nat, packet, policy, reject};
+use crate::packet::Kind;
+use crate::{deliver, event, flows, nat, packet, policy, reject, uplink};
 
 const PASS: i32 = TC_ACT_OK;
 
@@ -20,7 +21,7 @@ pub fn pod_egress(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn egress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
-    let Scratch { packet, back, .. } = scratch;
+    let Scratch { packet, back, to, .. } = scratch;
     let (packet, key) = (&*packet, &packet.key);
     // SAFETY: the context the kernel gave us.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
@@ -34,6 +35,10 @@ fn egress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
     }
     if in_pod_net(&key.dst) {
         return deliver::to_local_pod(ctx, &key.dst).unwrap_or(Ok(PASS));
+    }
+    // The answer to a flow that had to take this node's address for its source (see `uplink`).
+    if key.dst == config!(node) && packet.is(Kind::Flow) && flows::known(packet, to) {
+        return uplink::translate(ctx, scratch);
     }
     if in_cluster_net(&key.dst) || config!(vxlan_ifindex) != 0 {
         // Beside pods, the addresses of nodes behind the tunnel are peers': what comes by the tunnel is answered there.
