@@ -5,7 +5,6 @@ use std::sync::Arc;
 use xebec_clock::{Clock, Random};
 
 use super::Plugin;
-use super::Webhooks;
 use super::certificates::{
     CertificateApproval, CertificateRequester, CertificateSigning, CertificateSubjectRestriction,
     ClusterTrustBundleAttest,
@@ -26,6 +25,7 @@ use super::resource_quota::ResourceQuota;
 use super::runtime_class::RuntimeClass;
 use super::service_account::ServiceAccount;
 use super::storage_object_in_use::StorageObjectInUseProtection;
+use super::{MutatingPolicies, ValidatingPolicies, Webhooks};
 use crate::allocate::ServiceAllocator;
 use crate::authz::Authorizer;
 use crate::authz::rbac::Rbac;
@@ -79,7 +79,9 @@ pub fn default_plugins(parts: &Parts) -> Vec<Arc<dyn Plugin>> {
         Arc::new(CertificateSubjectRestriction),
         Arc::new(DefaultIngressClass::new(reader())),
         Arc::new(PodTopologyLabels::new(reader())),
+        Arc::new(MutatingPolicies::new(reader(), authorizer())),
         Arc::new(webhooks(true)),
+        Arc::new(ValidatingPolicies::new(reader(), authorizer())),
         Arc::new(webhooks(false)),
         Arc::new(RbacEscalation::new(parts.rbac.clone(), authorizer())),
         parts.allocator.clone(),

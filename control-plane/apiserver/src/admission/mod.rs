@@ -25,7 +25,7 @@ mod support;
 mod tests;
 
 pub use defaults::{Parts, default_plugins};
-pub use dynamic::Webhooks;
+pub use dynamic::{MutatingPolicies, ValidatingPolicies, Webhooks};
 pub use pod_security::{Exemptions, PodSecurityConfig};
 
 use std::sync::Arc;

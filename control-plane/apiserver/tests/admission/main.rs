@@ -5,4 +5,7 @@ mod audit;
 mod concurrency;
 mod fairness;
 mod harness;
+mod hook;
 mod pod_security;
+mod policies;
+mod webhooks;

@@ -2,16 +2,21 @@
 //!
 //! - `matching`: which requests an object concerns: rules, selectors, equivalent versions;
 //! - `request`: the request as webhooks and expressions see it;
-//! - `hooks`: webhooks as they are configured; `answer`: what they say; `mutating`, `validating`: calling them;
+//! - `hooks`: webhooks as they are configured; `answer`: what they say; `webhooks`: calling them;
 //! - `policies`: policies and bindings; `validating_policy`, `mutating_policy`: evaluating them.
 
 mod answer;
 mod expressions;
 mod hooks;
 mod matching;
+mod mutating_policy;
+mod policies;
 pub(crate) mod request;
+mod validating_policy;
 mod webhooks;
 
+pub use mutating_policy::MutatingPolicies;
+pub use validating_policy::ValidatingPolicies;
 pub use webhooks::Webhooks;
 
 use std::collections::BTreeSet;
@@ -30,6 +35,8 @@ pub struct Reinvocation {
     pub wanted: bool,
     /// Of webhooks.
     webhooks: Round,
+    /// Of policies.
+    policies: Round,
 }
 
 /// What is known of webhooks, or of policies.
