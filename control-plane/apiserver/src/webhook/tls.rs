@@ -156,7 +156,10 @@ impl ServerCertVerifier for Nobody {
 /// What Go says of a certificate that does not prove it.
 pub(super) fn words(error: &Error, host: &str) -> String {
     let why = match error {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => "certificate signed by unknown authority".into(),
+        // An authority of the same name that has another key has not signed it either.
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            "certificate signed by unknown authority".into()
+        }
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => {

@@ -1,8 +1,11 @@
 //! Admission webhooks over real connections: what they are sent, what they may say, and what becomes of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use xebec_apiserver::reader::{Entry, Reader};
+use xebec_apiserver::webhook::{Target, WebhookClient};
 
 use super::harness::{Cluster, PODS, pod};
 use super::hook::{Hook, allow, answer, patch};
@@ -205,13 +208,56 @@ async fn services_are_reached_at_their_endpoints() {
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
     cluster.post(slices, &slice).await.expect(201);
     assert_eq!(cluster.post(MAPS, &map("a")).await.message(), message);
-    // Loopback addresses are no endpoints in the API; the store takes what it is given.
-    let ready = json!({"endpoints": [{"addresses": [hook.address.ip().to_string()]}]});
-    let answer = cluster.merge(&format!("{slices}/hook-1"), &ready).await;
-    if answer.code == 200 {
-        cluster.post(MAPS, &map("a")).await.expect(201);
-        assert_eq!(hook.reviews().len(), 1);
+}
+
+/// A service `hook` in `default` whose only endpoint is on loopback, as the API would not have it.
+struct OneService(std::net::SocketAddr);
+
+impl Reader for OneService {
+    fn get(&self, _: &str, plural: &str, _: &str, name: &str) -> Option<Arc<Entry>> {
+        let service = json!({"spec": {"ports": [{"name": "https", "port": 443}]}});
+        (plural == "services" && name == "hook").then(|| entry(&service, &[]))
     }
+
+    fn list(&self, _: &str, _: &str, _: &str) -> Vec<Arc<Entry>> {
+        let slice = json!({"ports": [{"name": "https", "port": self.0.port()}],
+            "endpoints": [{"addresses": [self.0.ip().to_string()]}]});
+        vec![entry(&slice, &[("kubernetes.io/service-name".into(), "hook".into())])]
+    }
+
+    fn generation(&self, _: &str, _: &str) -> u64 {
+        0
+    }
+}
+
+fn entry(object: &Value, labels: &[(Box<str>, Box<str>)]) -> Arc<Entry> {
+    Arc::new(Entry {
+        namespace: "default".into(),
+        name: "hook".into(),
+        uid: "u".into(),
+        revision: 1,
+        labels: labels.into(),
+        fields: Arc::new([]),
+        bytes: object.to_string().into(),
+    })
+}
+
+#[tokio::test]
+async fn a_service_proves_to_be_itself() {
+    let hook = Hook::start(&["hook.default.svc"], allow).await;
+    let client = WebhookClient::new(Arc::new(OneService(hook.address)));
+    let config = json!({"service": {"name": "hook", "namespace": "default"}, "caBundle": hook.bundle()});
+    let target = Target::from_client_config(&config).unwrap();
+    for _ in 0..3 {
+        client.post(&target, "{}".into(), Duration::from_secs(5)).await.unwrap();
+    }
+    assert_eq!(hook.connections(), 1);
+    let impostor = Hook::start(&["other.default.svc"], allow).await;
+    let client = WebhookClient::new(Arc::new(OneService(impostor.address)));
+    let config = json!({"service": {"name": "hook", "namespace": "default"}, "caBundle": impostor.bundle()});
+    let error = client.post(&Target::from_client_config(&config).unwrap(), "{}".into(), Duration::from_secs(5)).await;
+    let words = "wanted to match hook.default.svc";
+    assert!(error.as_ref().is_err_and(|e| e.to_string().ends_with(words)), "{error:?}");
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! Admission policies and their bindings (`pkg/apis/admissionregistration`). Expressions are compiled by whoever
-//! evaluates them.
+//! Admission policies and their bindings (`pkg/apis/admissionregistration`). Expressions are compiled by
+//! [`crate::policy`].
 
 use std::collections::BTreeSet;
 
@@ -165,6 +165,7 @@ fn check_validating(policy: &Value) -> ErrorList {
             errors.push(Error::required(path.child("valueExpression"), "valueExpression is not specified"));
         }
     }
+    errors.extend(crate::policy::policy(spec, false).1);
     errors
 }
 
@@ -234,6 +235,7 @@ fn check_mutating(policy: &Value) -> ErrorList {
         "" => errors.push(Error::required(path.child("reinvocationPolicy"), "")),
         _ => one_of(&mut errors, spec, &path, "reinvocationPolicy", &["IfNeeded", "Never"]),
     }
+    errors.extend(crate::policy::policy(spec, true).1);
     errors
 }
 

@@ -1,5 +1,5 @@
-//! Configurations of admission webhooks (`pkg/apis/admissionregistration`). Expressions are compiled by whoever calls
-//! the webhooks.
+//! Configurations of admission webhooks (`pkg/apis/admissionregistration`). Expressions are compiled by
+//! [`crate::policy`].
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,9 @@ use super::checks::{
     check_selector, dns_label_problems, dns_subdomain_problems, one_of, qualified_name_problems, report, required,
 };
 use super::json::{at, default_to, int, list, list_mut, text, within};
+use crate::cel::admission::Sees;
 use crate::field::{Error, ErrorList, Path};
+use crate::policy;
 use crate::resource::{PLAIN, Strategy};
 
 pub(super) const MUTATING: Strategy = Strategy {
@@ -111,7 +113,9 @@ fn check_hook(errors: &mut ErrorList, hook: &Value, path: &Path, mutating: bool)
         one_of(errors, hook, path, "reinvocationPolicy", &["IfNeeded", "Never"]);
     }
     check_client(errors, at(hook, "clientConfig"), &path.child("clientConfig"));
-    check_match_conditions(errors, list(hook, "matchConditions"), &path.child("matchConditions"));
+    let (conditions, path) = (list(hook, "matchConditions"), path.child("matchConditions"));
+    check_match_conditions(errors, conditions, &path);
+    policy::conditions(conditions, &path, Sees { authorizer: true, ..Sees::default() }, errors);
 }
 
 /// A name of at least three labels.

@@ -45,8 +45,11 @@ pub(super) struct Binding {
 pub(super) struct Policies {
     reader: Arc<dyn Reader>,
     mutating: bool,
-    known: ArcSwapOption<((u64, u64), Arc<Vec<Bound>>)>,
+    known: ArcSwapOption<Known>,
 }
+
+/// The policies that were compiled, and the generations of what they were compiled from.
+type Known = ((u64, u64), Arc<Vec<Bound>>);
 
 impl Policies {
     pub fn new(reader: Arc<dyn Reader>, mutating: bool) -> Self {
