@@ -4,6 +4,7 @@ mod admin;
 mod audit_log;
 pub mod config;
 mod nodes;
+mod pod_routes;
 mod tls;
 
 use std::fs;
@@ -294,6 +295,7 @@ impl Server {
         );
         let maintenance = bootstrap::maintain(client("system:apiserver"), self.clock.clone());
         tokio::spawn(self.stop.clone().run_until_cancelled_owned(maintenance));
+        tokio::spawn(pod_routes::run(api.clone(), self.stop.clone()));
         let (controllers, scheduler) = tokio::join!(tokio::spawn(controllers), tokio::spawn(scheduler));
         controllers.context("the controllers ended badly")?;
         scheduler.context("the scheduler ended badly")

@@ -11,6 +11,7 @@ mod drain;
 mod harness;
 mod nodes;
 mod services;
+mod webhooks;
 mod workloads;
 
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
         },
         admission::{quotas_hold, pods_keep_to_their_namespaces_standard},
         crds::{custom_resources_live},
+        webhooks::{a_webhook_in_a_pod},
         api::{
             verbs, tables, watching, wrong_input_is_refused, namespaces_go_with_their_contents,
             nobody_writes_without_a_name, roles_decide,
