@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail, ensure};
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use xebec_apiserver::admission::PodSecurityConfig;
+use xebec_apiserver::authn::oidc::config::AuthenticationConfig;
 
 /// What a server can be told. Every field has a default; unknown fields are refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,6 +82,9 @@ pub struct ServerConfig {
     /// What applies to pods in namespaces whose labels do not say, and to whom it does not apply.
     #[serde(skip_serializing_if = "is_default")]
     pub pod_security: PodSecurityConfig,
+    /// A file with an `AuthenticationConfiguration`: issuers of tokens, and who is let in without credentials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authentication_config: Option<PathBuf>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -131,6 +135,7 @@ impl Default for ServerConfig {
             requestheader_extra_headers_prefix: vec!["X-Remote-Extra-".into()],
             encryption_provider_config: None,
             pod_security: PodSecurityConfig::default(),
+            authentication_config: None,
         }
     }
 }
@@ -213,6 +218,9 @@ pub struct Args {
     /// What to encrypt in the store: a file of kind EncryptionConfiguration, apiserver.config.k8s.io/v1
     #[arg(long)]
     encryption_provider_config: Option<PathBuf>,
+    /// A file with an AuthenticationConfiguration: issuers of tokens, and who is let in without credentials
+    #[arg(long)]
+    authentication_config: Option<PathBuf>,
 }
 
 impl Args {
@@ -254,6 +262,7 @@ impl Args {
             // The tenth address, as everywhere.
             config.cluster_dns = Ipv4Addr::from(u32::from(config.service_cidr.network()).saturating_add(10));
         }
+        config.authentication_config = self.authentication_config.or(config.authentication_config);
         config.check()?;
         Ok(config)
     }
@@ -317,7 +326,21 @@ impl ServerConfig {
             self.audit_log_path.is_none() || self.audit_policy_file.is_some(),
             "audit-log-path says where to note requests; say what, too, by audit-policy-file"
         );
+        self.authentication()?;
         Ok(())
+    }
+
+    /// Who is let in, as the file says.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such file, or something is wrong with it; the field is named.
+    pub fn authentication(&self) -> anyhow::Result<AuthenticationConfig> {
+        let Some(path) = &self.authentication_config else { return Ok(AuthenticationConfig::default()) };
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let value: serde_json::Value =
+            serde_saphyr::from_str(&text).with_context(|| format!("{} is not YAML", path.display()))?;
+        AuthenticationConfig::read(&value).with_context(|| path.display().to_string())
     }
 
     /// The node ports' range, both ends in it.

@@ -217,6 +217,7 @@ impl Server {
                 pod_security: self.config.pod_security.clone(),
                 audit: self.audit()?,
                 front_proxy: self.front_proxy()?,
+                authentication: self.config.authentication()?,
             },
         };
         let bootstrapped = Arc::clone(bootstrapped);

@@ -27,6 +27,8 @@ pub struct Extensions {
     pub authenticators: Vec<Arc<dyn Authenticator>>,
     /// Whether requests without credentials are let in as `system:anonymous`.
     pub anonymous: bool,
+    /// If there are any, only requests for these paths are.
+    pub anonymous_paths: Vec<String>,
     /// Asked in order; the first that has an opinion decides.
     pub authorizers: Vec<Arc<dyn Authorizer>>,
     /// In upstream's order.

@@ -122,7 +122,8 @@ impl ApiServer {
         let authorization: Arc<dyn Authorizer> = Arc::new(Union::new(authorizers));
         let methods = std::mem::take(&mut extensions.authenticators);
         let identity = extensions.identity.take();
-        let authentication = Chain::new(methods, extensions.anonymous, authorization.clone());
+        let authentication = Chain::new(methods, extensions.anonymous, authorization.clone())
+            .only_for(std::mem::take(&mut extensions.anonymous_paths));
         tokio::spawn(compaction::run(config.store.clone(), config.stop.clone()));
         let (store, clock) = (config.store.clone(), config.clock.clone());
         tokio::spawn(event_ttl::run(cache.clone(), store, clock, config.stop.clone()));

@@ -13,6 +13,8 @@ use crate::audit::{Auditor, Policy, Sink};
 use crate::authn::Authenticator;
 use crate::authn::bootstrap_token::BootstrapTokens;
 use crate::authn::front_proxy::{FrontProxy, FrontProxyConfig};
+use crate::authn::oidc::Oidc;
+use crate::authn::oidc::config::AuthenticationConfig;
 use crate::authn::service_account::ServiceAccountTokens;
 use crate::authn::token::Tokens;
 use crate::authn::x509::X509;
@@ -24,6 +26,7 @@ use crate::fairness::{self, Fairness};
 use crate::reader::Reader;
 use crate::reviews::Reviews;
 use crate::token_request;
+use crate::webhook::WebhookClient;
 
 /// What the extensions are made of.
 #[derive(Clone)]
@@ -57,6 +60,8 @@ pub struct Options {
     pub front_proxy: Option<FrontProxyConfig>,
     /// What is noted of requests, and where.
     pub audit: Option<(Policy, Arc<dyn Sink>)>,
+    /// Issuers of tokens, and who is let in without.
+    pub authentication: AuthenticationConfig,
 }
 
 impl Standard {
@@ -71,7 +76,10 @@ impl Standard {
 
         let accounts = ServiceAccountTokens::new(self.keys.clone(), reader.clone(), &self.clock, audiences.clone());
         let joining = BootstrapTokens::new(reader.clone(), &self.clock);
-        let tokens = Tokens::new(vec![Arc::new(accounts), Arc::new(joining)]);
+        let client = WebhookClient::new(reader.clone());
+        let authentication = &self.options.authentication;
+        let issuers = Oidc::new(authentication, &client, &self.clock);
+        let tokens = Tokens::new(vec![Arc::new(accounts), Arc::new(joining), Arc::new(issuers)]);
         let mut methods: Vec<Arc<dyn Authenticator>> = Vec::new();
         let proxies = self.options.front_proxy.clone();
         let proxy_ca = proxies.as_ref().map(|proxies| proxies.client_ca_pem.clone());
@@ -99,7 +107,8 @@ impl Standard {
         let key = (String::new(), "serviceaccounts".to_owned(), "token".to_owned());
         Extensions {
             authenticators: methods,
-            anonymous: self.anonymous,
+            anonymous: authentication.anonymous.unwrap_or(self.anonymous),
+            anonymous_paths: authentication.anonymous_paths.clone(),
             authorizers,
             plugins: default_plugins(&parts),
             virtual_kinds: reviews.table(),

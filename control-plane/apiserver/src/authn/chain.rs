@@ -14,6 +14,7 @@ use crate::authz::Authorizer;
 pub struct Chain {
     methods: Vec<Arc<dyn Authenticator>>,
     anonymous: bool,
+    anonymous_paths: Vec<String>,
     authorizer: Arc<dyn Authorizer>,
 }
 
@@ -21,7 +22,18 @@ impl Chain {
     /// `anonymous`: whether requests without credentials are let in as `system:anonymous`. `authorizer` is asked who may
     /// act as whom.
     pub fn new(methods: Vec<Arc<dyn Authenticator>>, anonymous: bool, authorizer: Arc<dyn Authorizer>) -> Self {
-        Self { methods, anonymous, authorizer }
+        Self { methods, anonymous, anonymous_paths: Vec::new(), authorizer }
+    }
+
+    /// Requests without credentials are let in for these paths only, if there are any.
+    #[must_use]
+    pub fn only_for(mut self, paths: Vec<String>) -> Self {
+        self.anonymous_paths = paths;
+        self
+    }
+
+    fn lets_in(&self, path: &str) -> bool {
+        self.anonymous && (self.anonymous_paths.is_empty() || self.anonymous_paths.iter().any(|known| known == path))
     }
 
     /// The user that a request is to be served as.
@@ -51,7 +63,7 @@ impl Chain {
         }
         match refused {
             Some(status) => Err(status),
-            None if self.anonymous && !request.headers.contains_key(http::header::AUTHORIZATION) => {
+            None if self.lets_in(request.uri.path()) && !request.headers.contains_key(http::header::AUTHORIZATION) => {
                 Ok(UserInfo::anonymous())
             }
             None => Err(Status::unauthorized()),

@@ -4,6 +4,7 @@ pub mod bootstrap_token;
 pub mod chain;
 pub mod front_proxy;
 pub mod impersonation;
+pub mod oidc;
 pub mod service_account;
 pub mod token;
 pub mod x509;

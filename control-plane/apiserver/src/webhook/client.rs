@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
-use http::{Request, Uri};
+use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -74,14 +74,27 @@ impl WebhookClient {
     /// In the words of Go's client.
     pub async fn post(&self, target: &Target, body: Bytes, timeout: Duration) -> Result<Bytes, CallError> {
         let url = with_timeout(&target.url, timeout);
-        let call = self.call(target, &url, body);
+        let call = self.call(target, Method::POST, &url, body);
         tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Err(CallError::Timeout { url: url.clone() }))
     }
 
-    async fn call(&self, target: &Target, url: &str, body: Bytes) -> Result<Bytes, CallError> {
+    /// GETs a document, with the same checks of who answers.
+    ///
+    /// # Errors
+    ///
+    /// In the words of Go's client.
+    pub async fn get(&self, target: &Target, timeout: Duration) -> Result<Bytes, CallError> {
+        let call = self.call(target, Method::GET, &target.url, Bytes::new());
+        let late = || Err(CallError::Timeout { url: target.url.clone() });
+        tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| late())
+    }
+
+    async fn call(&self, target: &Target, method: Method, url: &str, body: Bytes) -> Result<Bytes, CallError> {
         let uri: Uri = url.parse().map_err(|e| CallError::Target(format!("parse {url:?}: {e}")))?;
         let http = self.http(target)?;
-        let request = Request::post(uri)
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "application/json, */*")
             .header(USER_AGENT, "kube-apiserver-admission")

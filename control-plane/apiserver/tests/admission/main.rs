@@ -6,6 +6,7 @@ mod concurrency;
 mod fairness;
 mod harness;
 mod hook;
+mod oidc;
 mod pod_security;
 mod policies;
 mod webhooks;
