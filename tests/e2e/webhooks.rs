@@ -35,7 +35,7 @@ server.serve_forever()
 pub fn a_webhook_in_a_pod(cluster: &Arc<Cluster>) -> Result {
     let ns = cluster.namespace("webhook")?;
     let space = &ns.name;
-    let certified = rcgen::generate_simple_self_signed(vec![format!("hook.{space}.svc")])?;
+    let certified = rcgen::generate_simple_self_signed(vec![format!("hook.{space}.svc")]).map_err(|e| e.to_string())?;
     let (certificate, key) = (certified.cert.pem(), certified.signing_key.serialize_pem());
     let encode = |text: &str| STANDARD.encode(text);
     ns.apply(&format!(

@@ -358,6 +358,38 @@ async fn subresources_and_other_versions_are_reviewed() {
 }
 
 #[tokio::test]
+async fn custom_resources_are_shown_in_the_version_of_the_rule() {
+    let hook = Hook::local(|review| patch(review, &json!([{"op": "add", "path": "/spec/size", "value": 7}]))).await;
+    let rules = json!({"rules": [{"apiGroups": ["example.com"], "apiVersions": ["v1"], "resources": ["widgets"], "operations": ["CREATE"]}]});
+    let cluster = with(MUTATING, vec![webhook("w.example.com", &hook, rules)]).await;
+    let version = |name: &str, storage: bool| {
+        json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": {"type": "object",
+            "properties": {"spec": {"type": "object", "properties": {
+                "size": {"type": "integer"}, "color": {"type": "string", "default": "red"}}}}}}})
+    };
+    let crd = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "widgets.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced", "names": {"plural": "widgets", "kind": "Widget"},
+            "versions": [version("v1", true), version("v2", false)]}});
+    cluster.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &crd).await.expect(201);
+    let path = "/apis/example.com/v2/namespaces/default/widgets";
+    let widget = json!({"apiVersion": "example.com/v2", "kind": "Widget", "metadata": {"name": "w"}, "spec": {}});
+    let served = async {
+        while cluster.get(path).await.code != 200 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), served).await.expect("the kind is served");
+    let made = cluster.post(path, &widget).await.expect(201);
+    assert_eq!((&made["apiVersion"], &made["spec"]), (&json!("example.com/v2"), &json!({"size": 7, "color": "red"})));
+    let reviews = hook.reviews();
+    let request = &reviews[0]["request"];
+    assert_eq!((&request["kind"]["version"], &request["requestKind"]["version"]), (&json!("v1"), &json!("v2")));
+    assert_eq!(request["object"]["apiVersion"], "example.com/v1");
+    assert_eq!(reviews.len(), 1);
+}
+
+#[tokio::test]
 async fn ten_webhooks_take_little_time() {
     let mut hooks = Vec::new();
     for n in 0..10 {

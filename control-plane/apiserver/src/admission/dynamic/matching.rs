@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use xebec_schema::custom::Conversion;
 use xebec_schema::registry::Registry;
 use xebec_schema::resource::Resource;
 use xebec_schema::selector::LabelSelector;
@@ -66,13 +67,17 @@ impl Matcher {
     ) -> Result<Option<Arc<Resource>>, Status> {
         // The cheap part first.
         let rows = equivalent_rows(&review.registry, review.requested);
+        let custom = review.requested.custom.as_ref();
+        let by_webhook = custom.is_some_and(|custom| *custom.conversion() != Conversion::None);
         let matching = |rules: &[Rule]| {
             let exact = rules.iter().any(|rule| rule.matches(review, review.requested));
             if exact {
                 return Some(review.requested.clone());
             }
-            let others = rows.iter().filter(|_| self.equivalent);
-            others.into_iter().find(|row| rules.iter().any(|rule| rule.matches(review, row))).cloned()
+            let mut others = rows.iter().filter(|_| self.equivalent);
+            let other = others.find(|row| rules.iter().any(|rule| rule.matches(review, row)))?;
+            // What only a webhook could convert is shown as it was asked for.
+            Some(if by_webhook { review.requested } else { other }.clone())
         };
         if !self.selects_object(review) || matching(&self.excluded).is_some() {
             return Ok(None);

@@ -15,8 +15,12 @@ pub(super) fn shown(row: &Resource, subresource: &str, stored: &Value) -> Value 
         return scale_of(row, stored);
     }
     let mut object = stored.clone();
-    if !is_of_other_kind(row, subresource) {
-        convert::from_stored(row, &mut object);
+    if is_of_other_kind(row, subresource) {
+        return object;
+    }
+    match &row.custom {
+        Some(custom) => custom.adopt(&mut object),
+        None => convert::from_stored(row, &mut object),
     }
     object
 }

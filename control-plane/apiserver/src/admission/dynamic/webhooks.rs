@@ -189,6 +189,12 @@ pub(super) fn accept(row: &Resource, subresource: &str, before: &Value, mut patc
     if row.subresource(subresource).is_some_and(|sub| !sub.version.is_empty() || sub.kind != row.kind) {
         return Ok(patched);
     }
+    if let Some(custom) = &row.custom {
+        custom.coerce(&mut patched).map_err(Status::internal)?;
+        custom.default(&mut patched);
+        patched["apiVersion"] = before["apiVersion"].clone();
+        return Ok(patched);
+    }
     walk::check_types(row, &patched).map_err(Status::internal)?;
     walk::prune(row, &mut patched);
     defaults::apply(row, &mut patched);
