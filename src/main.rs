@@ -9,16 +9,20 @@ use clap::{Parser, Subcommand};
 mod agent;
 mod api;
 mod bench;
+mod check;
 mod cluster;
 mod down;
 mod exec;
+mod flows;
 mod image;
 mod kubeconfig;
+mod kubelets;
 mod logging;
 mod node_init;
 mod progress;
 mod renewing;
 mod server;
+mod service;
 mod status;
 mod supervise;
 mod token;
@@ -40,6 +44,9 @@ enum Cmd {
     Status(status::Args),
     Kubeconfig(kubeconfig::Args),
     Exec(exec::Args),
+    Check(check::Args),
+    Flows(flows::Args),
+    Service(service::Args),
     Image(image::Args),
     Token(token::Args),
     Bench(bench::Args),
@@ -81,6 +88,9 @@ fn main() -> ExitCode {
         Cmd::Status(args) => done(status::main(&args)),
         Cmd::Kubeconfig(args) => done(kubeconfig::main(&args)),
         Cmd::Exec(args) => exec::main(&args),
+        Cmd::Check(args) => check::main(&args),
+        Cmd::Flows(args) => done(flows::main(&args)),
+        Cmd::Service(args) => service::main(&args),
         Cmd::Image(args) => done(image::main(&args)),
         Cmd::Token(args) => done(token::main(&args)),
         Cmd::Bench(args) => done(bench::main(&args)),

@@ -81,6 +81,13 @@ pub fn host_interface(owner: &str) -> String {
 impl Connection<'_> {
     /// Makes the connection, or completes one that was made half.
     pub fn connect(&self) -> Result<Connected, Error> {
+        let connected = self.create()?;
+        self.bring_up()?;
+        Ok(connected)
+    }
+
+    /// Makes the pair, and leaves it down: what guards the pod is put on it before [`Self::bring_up`].
+    pub fn create(&self) -> Result<Connected, Error> {
         let netns = self.open_netns()?;
         let mut host = Netlink::open()?;
         let mut pod = Netlink::open_in(netns.as_fd())?;
@@ -92,11 +99,19 @@ impl Connection<'_> {
             host.delete_link(self.host_interface)?;
             host.create_veth(self.host_interface, self.pod_interface, &netns, macs, self.mtu)?;
         }
+        let outer = self.find(&mut host, self.host_interface)?;
+        Ok(Connected { host_index: outer.index, host_mac: macs[0], pod_mac: macs[1] })
+    }
+
+    /// Sets addresses and routes, and both halves up.
+    pub fn bring_up(&self) -> Result<(), Error> {
+        let netns = self.open_netns()?;
+        let mut pod = Netlink::open_in(netns.as_fd())?;
         let inner = self.find(&mut pod, self.pod_interface)?;
         self.set_up_pod(&mut pod, &inner)?;
+        let mut host = Netlink::open()?;
         let outer = self.find(&mut host, self.host_interface)?;
-        self.set_up_host(&mut host, &outer)?;
-        Ok(Connected { host_index: outer.index, host_mac: macs[0], pod_mac: macs[1] })
+        self.set_up_host(&mut host, &outer)
     }
 
     /// Compares what is there with what should be (CNI CHECK).

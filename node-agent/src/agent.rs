@@ -24,6 +24,7 @@ use crate::network::{LoadBalancerMode, Network, NetworkConfig, SetupError, Tunne
 use crate::node::{self, Machine, NodeConfig};
 use crate::pods::env::Facts;
 use crate::pods::{Allocatable, Parts, PodManager, PodManagerConfig};
+use crate::policy;
 use crate::probes::check::Checker;
 use crate::proxy;
 use crate::runtime::RuntimeError;
@@ -122,6 +123,9 @@ pub enum AgentError {
     /// The proxy.
     #[error("the service proxy stopped: {0}")]
     Proxy(String),
+    /// Network policy.
+    #[error("network policy stopped: {0}")]
+    Policy(String),
     /// DNS.
     #[error(transparent)]
     Dns(#[from] crate::dns::server::ServerError),
@@ -294,7 +298,8 @@ async fn start(
         );
         network_problem.send_replace(None);
         let backend = Arc::new(RuntimeBackend::new(manager.context(), manager.pods()));
-        let router = server::router(backend, manager.pods(), ledger.clone(), clock.clone());
+        let (sight, events) = network.sight;
+        let router = server::router(backend, manager.pods(), ledger.clone(), Arc::clone(&sight), clock.clone());
         let (addresses, addresses_seen) = watch::channel(BTreeMap::new());
         let (synced, _) = watch::channel(false);
         let proxy_config = proxy::Config {
@@ -306,7 +311,8 @@ async fn start(
             pod_namespaces: config.run_dir.join("netns"),
             direct_return: config.load_balancer_mode == LoadBalancerMode::Dsr,
         };
-        let Network { services, sockets, flow_table, peers, local, uplink, .. } = network;
+        let Network { services, sockets, flow_table, peers, local, uplink, pods, policy, .. } = network;
+        let (policy_maps, questions) = policy;
         let outputs = proxy::Outputs { names: dns.names, addresses, synced, ledger, problem: service_problem };
         let proxy_work =
             proxy::run(proxy_config, rest.clone(), random.clone(), services, sockets, outputs, cancel.clone());
@@ -320,14 +326,24 @@ async fn start(
             ready_nodes,
             cancel.clone(),
         );
-        let (proxied, ..) = tokio::join!(
+        let node = config.node_name.clone();
+        let policy_work = policy::run(node, rest.clone(), random.clone(), policy_maps, pods, questions, cancel.clone());
+        let seeing = async {
+            if let Err(error) = sight.run(events, clock.clone(), cancel.clone()).await {
+                tracing::warn!(%error, "flows cannot be shown");
+            }
+        };
+        let (proxied, policed, ..) = tokio::join!(
             proxy_work,
+            policy_work,
+            seeing,
             peer_work,
             cancel.run_until_cancelled(flow_table.watch_over(flow_problem)),
             dns.server.run(cancel.clone()),
             manager.run(cancel.clone()),
             server::serve(listener, tls.server, router, cancel.clone()),
         );
+        policed.map_err(|e| AgentError::Policy(e.to_string()))?;
         proxied.map_err(|e| AgentError::Proxy(e.to_string()))
     };
     tokio::select! {

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod check;
 pub mod dns;
 pub mod drain;
 pub mod events;
@@ -10,10 +11,12 @@ pub mod logger;
 pub mod network;
 pub mod node;
 pub mod pods;
+pub mod policy;
 pub mod probes;
 pub mod proxy;
 pub mod runtime;
 pub mod server;
+pub mod sight;
 pub mod streams;
 pub mod volumes;
 

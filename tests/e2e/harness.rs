@@ -1,6 +1,6 @@
 //! A cluster for the tests, and the real kubectl to drive it.
 
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -70,6 +70,26 @@ impl Cluster {
     /// `xebec up` of the running cluster, with further arguments.
     pub fn up(&self, args: &[&str]) -> Result {
         self.xebec(&[&["up", "--name", &NAME, "--no-context"], args].concat())?.ok("up").map(drop)
+    }
+
+    /// Runs `xebec` with these arguments and the cluster's name.
+    pub fn xebec_named(&self, args: &[&str]) -> Result<Printed> {
+        run(Command::new(&self.xebec).args(args).args(["--name", &NAME]), None)
+    }
+
+    /// Starts `xebec` with these arguments and the cluster's name, and lets it run; killed when dropped.
+    pub fn start_xebec(&self, args: &[&str]) -> Result<Lines> {
+        let mut running = start(Command::new(&self.xebec).args(args).args(["--name", &NAME]))?;
+        let output = running.0.stdout.take().ok_or("no output")?;
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in std::io::BufReader::new(output).lines().map_while(std::io::Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Lines { _running: running, lines })
     }
 
     /// Runs a command on a node.
@@ -275,6 +295,19 @@ impl Printed {
         } else {
             Ok(self.err)
         }
+    }
+}
+
+/// A command in the background, and the lines that it prints.
+pub struct Lines {
+    _running: Running,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Lines {
+    /// The next line, if there is one already.
+    pub fn line(&mut self) -> Option<String> {
+        self.lines.try_recv().ok()
     }
 }
 

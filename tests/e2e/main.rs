@@ -10,6 +10,7 @@ mod crds;
 mod drain;
 mod harness;
 mod nodes;
+mod policy;
 mod services;
 mod webhooks;
 mod workloads;
@@ -40,6 +41,7 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
             cluster_ip, endpoints_follow_readiness, from_outside, no_packet_filter_rules, dns, pods_reach_pods,
             pods_reach_the_outside_as_their_node,
         },
+        policy::{ingress_is_judged, egress_is_judged, drops_are_seen},
         config::{
             environment_and_files, a_missing_config_map_is_reported, limits_are_enforced, probes,
             termination_is_graceful, the_service_account_token_works,

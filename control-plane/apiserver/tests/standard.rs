@@ -170,7 +170,9 @@ async fn a_node_joins_by_token() {
     assert_eq!(made["spec"]["taints"][0]["key"], "node.kubernetes.io/not-ready");
     for (path, expected) in [
         ("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1", 200),
-        ("/api/v1/pods", 403),
+        // Network policies name pods of other nodes by their labels.
+        ("/api/v1/pods", 200),
+        ("/api/v1/namespaces/default/pods/other", 403),
         ("/api/v1/services", 200),
         ("/api/v1/nodes", 200),
         ("/apis/discovery.k8s.io/v1/endpointslices", 200),

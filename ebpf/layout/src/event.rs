@@ -4,7 +4,7 @@ use crate::{Addr, Port};
 
 /// A packet was dropped or refused; [`Event::reason`] says why.
 pub const EVENT_DROP: u8 = 1;
-/// A flow of the uplink path began.
+/// A flow began. Reported only while [`crate::map::WATCHED`] says so.
 pub const EVENT_NEW_FLOW: u8 = 2;
 
 /// One record of the event ring.
@@ -27,8 +27,8 @@ pub struct Event {
     pub kind: u8,
     /// A [`DropReason`], as its number; 0 for none.
     pub reason: u8,
-    /// Zero.
-    pub padding: u8,
+    /// A [`crate::Direction`], as its number, where a pod's own hook saw the packet; else 0.
+    pub direction: u8,
     /// The interface where the program ran.
     pub ifindex: u32,
     /// Length of the packet in bytes.

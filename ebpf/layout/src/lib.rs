@@ -71,6 +71,8 @@ pub mod map {
     pub const CONNECTIONS: &str = "CONNECTIONS";
     /// One number, raised after each change of the policies.
     pub const REVISION: &str = "REVISION";
+    /// One number: until when (kernel's monotonic clock, in seconds) somebody wants to be told of new flows.
+    pub const WATCHED: &str = "WATCHED";
     /// Per-CPU packet counts by [`super::DropReason`].
     pub const DROPS: &str = "DROPS";
     /// The ring of [`super::Event`]s.
@@ -81,7 +83,7 @@ pub mod map {
     pub const CARRIED_OVER: [&str; 4] = [AFFINITY, SOCKETS, FLOWS, DATAGRAMS];
 
     /// Those that outlive the agent. (`EVENTS` does too: a reader that reopens it goes on where it was.)
-    pub const PINNED: [&str; 22] = [
+    pub const PINNED: [&str; 23] = [
         SERVICES,
         SLOTS,
         MEMBERS,
@@ -102,6 +104,7 @@ pub mod map {
         RULES,
         CONNECTIONS,
         REVISION,
+        WATCHED,
         DROPS,
         EVENTS,
     ];

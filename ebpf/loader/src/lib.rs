@@ -16,7 +16,6 @@
 pub mod bpffs;
 mod error;
 mod maps;
-pub mod probe;
 pub mod sys;
 
 use std::fs::File;
@@ -29,7 +28,7 @@ use aya::maps::MapData;
 use aya::programs::{CgroupSockAddr, Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 pub use error::Error;
-pub use maps::{Counters, Maps, Prefix, Prefixes, Table};
+pub use maps::{Counter, Counters, Events, Maps, Prefix, Prefixes, Table};
 use sys::{AttachType, LinkTarget};
 pub use xebec_ebpf_layout as layout;
 use xebec_ebpf_layout::Config;
@@ -91,6 +90,14 @@ impl Datapath {
         datapath.take_over_pods()?;
         datapath.remove_other_versions()?;
         Ok((datapath, Maps::open(&map_dir)?))
+    }
+
+    /// Other handles of the same maps.
+    pub fn open_maps(&self) -> Result<Maps, Error> {
+        match &self.root {
+            Some(root) => Maps::open(&map_dir(root)),
+            None => Err(Error::Missing("a pinned map")),
+        }
     }
 
     /// Loads the programs with fresh maps and pins nothing: everything goes when the value is dropped.

@@ -3,6 +3,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 
 use aya::Pod;
@@ -243,8 +244,29 @@ pub struct Maps {
     pub rules: Prefixes<u32, RuleKey>,
     pub connections: Table<FlowKey, Connection>,
     pub revision: Counter,
+    pub watched: Counter,
     drops: PerCpuArray<MapData, u64>,
-    events: RingBuf<MapData>,
+    pub events: Events,
+}
+
+/// The ring of events. What one reader has read, no other sees.
+pub struct Events(RingBuf<MapData>);
+
+impl Events {
+    /// The next event, if there is one.
+    #[expect(clippy::should_implement_trait, reason = "more may come after there is none")]
+    pub fn next(&mut self) -> Option<Event> {
+        let item = self.0.next()?;
+        let bytes: [u8; size_of::<Event>()] = item.get(..size_of::<Event>())?.try_into().ok()?;
+        // SAFETY: Event is plain data: every bit pattern of its size is one.
+        Some(unsafe { std::mem::transmute::<[u8; size_of::<Event>()], Event>(bytes) })
+    }
+}
+
+impl AsRawFd for Events {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
 }
 
 impl Maps {
@@ -280,7 +302,8 @@ impl Maps {
             connections: Table::new(names::CONNECTIONS, map(names::CONNECTIONS)?)?,
             revision: Counter::new(names::REVISION, map(names::REVISION)?)?,
             drops: PerCpuArray::try_from(map(names::DROPS)?).map_err(failed(names::DROPS))?,
-            events: RingBuf::try_from(map(names::EVENTS)?).map_err(failed(names::EVENTS))?,
+            watched: Counter::new(names::WATCHED, map(names::WATCHED)?)?,
+            events: Events(RingBuf::try_from(map(names::EVENTS)?).map_err(failed(names::EVENTS))?),
         })
     }
 
@@ -293,14 +316,6 @@ impl Maps {
                 Ok((reason, values.iter().sum()))
             })
             .collect()
-    }
-
-    /// The next event, if there is one.
-    pub fn next_event(&mut self) -> Option<Event> {
-        let item = self.events.next()?;
-        let bytes: [u8; size_of::<Event>()] = item.get(..size_of::<Event>())?.try_into().ok()?;
-        // SAFETY: Event is plain data: every bit pattern of its size is one.
-        Some(unsafe { std::mem::transmute::<[u8; size_of::<Event>()], Event>(bytes) })
     }
 }
 

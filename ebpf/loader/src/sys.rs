@@ -231,6 +231,32 @@ pub fn target(link: impl AsFd, kind: AttachType) -> io::Result<LinkTarget> {
     }))
 }
 
+/// What programs are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgramType {
+    /// Sockets' addresses, in a cgroup.
+    CgroupSockAddr,
+    /// TCP's steps, in a cgroup.
+    SockOps,
+    /// Packets before the kernel sees them.
+    Xdp,
+}
+
+/// Whether the kernel loads programs of this type: it is given one that does nothing.
+pub fn knows_program_type(kind: ProgramType) -> io::Result<()> {
+    use aya::programs::ProgramType as Kind;
+    let known = aya::sys::is_program_supported(match kind {
+        ProgramType::CgroupSockAddr => Kind::CgroupSockAddr,
+        ProgramType::SockOps => Kind::SockOps,
+        ProgramType::Xdp => Kind::Xdp,
+    });
+    match known {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
 /// Whether the kernel knows an attach type for interfaces: it lists what is attached to the loopback interface.
 pub fn knows_interface_type(kind: AttachType) -> io::Result<()> {
     const LOOPBACK: u32 = 1;

@@ -311,7 +311,7 @@ fn no_endpoint_means_a_reset_or_port_unreachable() {
 
     assert_eq!(world.drops(DropReason::NoBackend), 2);
     assert_eq!(world.maps.service_counters.get(&id).unwrap().unwrap().refused, 1);
-    let event = world.maps.next_event().unwrap();
+    let event = world.maps.events.next().unwrap();
     assert_eq!((event.reason, event.service, event.dst_port.get()), (DropReason::NoBackend as u8, id, 80));
     assert!(world.flow_kinds().is_empty());
 }

@@ -3,9 +3,9 @@
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::programs::TcContext;
-use xebec_ebpf_layout::{DropReason, EVENT_DROP, Event, FlowKey};
+use xebec_ebpf_layout::{Direction, DropReason, EVENT_DROP, EVENT_NEW_FLOW, Event, FlowKey};
 
-use crate::maps::{DROPS, EVENTS};
+use crate::maps::{DROPS, EVENTS, WATCHED};
 
 /// The kernel's monotonic clock, in seconds.
 #[inline(always)]
@@ -21,12 +21,27 @@ pub fn count_drop(ctx: &TcContext, reason: DropReason, key: &FlowKey, service: u
         // SAFETY: the slot is this CPU's own, and the program is not preempted by another of ours on it.
         unsafe { *counter += 1 };
     }
-    report(ctx, EVENT_DROP, reason as u8, key, service, 0);
+    let direction = match reason {
+        DropReason::PolicyIngress => Direction::Ingress as u8,
+        DropReason::PolicyEgress => Direction::Egress as u8,
+        _ => 0,
+    };
+    report(ctx, EVENT_DROP, reason as u8, direction, key, service, 0);
+}
+
+/// Reports a flow that begins, if somebody wants to know.
+#[inline(always)]
+pub fn new_flow(ctx: &TcContext, direction: u8, key: &FlowKey, service: u32, backend: u32) {
+    // Nobody: mostly.
+    let until = WATCHED.get(0).copied().unwrap_or_default();
+    if until != 0 && now_s() <= until {
+        report(ctx, EVENT_NEW_FLOW, 0, direction, key, service, backend);
+    }
 }
 
 /// Puts an event into the ring; if that is full, the event is lost, not the packet.
 #[inline(always)]
-pub fn report(ctx: &TcContext, kind: u8, reason: u8, key: &FlowKey, service: u32, backend: u32) {
+fn report(ctx: &TcContext, kind: u8, reason: u8, direction: u8, key: &FlowKey, service: u32, backend: u32) {
     let Some(mut entry) = EVENTS.reserve(0) else { return };
     entry.write(Event {
         // SAFETY: no arguments, no preconditions.
@@ -38,7 +53,7 @@ pub fn report(ctx: &TcContext, kind: u8, reason: u8, key: &FlowKey, service: u32
         proto: key.proto,
         kind,
         reason,
-        padding: 0,
+        direction,
         // SAFETY: the context the kernel gave us.
         ifindex: unsafe { (*ctx.skb.skb).ifindex },
         length: ctx.len(),

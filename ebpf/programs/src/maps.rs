@@ -58,6 +58,8 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, u32, 4_096> = LruHashMap::new();
 #[btf_map]
 pub static REVISION: Array<u32, 1> = Array::new();
 #[btf_map]
+pub static WATCHED: Array<u32, 1> = Array::new();
+#[btf_map]
 pub static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();

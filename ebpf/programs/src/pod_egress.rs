@@ -32,6 +32,8 @@ fn egress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
     };
     if pod.is_isolated() {
         policy::judge(ctx, packet, back, &pod, Direction::Egress)?;
+    } else if packet.is_syn() {
+        event::new_flow(ctx, Direction::Egress as u8, key, 0, 0);
     }
     if in_pod_net(&key.dst) {
         return deliver::to_local_pod(ctx, &key.dst).unwrap_or(Ok(PASS));

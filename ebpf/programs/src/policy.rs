@@ -11,7 +11,7 @@ use xebec_ebpf_layout::{
     node_address_flags, proto, verdict,
 };
 
-use crate::event::now_s;
+use crate::event::{self, now_s};
 use crate::maps::{BLOCKS, CONNECTIONS, FRAGMENTS, IDENTITIES, NODE_ADDRESSES, REVISION, RULES};
 use crate::packet::{ETH_LEN, IPV4_LEN, Ipv4, Kind, Packet, icmp_type, tcp};
 
@@ -39,7 +39,10 @@ pub fn judge(
         Direction::Ingress => (pod.ingress, &packet.key.src),
         Direction::Egress => (pod.egress, &packet.key.dst),
     };
-    if is_own_node(peer) {
+    // What the node forwards under its own address (see `uplink`) came in by an interface, and is not the node's.
+    // SAFETY: the context the kernel gave us.
+    let is_forwarded = direction as u8 == Direction::Ingress as u8 && unsafe { (*ctx.skb.skb).ingress_ifindex } != 0;
+    if !is_forwarded && is_own_node(peer) {
         return Ok(());
     }
     let fragment = u16::from_be(packet.ip.fragment);
@@ -51,7 +54,7 @@ pub fn judge(
     if packet.is(Kind::IcmpError) {
         return error(ctx, packet, key, set, direction);
     }
-    connection(packet, key, pod, direction)?;
+    connection(ctx, packet, key, pod, direction)?;
     if fragment & MORE_FRAGMENTS != 0 {
         // If this fails the rest of the datagram is dropped, as if it had been lost.
         let _ = FRAGMENTS.insert(&fragment_key(packet, direction), &1, 0);
@@ -61,12 +64,19 @@ pub fn judge(
 
 /// Lets a packet of a connection pass or not, and remembers the connection.
 #[inline(always)]
-fn connection(packet: &Packet, key: &FlowKey, pod: &LocalPod, direction: Direction) -> Result<(), DropReason> {
+fn connection(
+    ctx: &TcContext,
+    packet: &Packet,
+    key: &FlowKey,
+    pod: &LocalPod,
+    direction: Direction,
+) -> Result<(), DropReason> {
     let now = now_s();
     let revision = REVISION.get(0).copied().unwrap_or_default();
     let mut flags = closing(packet, direction);
     let entry = CONNECTIONS.get_ptr_mut(key);
-    let mut revoked = false;
+    // Whether this is a connection that was allowed, and is judged again.
+    let mut again = false;
     if let Some(entry) = entry {
         // SAFETY: a live map value. Another CPU may write the same fields at the same time: each is one word or less and
         // either value will do.
@@ -80,7 +90,7 @@ fn connection(packet: &Packet, key: &FlowKey, pod: &LocalPod, direction: Directi
             return Ok(());
         }
         if !is_reply {
-            revoked = true;
+            again = true;
             if alive {
                 flags |= entry.flags;
             }
@@ -104,7 +114,7 @@ fn connection(packet: &Packet, key: &FlowKey, pod: &LocalPod, direction: Directi
             return Ok(());
         }
     } else if !allows(set, &key.dst, key.proto, if key.proto == proto::ICMP { Port(0) } else { port }) {
-        if revoked {
+        if again {
             let _ = CONNECTIONS.remove(key);
         }
         return Err(reason(direction));
@@ -112,6 +122,9 @@ fn connection(packet: &Packet, key: &FlowKey, pod: &LocalPod, direction: Directi
     let new = Connection { revision, last_seen_s: now, direction: direction as u8, flags, padding: 0 };
     // If this fails the replies are dropped, and the next packet tries again.
     let _ = CONNECTIONS.insert(key, &new, 0);
+    if !again {
+        event::new_flow(ctx, direction as u8, &packet.key, 0, 0);
+    }
     Ok(())
 }
 

@@ -8,8 +8,8 @@ use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use xebec_ebpf_layout::{
-    AffinityKey, Backend, DropReason, EVENT_NEW_FLOW, FlowKind, SCOPE_EXTERNAL, Service, ServiceKey,
-    node_address_flags, proto, service_flags,
+    AffinityKey, Backend, DropReason, FlowKind, SCOPE_EXTERNAL, Service, ServiceKey, node_address_flags, proto,
+    service_flags,
 };
 
 use crate::config::{config, in_cluster_net, in_pod_net};
@@ -126,9 +126,7 @@ fn begin(ctx: &TcContext, scratch: &mut Scratch, frontend: &ServiceKey, mut foun
     scratch.to.direct_return = u32::from(direct);
     record(scratch, &found, id, leaves, hash)?;
     service::count(found.id, Count::UplinkFlow);
-    if config!(flow_events) != 0 {
-        event::report(ctx, EVENT_NEW_FLOW, 0, &scratch.packet.key, found.id, id);
-    }
+    event::new_flow(ctx, 0, &scratch.packet.key, found.id, id);
     translate(ctx, scratch)
 }
 

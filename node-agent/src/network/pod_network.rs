@@ -1,6 +1,6 @@
-//! Connects pods: an address from the node's range, a veth pair, the datapath's program on it.
+//! Connects pods: an address from the node's range, a veth pair, the datapath's programs and the pod's policies on it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,15 +10,21 @@ use parking_lot::Mutex;
 use xebec_cni::connect::{self, Connection, host_interface};
 use xebec_cni::ipam::{self, Pool};
 use xebec_ebpf_loader::layout::{Addr, LocalPod};
-use xebec_ebpf_loader::{Datapath, Table};
+use xebec_ebpf_loader::{Datapath, Table, kernel_clock_s};
 
 use super::{NetworkError, PodAddresses, PodIdentity, PodNetwork};
+use crate::policy::Gate;
+use crate::policy::sync::Subjects;
+use crate::policy::world::Sets;
 
 /// The name of a pod's interface in its namespace.
 const POD_INTERFACE: &str = "eth0";
 
 /// The pods of this node.
-pub struct NodeNetwork(Arc<Inner>);
+pub struct NodeNetwork {
+    inner: Arc<Inner>,
+    gate: Gate,
+}
 
 struct Inner {
     pool: Pool,
@@ -31,6 +37,8 @@ struct Inner {
 struct Kernel {
     datapath: Datapath,
     local_pods: Table<Addr, LocalPod>,
+    /// Pods that policies select, by uid, connected or about to be.
+    isolated: BTreeMap<String, Sets>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -44,10 +52,18 @@ enum Failure {
 }
 
 impl NodeNetwork {
-    /// Over a loaded datapath. `node` is the node's own address, `mtu` the largest packet of pods in bytes of IP.
-    pub fn new(pool: Pool, mtu: u32, node: Ipv4Addr, datapath: Datapath, local_pods: Table<Addr, LocalPod>) -> Self {
-        let kernel = Mutex::new(Kernel { datapath, local_pods });
-        Self(Arc::new(Inner { pool, mtu, node, kernel }))
+    /// Over a loaded datapath. `node` is the node's own address, `mtu` the largest packet of pods in bytes of IP; `gate`
+    /// says when a pod's policies are known.
+    pub fn new(
+        pool: Pool,
+        mtu: u32,
+        node: Ipv4Addr,
+        datapath: Datapath,
+        local_pods: Table<Addr, LocalPod>,
+        gate: Gate,
+    ) -> Self {
+        let kernel = Mutex::new(Kernel { datapath, local_pods, isolated: BTreeMap::new() });
+        Self { inner: Arc::new(Inner { pool, mtu, node, kernel }), gate }
     }
 
     /// Runs a step of some milliseconds where it holds nobody up.
@@ -56,7 +72,7 @@ impl NodeNetwork {
         pod: &PodIdentity,
         step: impl FnOnce(&Inner) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, NetworkError> {
-        let inner = Arc::clone(&self.0);
+        let inner = Arc::clone(&self.inner);
         let failed = |message: String| NetworkError { pod: pod.clone(), message };
         match tokio::task::spawn_blocking(move || step(&inner)).await {
             Ok(result) => result.map_err(|error| failed(error.to_string())),
@@ -69,6 +85,7 @@ impl NodeNetwork {
 impl PodNetwork for NodeNetwork {
     async fn setup(&self, pod: &PodIdentity, netns: &Path) -> Result<PodAddresses, NetworkError> {
         let (uid, netns) = (pod.uid.clone(), netns.to_owned());
+        self.gate.pass(pod).await.map_err(|message| NetworkError { pod: pod.clone(), message })?;
         self.blocking(pod, move |inner| inner.set_up(&uid, netns)).await
     }
 
@@ -96,17 +113,28 @@ impl Inner {
             mtu: self.mtu,
             node: Some(self.node),
         };
-        let connected = connection.connect()?;
-        let entry = LocalPod {
-            ifindex: connected.host_index,
-            mac: connected.pod_mac,
-            host_mac: connected.host_mac,
-            ..LocalPod::NOWHERE
-        };
-        let mut kernel = self.kernel.lock();
-        // The entry first: the program lets nothing out from an address it does not know.
-        kernel.local_pods.insert(&address.into(), &entry)?;
-        kernel.datapath.attach_pod(&host_interface, connected.host_index)?;
+        let connected = connection.create()?;
+        let (ifindex, mac, host_mac) = (connected.host_index, connected.pod_mac, connected.host_mac);
+        {
+            let mut kernel = self.kernel.lock();
+            let sets = kernel.isolated.get(uid).copied().unwrap_or_default();
+            // A pod that is set up again may have been isolated while it ran.
+            let before = kernel.local_pods.get(&address.into())?.filter(|before| before.ifindex == ifindex);
+            let entry = LocalPod {
+                ifindex,
+                mac,
+                host_mac,
+                isolated_at_s: before.map_or(0, |before| before.isolated_at_s),
+                ingress: sets.ingress.0,
+                egress: sets.egress.0,
+                ..LocalPod::NOWHERE
+            };
+            // The entry first: the program lets nothing out from an address it does not know. And both before the pod
+            // can send or get a packet.
+            kernel.local_pods.insert(&address.into(), &entry)?;
+            kernel.datapath.attach_pod(&host_interface, connected.host_index)?;
+        }
+        connection.bring_up()?;
         Ok(PodAddresses(vec![IpAddr::V4(address)]))
     }
 
@@ -117,7 +145,10 @@ impl Inner {
             self.kernel.lock().local_pods.remove(&address.into())?;
         }
         connect::disconnect(&host_interface)?;
-        self.kernel.lock().datapath.detach_pod(&host_interface)?;
+        let mut kernel = self.kernel.lock();
+        kernel.datapath.detach_pod(&host_interface)?;
+        kernel.isolated.remove(uid);
+        drop(kernel);
         self.pool.release(uid)?;
         Ok(())
     }
@@ -132,6 +163,7 @@ impl Inner {
             leases.iter().filter(|l| live.contains(&l.owner)).map(|l| l.address.into()).collect();
         let interfaces: BTreeSet<String> = live.iter().map(|uid| host_interface(uid)).collect();
         let mut kernel = self.kernel.lock();
+        kernel.isolated.retain(|uid, _| live.contains(uid));
         for (address, _) in kernel.local_pods.entries()? {
             if !kept.contains(&address) {
                 kernel.local_pods.remove(&address)?;
@@ -141,6 +173,45 @@ impl Inner {
             if !interfaces.contains(&interface) {
                 kernel.datapath.detach_pod(&interface)?;
             }
+        }
+        Ok(())
+    }
+}
+
+impl Subjects for NodeNetwork {
+    fn put(&self, uid: &str, sets: Sets) -> Result<(), String> {
+        self.inner.put_sets(uid, sets).map_err(|error| error.to_string())
+    }
+
+    fn isolated(&self) -> Result<BTreeSet<String>, String> {
+        let leases = self.inner.pool.leases().map_err(|error| error.to_string())?;
+        let entries = self.inner.kernel.lock().local_pods.entries().map_err(|error| error.to_string())?;
+        let isolated: BTreeSet<Addr> =
+            entries.into_iter().filter(|(_, pod)| pod.is_isolated()).map(|(addr, _)| addr).collect();
+        Ok(leases.into_iter().filter(|l| isolated.contains(&l.address.into())).map(|l| l.owner).collect())
+    }
+}
+
+impl Inner {
+    /// Puts a pod under rule sets. One that is not connected yet finds them when it is.
+    fn put_sets(&self, uid: &str, sets: Sets) -> Result<(), Failure> {
+        let mut kernel = self.kernel.lock();
+        if sets == Sets::default() {
+            kernel.isolated.remove(uid);
+        } else {
+            kernel.isolated.insert(uid.to_owned(), sets);
+        }
+        let Some(address) = self.pool.find(uid)? else { return Ok(()) };
+        let Some(before) = kernel.local_pods.get(&address.into())? else { return Ok(()) };
+        let mut pod = LocalPod { ingress: sets.ingress.0, egress: sets.egress.0, ..before };
+        if !pod.is_isolated() {
+            pod.isolated_at_s = 0;
+        } else if !before.is_isolated() {
+            // It has connections that nobody remembers.
+            pod.isolated_at_s = kernel_clock_s();
+        }
+        if pod != before {
+            kernel.local_pods.insert(&address.into(), &pod)?;
         }
         Ok(())
     }

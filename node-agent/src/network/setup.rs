@@ -10,12 +10,16 @@ use xebec_cni::ipam::Pool;
 use xebec_cni::netlink::{self, Link, Netlink};
 use xebec_cni::sysctl;
 use xebec_ebpf_loader::layout::{Addr, Config, Frontend, SocketKey};
-use xebec_ebpf_loader::{Datapath, Maps, Prefixes, Table, probe};
+use xebec_ebpf_loader::{Datapath, Events, Maps, Prefixes, Table};
 
 use super::flow_table::FlowTable;
 use super::peers::{Local, vtep_mac};
 use super::pod_network::NodeNetwork;
+use crate::check::{self, machine::ThisMachine};
+use crate::policy::sync::PolicyMaps;
+use crate::policy::{Gate, Questions};
 use crate::proxy::sync::ServiceMaps;
+use crate::sight::Sight;
 
 /// The tunnel's device.
 pub const VXLAN_DEVICE: &str = "xb-vxlan";
@@ -87,7 +91,7 @@ pub struct NetworkConfig {
 pub enum SetupError {
     /// Something the kernel lacks.
     #[error("this machine's kernel lacks what the network needs:\n{0}")]
-    Kernel(probe::Report),
+    Kernel(check::Report),
     /// No interface has the node's address.
     #[error("no interface {} has the node's address {address}: name the right one as uplink, or the right address", interface.as_deref().unwrap_or("of this machine"))]
     NoUplink {
@@ -119,6 +123,10 @@ pub struct Network {
     pub flow_table: FlowTable,
     /// For [`super::run::run`].
     pub peers: PeerMaps,
+    /// For [`crate::policy::run`]: until that runs, no pod is connected.
+    pub policy: (PolicyMaps, Questions),
+    /// For [`Sight::run`], and for the kubelet API.
+    pub sight: (Arc<Sight>, Events),
     /// For [`super::run::run`]: this node.
     pub local: Local,
     /// The uplink.
@@ -139,7 +147,7 @@ impl Network {
     /// Brings the node's network up, or takes it over from an agent that was here before: no connection breaks. Blocks for
     /// about a tenth of a second.
     pub fn start(config: &NetworkConfig) -> Result<Self, SetupError> {
-        let report = probe::probe(&config.cgroup);
+        let report = check::network(&ThisMachine, &config.cgroup);
         if !report.is_sufficient() {
             return Err(SetupError::Kernel(report));
         }
@@ -179,14 +187,21 @@ impl Network {
             lb_addresses,
             ..
         } = maps;
+        let policy =
+            PolicyMaps { identities: maps.identities, blocks: maps.blocks, rules: maps.rules, revision: maps.revision };
+        let seen = datapath.open_maps()?;
+        let (gate, questions) = Gate::new();
         let pool = Pool::new(&config.lease_dir, config.pod_cidr);
-        let pods = NodeNetwork::new(pool, pod_mtu(config.tunnel, &uplink), config.node_address, datapath, local_pods);
+        let mtu = pod_mtu(config.tunnel, &uplink);
+        let pods = NodeNetwork::new(pool, mtu, config.node_address, datapath, local_pods, gate);
         Ok(Self {
             pods: Arc::new(pods),
             services: ServiceMaps { services, slots, members, source_ranges, backends, service_counters },
             sockets,
             flow_table: FlowTable { flows, counters: flow_counters },
             peers: PeerMaps { peers, node_addresses, lb_addresses },
+            policy: (policy, questions),
+            sight: (Sight::new(&config.node_name, seen), maps.events),
             local,
             uplink,
         })

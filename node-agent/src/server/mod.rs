@@ -23,6 +23,7 @@ use xebec_clock::Clock;
 use self::backend::RuntimeBackend;
 use crate::drain::ledger::Ledger;
 use crate::pods::manager::Pods;
+use crate::sight::Sight;
 use crate::streams;
 
 /// How long a client may take to say hello.
@@ -41,12 +42,13 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// The kubelet API's paths.
-pub fn router(backend: Arc<RuntimeBackend>, pods: Pods, ledger: Ledger, clock: Clock) -> Router {
+pub fn router(backend: Arc<RuntimeBackend>, pods: Pods, ledger: Ledger, sight: Arc<Sight>, clock: Clock) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/pods", get(list_pods))
         .with_state(pods)
         .merge(crate::drain::answer::router(ledger))
+        .merge(crate::sight::router(sight))
         .merge(streams::router(backend, clock))
 }
 

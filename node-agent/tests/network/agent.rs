@@ -21,7 +21,7 @@ use xebec_node_agent::dns::Names;
 use xebec_node_agent::dns::zone::Zone;
 use xebec_node_agent::drain::ledger::Ledger;
 use xebec_node_agent::network::{self, Network, NetworkConfig, PodIdentity, PodNetwork as _, Tunnel};
-use xebec_node_agent::proxy;
+use xebec_node_agent::{policy, proxy};
 
 /// The variable that says what the node is; also marks the child process.
 pub const VARIABLE: &str = "XEBEC_TEST_NODE";
@@ -161,13 +161,24 @@ async fn serve(config: NetworkConfig, api: Api, pod_namespaces: PathBuf) {
     tokio::spawn(network::run::run(
         network.local,
         network.uplink,
-        rest,
-        random,
+        rest.clone(),
+        random.clone(),
         network.peers,
         wanted,
         ready_nodes,
         cancel.clone(),
     ));
+    let (policy_maps, questions) = network.policy;
+    let policing = policy::run(
+        config.node_name.clone(),
+        rest.clone(),
+        random.clone(),
+        policy_maps,
+        network.pods.clone(),
+        questions,
+        cancel.clone(),
+    );
+    tokio::spawn(async { policing.await.unwrap() });
     is_synced.wait_for(|done| *done).await.unwrap();
     say(&json!({ "ready": true }));
     let (sender, mut orders) = mpsc::unbounded_channel();
@@ -181,6 +192,7 @@ async fn serve(config: NetworkConfig, api: Api, pod_namespaces: PathBuf) {
     while let Some(order) = orders.recv().await {
         let order: Value = serde_json::from_str(&order).unwrap();
         let text = |key: &str| order[key].as_str().unwrap().to_owned();
+        // The name of a made-up pod is its uid too.
         let pod =
             |uid: &str| PodIdentity { namespace: "default".to_owned(), name: uid.to_owned(), uid: uid.to_owned() };
         let answer = match order["do"].as_str().unwrap() {

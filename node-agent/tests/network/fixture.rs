@@ -527,6 +527,19 @@ impl Cluster {
         Place::new(name, answer["address"].as_str().unwrap(), namespace, Some(cgroup))
     }
 
+    /// Makes a pod that the API knows, with a label `app` and the server's port by the name `web`.
+    pub fn labelled_pod(&mut self, node: &str, name: &str, app: &str) -> Place {
+        self.put("pods", &pod_object(node, name, app, None));
+        let place = self.pod(node, name);
+        self.put("pods", &pod_object(node, name, app, Some(&place.address)));
+        place
+    }
+
+    /// Changes what the API knows of a pod.
+    pub fn put_pod(&mut self, node: &str, name: &str, app: &str, address: &str) {
+        self.put("pods", &pod_object(node, name, app, Some(address)));
+    }
+
     pub fn remove_pod(&mut self, node: &str, name: &str) {
         self.order(node, &json!({ "do": "teardown", "uid": name }));
         self.order(node, &json!({ "do": "teardown", "uid": name }));
@@ -600,6 +613,18 @@ impl Cluster {
         xebec_ebpf_loader::unload(&self.nodes[node].bpffs).unwrap();
         assert!(!self.nodes[node].bpffs.join("xebec").exists());
     }
+}
+
+fn pod_object(node: &str, name: &str, app: &str, address: Option<&str>) -> Value {
+    let addresses: Vec<Value> = address.iter().map(|ip| json!({ "ip": ip })).collect();
+    json!({
+        "metadata": { "namespace": "default", "name": name, "uid": name, "labels": { "app": app } },
+        "spec": {
+            "nodeName": node,
+            "containers": [{ "ports": [{ "name": "web", "containerPort": 8_080, "protocol": "TCP" }] }],
+        },
+        "status": { "phase": "Running", "podIPs": addresses },
+    })
 }
 
 fn node_object(name: &str, address: &str, pods: &str, ready: bool) -> Value {

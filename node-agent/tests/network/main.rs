@@ -12,6 +12,7 @@
 
 mod agent;
 mod fixture;
+mod policy;
 mod services;
 
 use serde_json::{Value, json};

@@ -143,6 +143,11 @@ const PARTS: &[Role] = &[
             On("list watch", "discovery.k8s.io", "endpointslices"),
         ],
     ),
+    // Ours: the node's agent enforces network policy, which names pods of any node by their labels.
+    Role::new(
+        "xebec:node-network-policy",
+        &[On("list watch", "core", "namespaces pods"), On("list watch", "networking.k8s.io", "networkpolicies")],
+    ),
     Role::new("system:node-bootstrapper", &[On("create get list watch", CERTIFICATES, "certificatesigningrequests")]),
     Role::new(
         "system:node-problem-detector",
@@ -274,6 +279,7 @@ const CLUSTER_BINDINGS: &[(&str, &str, &[&str])] = &[
     ("system:node", "system:node", &[]),
     // Ours: the proxy, the network and DNS are in the node's agent, so that each node follows services and nodes.
     ("xebec:node-proxier", "system:node-proxier", &["Group:system:nodes"]),
+    ("xebec:node-network-policy", "xebec:node-network-policy", &["Group:system:nodes"]),
     ("xebec:node-bootstrapper", "system:node-bootstrapper", &["Group:system:bootstrappers:xebec:nodes"]),
     (
         "xebec:node-autoapprove-bootstrap",

@@ -100,6 +100,8 @@ fn the_policy_permits_what_it_should() {
     let nodes: &[&str] = &["system:nodes"];
     let joining: &[&str] = &["system:bootstrappers:xebec:nodes"];
     assert!(allowed(nodes, "system:node:n", "watch", "discovery.k8s.io", "endpointslices", ""));
+    assert!(allowed(nodes, "system:node:n", "watch", "networking.k8s.io", "networkpolicies", ""));
+    assert!(allowed(nodes, "system:node:n", "list", "", "pods", ""), "policies name pods of other nodes");
     assert!(!allowed(nodes, "system:node:n", "watch", "", "secrets", "ns"));
     assert!(allowed(joining, "system:bootstrap:x", "create", "certificates.k8s.io", "certificatesigningrequests", ""));
     assert!(!allowed(joining, "system:bootstrap:x", "get", "", "nodes", ""));

@@ -1,6 +1,6 @@
 //! The pods' programs on packets of isolated pods.
 
-use xebec_ebpf_layout::{DENY_ALL, RuleKey, verdict};
+use xebec_ebpf_layout::{DENY_ALL, Direction, EVENT_DROP, EVENT_NEW_FLOW, RuleKey, verdict};
 
 use super::*;
 
@@ -244,4 +244,32 @@ fn a_pod_under_policies_is_not_reached_by_the_short_way() {
     let (verdict, out) = world.run("uplink_ingress", &Frame::new(REMOTE_POD, POD, L4::syn(40_000, 80)));
     assert_eq!((verdict, out.dst_mac), (REDIRECT, MAC_A));
     assert!(!world.passes(IN, REMOTE_POD, out.l4));
+}
+
+#[test]
+fn flows_are_reported_while_somebody_watches_and_drops_always() {
+    let mut world = World::new();
+    world.isolate(WEB, [0; 2]);
+    world.allow(FRIEND, 80);
+    assert!(world.passes(IN, OTHER_POD, L4::syn(40_000, 80)));
+    assert_eq!(world.maps.events.next(), None);
+    assert!(!world.passes(IN, REMOTE_POD, L4::syn(40_000, 80)));
+    let dropped = world.maps.events.next().unwrap();
+    assert_eq!((dropped.kind, dropped.reason), (EVENT_DROP, DropReason::PolicyIngress as u8));
+    assert_eq!((dropped.direction, dropped.src), (Direction::Ingress as u8, REMOTE_POD.into()));
+
+    world.maps.watched.set(crate::kernel_clock_s() + 60).unwrap();
+    assert!(world.passes(IN, OTHER_POD, L4::syn(40_001, 80)));
+    let begun = world.maps.events.next().unwrap();
+    assert_eq!((begun.kind, begun.direction, begun.src_port.get()), (EVENT_NEW_FLOW, Direction::Ingress as u8, 40_001));
+    assert!(world.passes(IN, OTHER_POD, L4::ack(40_001, 80)), "the rest of it is no news");
+    assert_eq!(world.maps.events.next(), None);
+    // Where no policy is, too.
+    let plain = World::new();
+    assert!(plain.passes(OUT, REMOTE_POD, L4::syn(40_000, 80)));
+    let mut plain = plain;
+    assert_eq!(plain.maps.events.next(), None);
+    plain.maps.watched.set(crate::kernel_clock_s() + 60).unwrap();
+    assert!(plain.passes(OUT, REMOTE_POD, L4::syn(40_000, 80)));
+    assert_eq!(plain.maps.events.next().unwrap().direction, Direction::Egress as u8);
 }

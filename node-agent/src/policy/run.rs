@@ -1,0 +1,287 @@
+//! Follows the API, and keeps the maps as the policies want them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use xebec_clock::Random;
+
+use super::sync::{PolicyMaps, Subjects, WriteError};
+use super::views::{Namespace, NetworkPolicy, Pod};
+use super::world::{World, Write};
+use crate::api::Rest;
+use crate::api::watch::{Change, follow};
+use crate::network::PodIdentity;
+
+/// Changes taken in before the maps are written: a bound on how long one round holds up the next.
+const BATCH_LIMIT: usize = 1_024;
+/// How long to wait before writing again what could not be written.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long a pod waits for its policies; its worker asks again later.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pods that may wait at once; more are told to come again.
+const WAITING_MAX: usize = 1_024;
+
+/// Where a pod waits until its policies are in force.
+#[derive(Clone, Debug)]
+pub struct Gate(mpsc::Sender<Question>);
+
+#[derive(Debug)]
+struct Question {
+    namespace: String,
+    uid: String,
+    answer: oneshot::Sender<()>,
+}
+
+impl Gate {
+    /// A gate, and what [`run`] answers it by.
+    pub fn new() -> (Self, Questions) {
+        let (sender, receiver) = mpsc::channel(WAITING_MAX);
+        (Self(sender), Questions(receiver))
+    }
+
+    /// Waits until the rules for the pod are in the kernel and [`Subjects`] was told which they are.
+    ///
+    /// # Errors
+    /// If they are not known for too long.
+    pub async fn pass(&self, pod: &PodIdentity) -> Result<(), String> {
+        let (answer, answered) = oneshot::channel();
+        let question = Question { namespace: pod.namespace.clone(), uid: pod.uid.clone(), answer };
+        let ask = async {
+            self.0.send(question).await.ok()?;
+            answered.await.ok()
+        };
+        match tokio::time::timeout(PATIENCE, ask).await {
+            Ok(Some(())) => Ok(()),
+            Ok(None) => Err("the node is shutting down".to_owned()),
+            Err(_) => Err("the network policies for it are not known yet: is the API server reachable?".to_owned()),
+        }
+    }
+}
+
+/// What pods ask.
+#[derive(Debug)]
+pub struct Questions(mpsc::Receiver<Question>);
+
+/// Runs until `cancel`. What is in the maps stays there.
+///
+/// # Errors
+/// If the maps cannot be read.
+pub async fn run(
+    node: String,
+    rest: Rest,
+    random: Random,
+    maps: PolicyMaps,
+    pods: Arc<dyn Subjects>,
+    mut questions: Questions,
+    cancel: CancellationToken,
+) -> Result<(), WriteError> {
+    let (policy_sender, mut policies) = mpsc::channel(BATCH_LIMIT);
+    let (namespace_sender, mut namespaces) = mpsc::channel(BATCH_LIMIT);
+    let path = "/apis/networking.k8s.io/v1/networkpolicies".to_owned();
+    let watchers = async {
+        tokio::join!(
+            follow::<NetworkPolicy>(rest.clone(), path, String::new(), random.clone(), policy_sender),
+            follow::<Namespace>(
+                rest.clone(),
+                "/api/v1/namespaces".to_owned(),
+                String::new(),
+                random.clone(),
+                namespace_sender
+            ),
+        )
+    };
+    let mut enforcer = Enforcer::new(&node, maps, pods);
+    let work = async {
+        loop {
+            let first = tokio::select! {
+                biased;
+                change = policies.recv() => change.map(News::Policy),
+                change = namespaces.recv() => change.map(News::Namespace),
+                Some(change) = next_pod(&mut enforcer.pod_watch) => Some(News::Pod(change)),
+                question = questions.0.recv() => question.map(News::Question),
+                () = tokio::time::sleep(RETRY), if enforcer.is_behind() => Some(News::Retry),
+            };
+            let Some(first) = first else { return Ok(()) };
+            enforcer.take(first);
+            for _ in 0..BATCH_LIMIT {
+                if let Ok(change) = policies.try_recv() {
+                    enforcer.take(News::Policy(change));
+                } else if let Ok(change) = namespaces.try_recv() {
+                    enforcer.take(News::Namespace(change));
+                } else if let Some(Ok(change)) = enforcer.pod_watch.as_mut().map(mpsc::Receiver::try_recv) {
+                    enforcer.take(News::Pod(change));
+                } else {
+                    break;
+                }
+            }
+            enforcer.watch_pods(&rest, &random);
+            enforcer.update()?;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Ok(()),
+        result = work => result,
+        _ = watchers => Ok(()),
+    }
+}
+
+/// The next change of a pod; never, while nobody watches pods.
+async fn next_pod(watch: &mut Option<mpsc::Receiver<Change<Pod>>>) -> Option<Change<Pod>> {
+    match watch {
+        Some(watch) => watch.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+enum News {
+    Policy(Change<NetworkPolicy>),
+    Namespace(Change<Namespace>),
+    Pod(Change<Pod>),
+    Question(Question),
+    Retry,
+}
+
+/// The world, the maps, and who waits.
+struct Enforcer {
+    world: World,
+    maps: PolicyMaps,
+    pods: Arc<dyn Subjects>,
+    /// All pods of the cluster are followed only where there is a policy.
+    pod_watch: Option<mpsc::Receiver<Change<Pod>>>,
+    policies_listed: bool,
+    namespaces_listed: bool,
+    pods_listed: bool,
+    reconciled: bool,
+    /// Writes that could not be carried out, in order.
+    pending: Vec<Write>,
+    waiting: Vec<Question>,
+}
+
+impl Enforcer {
+    fn new(node: &str, maps: PolicyMaps, pods: Arc<dyn Subjects>) -> Self {
+        Self {
+            world: World::new(node),
+            maps,
+            pods,
+            pod_watch: None,
+            policies_listed: false,
+            namespaces_listed: false,
+            pods_listed: false,
+            reconciled: false,
+            pending: Vec::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    fn is_behind(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    fn take(&mut self, news: News) {
+        let world = &mut self.world;
+        match news {
+            News::Policy(Change::All(all)) => {
+                world.replace_policies(&all);
+                self.policies_listed = true;
+            }
+            News::Policy(Change::Put(policy)) => world.put_policy(&policy),
+            News::Policy(Change::Gone(policy)) => {
+                world.remove_policy(&policy.metadata.namespace, &policy.metadata.name);
+            }
+            News::Namespace(Change::All(all)) => {
+                world.replace_namespaces(&all);
+                self.namespaces_listed = true;
+            }
+            News::Namespace(Change::Put(namespace)) => world.put_namespace(&namespace),
+            News::Namespace(Change::Gone(namespace)) => world.remove_namespace(&namespace.metadata.name),
+            News::Pod(Change::All(all)) => {
+                world.replace_pods(&all);
+                self.pods_listed = true;
+            }
+            News::Pod(Change::Put(pod)) => world.put_pod(&pod),
+            News::Pod(Change::Gone(pod)) => world.remove_pod(&pod.metadata.namespace, &pod.metadata.name),
+            News::Question(question) => self.waiting.push(question),
+            News::Retry => {}
+        }
+    }
+
+    /// Begins to follow pods, or stops.
+    fn watch_pods(&mut self, rest: &Rest, random: &Random) {
+        match (&self.pod_watch, self.world.has_policies()) {
+            (None, true) => {
+                let (sender, receiver) = mpsc::channel(BATCH_LIMIT);
+                // Ends when the receiver is dropped.
+                tokio::spawn(follow::<Pod>(
+                    rest.clone(),
+                    "/api/v1/pods".to_owned(),
+                    String::new(),
+                    random.clone(),
+                    sender,
+                ));
+                self.pod_watch = Some(receiver);
+            }
+            (Some(_), false) => {
+                self.pod_watch = None;
+                self.pods_listed = false;
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the world is known well enough to say what is allowed.
+    fn knows_enough(&self) -> bool {
+        self.policies_listed && self.namespaces_listed && (self.pods_listed || !self.world.has_policies())
+    }
+
+    fn update(&mut self) -> Result<(), WriteError> {
+        if self.knows_enough() {
+            self.pending.extend(self.world.changes());
+            if !self.reconciled {
+                // What an earlier agent left says the same by the same numbers, where nothing has changed.
+                self.pending = self.maps.differences(self.world.tables(), &*self.pods)?;
+                self.reconciled = true;
+            }
+            if !self.world.has_policies() {
+                // After the pods were told that nothing judges them.
+                self.world.replace_pods(&[]);
+                self.pending.extend(self.world.changes());
+            }
+            self.write();
+        }
+        self.answer();
+        Ok(())
+    }
+
+    fn write(&mut self) {
+        let mut done = 0;
+        for write in &self.pending {
+            if let Err(error) = self.maps.write(write, &*self.pods) {
+                tracing::warn!(%error, "cannot update the policy maps; trying again");
+                break;
+            }
+            done += 1;
+        }
+        self.pending.drain(..done);
+    }
+
+    /// Lets pods in whose rules are in the maps.
+    fn answer(&mut self) {
+        if !self.policies_listed {
+            return;
+        }
+        let ready = self.knows_enough() && self.pending.is_empty();
+        for question in std::mem::take(&mut self.waiting) {
+            let known =
+                !self.world.concerns(&question.namespace) || (ready && self.world.sets_of(&question.uid).is_some());
+            if known {
+                // Who gave up is not there to hear it.
+                let _ = question.answer.send(());
+            } else if !question.answer.is_closed() {
+                self.waiting.push(question);
+            }
+        }
+    }
+}
