@@ -117,6 +117,7 @@ impl Record {
 
     /// What was sent.
     pub fn request(&mut self, mut object: Value) {
+        self.name_after(&object);
         self.strip(&mut object);
         self.event["requestObject"] = object;
     }
@@ -146,12 +147,17 @@ impl Record {
 
     /// The object that was answered. A name that the server has made is known only now.
     pub fn response_object(&mut self, mut object: Value) {
-        let unnamed = self.event["objectRef"].is_object() && self.event["objectRef"].get("name").is_none();
-        if let Some(name) = object["metadata"]["name"].as_str().filter(|_| unnamed) {
-            self.event["objectRef"]["name"] = name.into();
-        }
+        self.name_after(&object);
         self.strip(&mut object);
         self.event["responseObject"] = object;
+    }
+
+    /// A new object's name is not in the path.
+    fn name_after(&mut self, object: &Value) {
+        let unnamed = self.event["objectRef"].is_object() && self.event["objectRef"].get("name").is_none();
+        if let Some(name) = object["metadata"]["name"].as_str().filter(|name| unnamed && !name.is_empty()) {
+            self.event["objectRef"]["name"] = name.into();
+        }
     }
 
     fn strip(&self, object: &mut Value) {

@@ -116,7 +116,7 @@ fn events_look_as_upstreams() {
     assert_eq!(event["requestURI"], "/api/v1/namespaces/ns/pods?x=1");
     assert_eq!(event["user"], json!({"username": "jane", "groups": ["dev"]}));
     assert_eq!((&event["sourceIPs"], &event["userAgent"]), (&json!(["10.0.0.1"]), &json!("kubectl/v1")));
-    assert_eq!(event["objectRef"], json!({"resource": "pods", "namespace": "ns", "name": "made"}));
+    assert_eq!(event["objectRef"], json!({"resource": "pods", "namespace": "ns", "name": "p"}));
     assert_eq!(event["requestObject"], json!({"metadata": {"name": "p"}}));
     assert_eq!(
         event["responseStatus"],
