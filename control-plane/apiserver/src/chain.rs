@@ -148,12 +148,16 @@ async fn serve(
     check_scope(&resource, &path)?;
     let stored = versions::stored(&registry, &resource);
     let (warnings, annotations) = (Vec::new(), BTreeMap::new());
-    let wanted = if path.subresource.is_empty() { wanted? } else { wanted.unwrap_or_else(|_| Wanted::plain()) };
+    let wanted = if path.subresource.is_empty() {
+        wanted?.of_kind(&resource)?
+    } else {
+        wanted.unwrap_or_else(|_| Wanted::plain())
+    };
     let mut call = Call { server, user, path, resource, stored, query, wanted, parts, warnings, annotations };
     call.warnings.extend(call.resource.custom.iter().filter_map(|custom| custom.deprecation().map(str::to_owned)));
     let body = trail.sent(&call.parts, call.resource.definition(), body).await?;
     // Streams take as long as they take.
-    let stream = matches!(call.path.subresource.as_str(), "log" | "exec" | "attach" | "portforward");
+    let stream = matches!(call.path.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy");
     let mut response = if stream {
         dispatch(&mut call, body).await
     } else {

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use xebec_schema::protobuf;
 use xebec_schema::resource::Resource;
 use xebec_schema::status::Status;
 use xebec_schema::table::{self, Include};
@@ -56,6 +57,10 @@ pub struct Wanted {
     pub form: Form,
     /// YAML instead of JSON.
     pub yaml: bool,
+    /// Protobuf instead of JSON.
+    pub protobuf: bool,
+    /// JSON will do where there is no protobuf form.
+    pub json: bool,
     /// Indented.
     pub pretty: bool,
     /// Large bodies may be compressed.
@@ -72,46 +77,123 @@ impl Wanted {
     /// 406 if there is no form and encoding that we have and the client takes.
     pub fn of(headers: &HeaderMap, query: &Query) -> Result<Self, Status> {
         let accepts = |header: &HeaderValue, what: &str| header.to_str().is_ok_and(|text| text.contains(what));
-        let (form, yaml, beta) = negotiate(headers, query)?;
+        let Negotiated { form, encoding, beta, json } = negotiate(headers, query)?;
         let pretty = query.maybe_flag("pretty").unwrap_or_else(|| {
             // People with curl get something they can read.
             let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
             ["curl/", "Wget/", "Mozilla/5.0"].iter().any(|tool| agent.starts_with(tool))
         });
         let gzip = headers.get(ACCEPT_ENCODING).is_some_and(|header| accepts(header, "gzip"));
-        Ok(Self { form, yaml, pretty, gzip, beta })
+        let (yaml, protobuf) = (encoding == Encoding::Yaml, encoding == Encoding::Protobuf);
+        Ok(Self { form, yaml, protobuf, json, pretty: pretty && !protobuf, gzip, beta })
     }
 
     /// What is served when the headers cannot be understood: plain JSON.
     pub fn plain() -> Self {
-        Self { form: Form::Object, yaml: false, pretty: false, gzip: false, beta: false }
+        Self { form: Form::Object, yaml: false, protobuf: false, json: true, pretty: false, gzip: false, beta: false }
+    }
+
+    /// The same for what has no protobuf form.
+    #[must_use]
+    pub fn as_json(self) -> Self {
+        Self { protobuf: false, json: true, ..self }
+    }
+
+    /// What the client gets of a kind: JSON where there is no protobuf form.
+    ///
+    /// # Errors
+    ///
+    /// 406 if it takes nothing else.
+    pub fn of_kind(self, resource: &Resource) -> Result<Self, Status> {
+        if !self.protobuf || self.form != Form::Object || protobuf::speaks(resource) {
+            Ok(self)
+        } else if self.json {
+            Ok(self.as_json())
+        } else {
+            Err(not_acceptable("application/json, application/yaml"))
+        }
     }
 
     fn content_type(self) -> HeaderValue {
-        HeaderValue::from_static(if self.yaml { "application/yaml" } else { "application/json" })
+        HeaderValue::from_static(match self {
+            Self { protobuf: true, .. } => PROTOBUF,
+            Self { yaml: true, .. } => "application/yaml",
+            _ => "application/json",
+        })
     }
 }
 
-/// The first media range of `Accept` that we can serve.
-fn negotiate(headers: &HeaderMap, query: &Query) -> Result<(Form, bool, bool), Status> {
-    let mut any = false;
-    for range in headers.get_all(ACCEPT).iter().filter_map(|h| h.to_str().ok()).flat_map(|h| h.split(',')) {
-        any = true;
-        let mut parts = range.split(';').map(str::trim);
-        let yaml = match parts.next().unwrap_or_default() {
-            "application/json" | "*/*" | "application/*" | "" => false,
-            "application/yaml" => true,
-            _ => continue,
-        };
-        let mut parameters = ["", "", ""];
+fn not_acceptable(types: &str) -> Status {
+    Status::new(406, "NotAcceptable", format!("only the following media types are accepted: {types}"))
+}
+
+/// What Go clients ask for.
+pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encoding {
+    Json,
+    Yaml,
+    Protobuf,
+}
+
+/// What came of `Accept`.
+struct Negotiated {
+    form: Form,
+    encoding: Encoding,
+    beta: bool,
+    /// JSON is accepted, too.
+    json: bool,
+}
+
+/// A media range of `Accept`: its type, its parameters and how much it is liked, in thousandths.
+struct Range<'a> {
+    kind: &'a str,
+    parameters: [&'a str; 3],
+    quality: u16,
+}
+
+impl<'a> Range<'a> {
+    fn parse(text: &'a str) -> Self {
+        let mut parts = text.split(';').map(str::trim);
+        let mut range = Self { kind: parts.next().unwrap_or_default(), parameters: ["", "", ""], quality: 1000 };
         for (key, value) in parts.filter_map(|part| part.split_once('=')) {
             if let Some(at) = ["as", "g", "v"].iter().position(|k| *k == key) {
-                parameters[at] = value;
+                range.parameters[at] = value;
+            } else if key == "q" {
+                let quality = value.parse::<f32>().unwrap_or(1.0).clamp(0.0, 1.0);
+                range.quality = (quality * 1000.0) as u16;
             }
         }
-        let (form, beta) = match parameters {
+        range
+    }
+
+    fn encoding(&self) -> Option<Encoding> {
+        match self.kind {
+            "application/json" | "*/*" | "application/*" | "" => Some(Encoding::Json),
+            "application/yaml" => Some(Encoding::Yaml),
+            PROTOBUF => Some(Encoding::Protobuf),
+            _ => None,
+        }
+    }
+}
+
+/// The media range of `Accept` that is liked best of those that we can serve; among equals, the first.
+fn negotiate(headers: &HeaderMap, query: &Query) -> Result<Negotiated, Status> {
+    let texts = headers.get_all(ACCEPT).iter().filter_map(|h| h.to_str().ok());
+    let mut ranges: Vec<Range<'_>> = texts.flat_map(|text| text.split(',')).map(Range::parse).collect();
+    if ranges.is_empty() {
+        return Ok(Negotiated { form: Form::Object, encoding: Encoding::Json, beta: false, json: true });
+    }
+    ranges.retain(|range| range.quality > 0);
+    ranges.sort_by_key(|range| std::cmp::Reverse(range.quality));
+    let json = ranges.iter().any(|r| r.encoding() == Some(Encoding::Json) && r.parameters[0].is_empty());
+    for range in &ranges {
+        let Some(encoding) = range.encoding() else { continue };
+        let (form, beta) = match range.parameters {
             ["", ..] => (Form::Object, false),
-            ["Table", "meta.k8s.io", version @ ("v1" | "v1beta1")] => {
+            // Tables have no protobuf form.
+            ["Table", "meta.k8s.io", version @ ("v1" | "v1beta1")] if encoding != Encoding::Protobuf => {
                 let include = Include::parse(query.get("includeObject")).ok_or_else(|| {
                     Status::bad_request(format!(
                         "invalid value \"{}\" for includeObject: must be \"None\", \"Metadata\" or \"Object\"",
@@ -125,13 +207,9 @@ fn negotiate(headers: &HeaderMap, query: &Query) -> Result<(Form, bool, bool), S
             }
             _ => continue,
         };
-        return Ok((form, yaml, beta));
+        return Ok(Negotiated { form, encoding, beta, json });
     }
-    if any {
-        let message = "only the following media types are accepted: application/json, application/yaml";
-        return Err(Status::new(406, "NotAcceptable", message));
-    }
-    Ok((Form::Object, false, false))
+    Err(not_acceptable("application/json, application/yaml, application/vnd.kubernetes.protobuf"))
 }
 
 /// An answer of JSON that is the same for everybody: no form, no pretty-printing.
@@ -159,6 +237,12 @@ pub fn status(status: &Status, wanted: Wanted) -> Response<Body> {
 
 /// A value in the encoding that is wanted, whatever the form.
 pub fn encoded(code: u16, value: &Value, wanted: Wanted) -> Response<Body> {
+    if wanted.protobuf {
+        return match protobuf::encode(value) {
+            Some(bytes) => finish(code, bytes, wanted),
+            None => encoded(code, value, wanted.as_json()),
+        };
+    }
     let bytes = if wanted.yaml {
         match serde_saphyr::to_string(value) {
             Ok(text) => text.into_bytes(),
@@ -186,11 +270,12 @@ fn finish(code: u16, bytes: impl Into<Body>, wanted: Wanted) -> Response<Body> {
 
 /// An object of `resource`, whose served bytes these are, in the form that is wanted.
 pub fn object(code: u16, resource: &Resource, bytes: Bytes, wanted: Wanted, now: Timestamp) -> Response<Body> {
-    if wanted.form == Form::Object && !wanted.yaml && !wanted.pretty {
+    let as_it_is = !wanted.yaml && !wanted.protobuf && !wanted.pretty;
+    if wanted.form == Form::Object && as_it_is {
         return finish(code, bytes, wanted);
     }
     match shown(resource, &bytes, wanted, now) {
-        Ok(bytes) if !wanted.yaml && !wanted.pretty => finish(code, bytes, wanted),
+        Ok(bytes) if as_it_is => finish(code, bytes, wanted),
         Ok(bytes) => match serde_json::from_slice(&bytes) {
             Ok(value) => encoded(code, &value, wanted),
             Err(error) => status(&Status::internal(error), wanted),
@@ -284,11 +369,26 @@ mod tests {
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(wanted(table).unwrap().form, Form::Table(Include::Metadata));
         let typed = wanted("application/vnd.kubernetes.protobuf, application/json").unwrap();
-        assert_eq!((typed.form, typed.yaml), (Form::Object, false));
+        assert_eq!((typed.form, typed.protobuf, typed.json), (Form::Object, true, true));
         assert!(wanted("application/yaml").unwrap().yaml);
-        assert_eq!(wanted("application/vnd.kubernetes.protobuf").unwrap_err().code, 406);
+        let only = wanted("application/vnd.kubernetes.protobuf").unwrap();
+        assert_eq!((only.protobuf, only.json), (true, false));
+        let metadata =
+            wanted("application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1").unwrap();
+        assert_eq!((metadata.form, metadata.protobuf), (Form::Partial, true));
         let unknown = wanted("application/json;as=Nonsense;v=v1;g=meta.k8s.io").unwrap_err();
         assert_eq!(unknown.reason, "NotAcceptable");
+        assert_eq!(wanted("application/cbor").unwrap_err().code, 406);
+        assert!(!wanted("application/cbor, application/json;q=0.5").unwrap().protobuf);
+    }
+
+    #[test]
+    fn what_is_liked_best_is_served() {
+        let accept = "application/json;q=0.4, application/vnd.kubernetes.protobuf;q=0.9, application/yaml;q=0.1";
+        assert!(wanted(accept).unwrap().protobuf);
+        let accept = "application/vnd.kubernetes.protobuf;q=0.2, application/json";
+        assert!(!wanted(accept).unwrap().protobuf);
+        assert_eq!(wanted("application/json;q=0").unwrap_err().code, 406);
     }
 
     #[test]

@@ -12,9 +12,9 @@ use crate::runtime::executor::{Executor, Failure, Sinks};
 use crate::runtime::informer;
 use crate::runtime::plan::Plan;
 use crate::views::{
-    CertificateSigningRequest, ClusterRole, ConfigMap, Deployment, EndpointSlice, Endpoints, Job, Lease, Namespace,
-    Node, PersistentVolume, PersistentVolumeClaim, Pod, PodDisruptionBudget, ReplicaSet, ResourceQuota, Secret,
-    Service, ServiceAccount,
+    CertificateSigningRequest, ClusterRole, ConfigMap, ControllerRevision, CronJob, DaemonSet, Deployment,
+    EndpointSlice, Endpoints, Job, Lease, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+    PodDisruptionBudget, ReplicaSet, ReplicationController, ResourceQuota, Secret, Service, ServiceAccount, StatefulSet,
 };
 
 /// What every controller works with; cheap to clone.
@@ -106,8 +106,18 @@ caches! {
     replica_sets: ReplicaSet = Scope::default();
     /// All Deployments.
     deployments: Deployment = Scope::default();
+    /// All ReplicationControllers.
+    replication_controllers: ReplicationController = Scope::default();
+    /// All StatefulSets.
+    stateful_sets: StatefulSet = Scope::default();
+    /// All DaemonSets.
+    daemon_sets: DaemonSet = Scope::default();
+    /// All revisions of StatefulSets and DaemonSets.
+    controller_revisions: ControllerRevision = Scope::default();
     /// All jobs.
     jobs: Job = Scope::default();
+    /// All cron jobs.
+    cron_jobs: CronJob = Scope::default();
     /// The default service account of each namespace.
     service_accounts: ServiceAccount =
         Scope { field_selector: "metadata.name=default".into(), ..Scope::default() };

@@ -1,7 +1,9 @@
-//! ReplicaSets: as many pods as are wanted (upstream `pkg/controller/replicaset`).
+//! ReplicaSets and ReplicationControllers: as many pods as are wanted (upstream `pkg/controller/replicaset`, which also
+//! serves both).
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,22 +13,54 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::claim::{claim, pod_from_template};
-use crate::context::Context;
-use crate::runtime::cache::{BY_CONTROLLER, BY_NODE, Change};
-use crate::runtime::kind;
+use crate::context::{Caches, Context};
+use crate::runtime::cache::{BY_CONTROLLER, BY_NODE, Cache, Change, View as CacheView};
+use crate::runtime::kind::{self, Kind};
 use crate::runtime::meta::{Condition, Key, seconds};
 use crate::runtime::plan::{Action, Plan, Report, Write};
 use crate::runtime::{Controller, Keys, SyncError};
-use crate::views::{Pod, ReplicaSet, ReplicaSetStatus};
+use crate::views::{Pod, ReplicaSet, ReplicaSetStatus, ReplicationController};
 
 /// Pods made or deleted by one plan, at most.
 const BURST: usize = 500;
 /// Pods with a lower cost are deleted first.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
+/// A kind that is like a ReplicaSet.
+pub trait Replicated: CacheView {
+    /// The object as a ReplicaSet.
+    fn set(&self) -> &ReplicaSet;
+    /// Its cache.
+    fn cache(caches: &Caches) -> &Arc<Cache<Self>>
+    where
+        Self: Sized;
+}
+
+impl Replicated for ReplicaSet {
+    fn set(&self) -> &ReplicaSet {
+        self
+    }
+
+    fn cache(caches: &Caches) -> &Arc<Cache<Self>> {
+        &caches.replica_sets
+    }
+}
+
+impl Replicated for ReplicationController {
+    fn set(&self) -> &ReplicaSet {
+        &self.0
+    }
+
+    fn cache(caches: &Caches) -> &Arc<Cache<Self>> {
+        &caches.replication_controllers
+    }
+}
+
 /// What the planner looks at.
 #[derive(Debug)]
 pub struct View<'a> {
+    /// Which of the two kinds it is.
+    pub kind: &'static Kind,
     /// The set.
     pub set: &'a ReplicaSet,
     /// Its pods, and orphans of its namespace.
@@ -40,7 +74,7 @@ pub struct View<'a> {
 /// Brings the number of pods to what is wanted, and the status to what is.
 pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
     let set = view.set;
-    let claims = claim(&set.metadata, &kind::REPLICA_SET, &set.spec.selector, view.pods, |pod: &Pod| pod.is_active());
+    let claims = claim(&set.metadata, view.kind, &set.spec.selector, view.pods, |pod: &Pod| pod.is_active());
     let active: Vec<&Pod> = claims.owned.iter().map(Arc::as_ref).filter(|p| p.is_active()).collect();
     let terminating = claims.owned.iter().filter(|p| p.metadata.is_terminating() && !p.is_finished()).count();
 
@@ -49,7 +83,7 @@ pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
     if !set.metadata.is_terminating() {
         let wanted = usize::try_from(set.replicas()).unwrap_or_default();
         if active.len() < wanted {
-            plan.slow_start(create(set, (wanted - active.len()).min(BURST)));
+            plan.slow_start(create(view, (wanted - active.len()).min(BURST)));
         } else if active.len() > wanted {
             plan.step(delete(view, &active, (active.len() - wanted).min(BURST), now));
         }
@@ -57,7 +91,7 @@ pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
     let status = status(view, &active, terminating, now);
     if status != set.status {
         let patch = json!({"status": status});
-        let write = Write::merge(&kind::REPLICA_SET, &set.metadata, "status", patch).into();
+        let write = Write::merge(view.kind, &set.metadata, "status", patch).into();
         // Beside the first of the others: it holds them up as little as their failure does it.
         match plan.steps.first_mut() {
             Some(step) => step.push(write),
@@ -70,10 +104,11 @@ pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
     plan
 }
 
-fn create(set: &ReplicaSet, count: usize) -> Vec<Action> {
-    let body = pod_from_template(&set.spec.template.value(), &set.metadata, &kind::REPLICA_SET);
+fn create(view: &View<'_>, count: usize) -> Vec<Action> {
+    let set = view.set;
+    let body = pod_from_template(&set.spec.template.value(), &set.metadata, view.kind);
     let report = Report {
-        regarding: set.metadata.reference(&kind::REPLICA_SET),
+        regarding: set.metadata.reference(view.kind),
         success: Some(("SuccessfulCreate", "Created pod: {}".into())),
         failure: Some(("FailedCreate", "Error creating: ".into())),
     };
@@ -85,7 +120,7 @@ fn delete(view: &View<'_>, active: &[&Pod], count: usize, now: Timestamp) -> Vec
     let mut ranked: Vec<&Pod> = active.to_vec();
     ranked.sort_by(|a, b| deletion_order(a, b, view.related, now));
     let report = Report {
-        regarding: view.set.metadata.reference(&kind::REPLICA_SET),
+        regarding: view.set.metadata.reference(view.kind),
         success: Some(("SuccessfulDelete", "Deleted pod: {}".into())),
         failure: Some(("FailedDelete", "Error deleting: ".into())),
     };
@@ -178,35 +213,38 @@ fn next_available(min_ready_seconds: i64, active: &[&Pod], now: Timestamp) -> Op
 
 /// The controller.
 #[derive(Debug)]
-pub struct ReplicaSets {
+pub struct ReplicaSets<V> {
     cx: Context,
+    sets: PhantomData<fn() -> V>,
     queue: Arc<Keys>,
     failures: Mutex<BTreeMap<Key, (String, String)>>,
 }
 
-impl ReplicaSets {
+impl<V: Replicated> ReplicaSets<V> {
     /// Connects the controller to the caches.
     pub fn new(cx: &Context) -> Arc<Self> {
         let queue = Arc::<Keys>::default();
         let keys = queue.clone();
-        cx.caches.replica_sets.on_change(move |change| keys.add(change.latest().metadata.key()));
-        let (keys, sets) = (queue.clone(), cx.caches.replica_sets.clone());
+        V::cache(&cx.caches).on_change(move |change| keys.add(change.latest().meta().key()));
+        let (keys, sets) = (queue.clone(), V::cache(&cx.caches).clone());
         cx.caches.pods.on_change(move |change: &Change<'_, Pod>| {
             for pod in change.previous().into_iter().chain([change.latest()]) {
                 match pod.metadata.controller() {
-                    Some(owner) if owner.kind == "ReplicaSet" => {
+                    Some(owner) if owner.kind == V::kind().kind => {
                         keys.add(Key::new(&pod.metadata.namespace, &owner.name));
                     }
                     Some(_) => {}
                     None => sets
                         .in_namespace(&pod.metadata.namespace)
                         .iter()
-                        .filter(|s| s.spec.selector.matches(&pod.metadata.labels))
-                        .for_each(|s| keys.add(s.metadata.key())),
+                        .filter(|s| s.set().spec.selector.matches(&pod.metadata.labels))
+                        .for_each(|s| keys.add(s.meta().key())),
                 }
             }
         });
-        Arc::new(Self { cx: cx.of("replicaset-controller"), queue, failures: Mutex::default() })
+        let component =
+            if V::kind() == &kind::REPLICA_SET { "replicaset-controller" } else { "replication-controller" };
+        Arc::new(Self { cx: cx.of(component), sets: PhantomData, queue, failures: Mutex::default() })
     }
 
     /// The set's pods, and orphans that it may take up.
@@ -227,8 +265,8 @@ impl ReplicaSets {
     fn related(&self, set: &ReplicaSet, pods: &[Arc<Pod>]) -> BTreeMap<String, usize> {
         let siblings: Vec<String> = match set.metadata.controller() {
             Some(owner) => {
-                let sets = self.cx.caches.replica_sets.by_index(BY_CONTROLLER, &owner.uid);
-                sets.iter().map(|s| s.metadata.uid.clone()).collect()
+                let sets = V::cache(&self.cx.caches).by_index(BY_CONTROLLER, &owner.uid);
+                sets.iter().map(|s| s.meta().uid.clone()).collect()
             }
             None => vec![set.metadata.uid.clone()],
         };
@@ -244,9 +282,9 @@ impl ReplicaSets {
 }
 
 #[async_trait]
-impl Controller for ReplicaSets {
+impl<V: Replicated> Controller for ReplicaSets<V> {
     fn name(&self) -> &'static str {
-        "replicaset"
+        if V::kind() == &kind::REPLICA_SET { "replicaset" } else { "replicationcontroller" }
     }
 
     fn queue(&self) -> &Arc<Keys> {
@@ -258,15 +296,16 @@ impl Controller for ReplicaSets {
     }
 
     async fn sync(&self, key: &Key) -> Result<Option<Duration>, SyncError> {
-        let Some(set) = self.cx.caches.replica_sets.get(key) else {
+        let Some(found) = V::cache(&self.cx.caches).get(key) else {
             self.failures.lock().remove(key);
             return Ok(None);
         };
-        let pods = self.pods(&set);
+        let set = found.set();
+        let pods = self.pods(set);
         let surplus = pods.iter().filter(|p| p.is_active()).count() > usize::try_from(set.replicas()).unwrap_or(0);
-        let related = if surplus { self.related(&set, &pods) } else { BTreeMap::new() };
+        let related = if surplus { self.related(set, &pods) } else { BTreeMap::new() };
         let failure = self.failures.lock().get(key).cloned();
-        let view = View { set: &set, pods: &pods, related: &related, failure: failure.as_ref() };
+        let view = View { kind: V::kind(), set, pods: &pods, related: &related, failure: failure.as_ref() };
         let plan = plan(&view, self.cx.clock.now());
         let wait = plan.requeue_after;
         match self.cx.execute(plan).await {

@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use xebec_schema::status::Status;
 
 use super::parent;
@@ -17,6 +18,7 @@ use crate::admission::Operation;
 use crate::authn::UserInfo;
 use crate::body::{Body, BoxError, RequestBody};
 use crate::chain::Call;
+use crate::extension::NodeStream;
 use crate::query::{self, Query};
 use crate::reader::Reader;
 use crate::verbs::admit::{self, Admission};
@@ -118,7 +120,7 @@ fn container(asked: &str, pod: &Value) -> Result<String, Status> {
 }
 
 /// Where the node's agent listens.
-fn agent(call: &Call, node: &str) -> Result<(String, u16), Status> {
+pub(super) fn agent(call: &Call, node: &str) -> Result<(String, u16), Status> {
     let entry = call.server.cache.get("", "nodes", "", node).ok_or_else(|| Status::not_found("", "nodes", node))?;
     let node_object: Value = serde_json::from_slice(&entry.bytes).map_err(Status::internal)?;
     let status = &node_object["status"];
@@ -133,7 +135,7 @@ fn agent(call: &Call, node: &str) -> Result<(String, u16), Status> {
     Ok((found.to_owned(), port))
 }
 
-fn unavailable(message: String) -> Status {
+pub(super) fn unavailable(message: String) -> Status {
     Status::new(503, "ServiceUnavailable", message)
 }
 
@@ -145,17 +147,41 @@ async fn forward(
     port: u16,
     path: &str,
 ) -> Result<Response<Body>, Status> {
+    let stream = to_agent(call, node, address, port).await?;
+    let failed = |error: &dyn std::fmt::Display| agent_failed(node, address, port, error);
+    let user = call.user.clone();
+    exchange(call, body, stream, &host(address, port)?, path, failed, |headers| name_user(headers, &user)).await
+}
+
+fn agent_failed(node: &str, address: &str, port: u16, error: &dyn std::fmt::Display) -> Status {
+    Status::new(502, "", format!("error dialing backend: agent of node {node} at {address}:{port}: {error}"))
+}
+
+/// A connection to a node's agent, as the server.
+pub(super) async fn to_agent(call: &Call, node: &str, address: &str, port: u16) -> Result<Box<dyn NodeStream>, Status> {
     let nodes = call.server.extensions.nodes.clone();
     let nodes = nodes.ok_or_else(|| unavailable("this server has no way to the nodes".to_owned()))?;
-    let failed = |error: &dyn std::fmt::Display| {
-        Status::new(502, "", format!("error dialing backend: agent of node {node} at {address}:{port}: {error}"))
-    };
-    let stream = nodes.connect(node, address, port).await.map_err(|e| failed(&e))?;
+    nodes.connect(node, address, port).await.map_err(|error| agent_failed(node, address, port, &error))
+}
+
+/// Passes the request on over a connection, and the answer back; an upgrade, too.
+pub(super) async fn exchange<S>(
+    call: &mut Call,
+    body: RequestBody,
+    stream: S,
+    host: &HeaderValue,
+    path: &str,
+    failed: impl Fn(&dyn std::fmt::Display) -> Status,
+    headers_for: impl FnOnce(&mut HeaderMap),
+) -> Result<Response<Body>, Status>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "connection to a node's agent ended");
+            tracing::debug!(%error, "a proxied connection ended");
         }
     });
 
@@ -167,8 +193,8 @@ async fn forward(
     let mut request = Request::builder().method(call.parts.method.clone()).uri(path);
     if let Some(headers) = request.headers_mut() {
         *headers = passed_on(&call.parts.headers, upgrade);
-        headers.insert(HOST, host(address, port)?);
-        name_user(headers, &call.user);
+        headers.insert(HOST, host.clone());
+        headers_for(headers);
     }
     let request = request.body(body).map_err(Status::internal)?;
     let mut answer = sender.send_request(request).await.map_err(|e| failed(&e))?;
@@ -188,7 +214,7 @@ async fn forward(
     response.body(Body::stream(stream)).map_err(Status::internal)
 }
 
-fn host(address: &str, port: u16) -> Result<HeaderValue, Status> {
+pub(super) fn host(address: &str, port: u16) -> Result<HeaderValue, Status> {
     let host = if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
     HeaderValue::from_str(&host).map_err(Status::internal)
 }

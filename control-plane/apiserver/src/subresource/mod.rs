@@ -4,6 +4,7 @@ mod binding;
 mod connect;
 mod eviction;
 mod part;
+mod proxy;
 mod scale;
 
 pub(crate) use scale::of as scale_of;
@@ -37,6 +38,7 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
         ("binding", "create") => binding::serve(call, body).await,
         ("eviction", "create") => eviction::serve(call, body).await,
         ("log" | "exec" | "attach" | "portforward", _) => connect::serve(call, body).await,
+        ("proxy", _) => proxy::serve(call, body).await,
         (_, "create") => answer(call, &row, body).await,
         _ => Err(Status::no_such_path()),
     }

@@ -9,6 +9,7 @@ use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use xebec_schema::protobuf::ListEncoder;
 use xebec_schema::resource::Resource;
 use xebec_schema::status::Status;
 use xebec_schema::table;
@@ -292,6 +293,9 @@ pub fn render(call: &Call, page: Page) -> Result<Response<Body>, Status> {
         let value: Value = serde_json::from_slice(&text).map_err(Status::internal)?;
         return Ok(respond::encoded(200, &value, wanted));
     }
+    if wanted.protobuf {
+        return as_protobuf(call, &page, &metadata);
+    }
     let body = match wanted.form {
         Form::Table(_) => Body::from(table(call, &page, metadata)?),
         Form::Object | Form::Partial => objects(call, page, metadata)?,
@@ -299,6 +303,18 @@ pub fn render(call: &Call, page: Page) -> Result<Response<Body>, Status> {
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
+}
+
+/// The list in protobuf. Objects are parsed for it one at a time.
+fn as_protobuf(call: &Call, page: &Page, metadata: &Value) -> Result<Response<Body>, Status> {
+    let resource = (call.wanted.form == Form::Object).then_some(&*call.resource);
+    let mut list =
+        ListEncoder::new(resource, metadata).ok_or_else(|| Status::internal("the kind has no protobuf form"))?;
+    for entry in &page.items {
+        let bytes = versions::serve(&call.resource, entry).map_err(Status::internal)?;
+        list.push(&serde_json::from_slice(&bytes).map_err(Status::internal)?);
+    }
+    Ok(respond::raw(200, respond::PROTOBUF, list.finish()))
 }
 
 fn list_metadata(page: &Page) -> Value {

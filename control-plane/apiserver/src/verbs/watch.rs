@@ -11,6 +11,7 @@ use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::{Value, json};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
+use xebec_schema::protobuf;
 use xebec_schema::resource::Resource;
 use xebec_schema::status::Status;
 use xebec_schema::{field, table};
@@ -118,10 +119,14 @@ pub async fn serve(call: &mut Call) -> Result<Response<Body>, Status> {
         filter,
         _counted: Counted::new(call.server.clone()),
     };
+    let stream = if call.wanted.protobuf { PROTOBUF_STREAM } else { "application/json" };
     let mut response = Response::new(Body::stream(watch.run(options)));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(stream));
     Ok(response)
 }
+
+/// Events in frames of their own.
+const PROTOBUF_STREAM: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 
 /// Counts a watch for as long as it lasts.
 struct Counted(Arc<Shared>);
@@ -203,7 +208,7 @@ impl Watch {
             let mut cursor = match started {
                 Ok(cursor) => cursor,
                 Err(gone) => {
-                    yield Ok(too_old(seen, gone));
+                    yield Ok(self.view.too_old(seen, gone));
                     return;
                 }
             };
@@ -216,7 +221,7 @@ impl Watch {
                 let events = match self.cache.read(cursor, BATCH) {
                     Ok(events) => events,
                     Err(gone) => {
-                        yield Ok(too_old(seen, gone));
+                        yield Ok(self.view.too_old(seen, gone));
                         return;
                     }
                 };
@@ -279,9 +284,17 @@ fn interval() -> Interval {
     interval
 }
 
-fn too_old(asked: u64, Gone(oldest): Gone) -> Bytes {
-    let status = Status::expired(format!("too old resource version: {asked} ({oldest})"));
-    line("ERROR", status.to_value().to_string().as_bytes())
+/// An event as the client reads it: a line of JSON, or a frame of protobuf.
+fn written(kind: &str, object: &[u8], wanted: Wanted) -> Bytes {
+    if !wanted.protobuf {
+        return line(kind, object);
+    }
+    let encoded = serde_json::from_slice(object).ok().and_then(|value: Value| protobuf::encode(&value));
+    match encoded {
+        Some(bytes) => protobuf::frame(kind, &bytes).into(),
+        // What the kind's schema has refused before; a client takes an empty frame for nonsense, and begins anew.
+        None => Bytes::new(),
+    }
 }
 
 fn line(kind: &str, object: &[u8]) -> Bytes {
@@ -304,12 +317,23 @@ struct Encoder {
 }
 
 impl Encoder {
+    fn error(&self, status: &Status) -> Bytes {
+        written("ERROR", status.to_value().to_string().as_bytes(), self.wanted)
+    }
+
+    fn too_old(&self, asked: u64, Gone(oldest): Gone) -> Bytes {
+        self.error(&Status::expired(format!("too old resource version: {asked} ({oldest})")))
+    }
+
     /// An event, if it concerns the client. Encoded once for all that want it in the same form.
     fn event(&mut self, event: &CachedEvent, filter: &Filter) -> Option<Bytes> {
         let change = event.seen_by(|entry| filter.matches(entry))?;
         let first = std::mem::replace(&mut self.first, false);
         let columns = u8::from(first && matches!(self.wanted.form, Form::Table(_)));
-        let form = self.wanted.form.number() + 8 * columns + 16 * u8::from(self.wanted.beta);
+        let form = self.wanted.form.number()
+            + 8 * columns
+            + 16 * u8::from(self.wanted.beta)
+            + 32 * u8::from(self.wanted.protobuf);
         let view = (Arc::as_ptr(&self.resource).addr(), form, change);
         let this = &*self;
         Some(event.encoded(view, || {
@@ -334,12 +358,12 @@ impl Encoder {
         let shown = versions::convert_bytes(&self.resource, object, revision)
             .and_then(|bytes| respond::shown(&self.resource, &bytes, self.wanted, now));
         match shown {
-            Ok(bytes) if first || !matches!(self.wanted.form, Form::Table(_)) => line(kind, &bytes),
+            Ok(bytes) if first || !matches!(self.wanted.form, Form::Table(_)) => written(kind, &bytes, self.wanted),
             Ok(bytes) => {
                 let value = serde_json::from_slice::<Value>(&bytes).map(table::without_columns).unwrap_or_default();
-                line(kind, value.to_string().as_bytes())
+                written(kind, value.to_string().as_bytes(), self.wanted)
             }
-            Err(error) => line("ERROR", Status::internal(error).to_value().to_string().as_bytes()),
+            Err(error) => self.error(&Status::internal(error)),
         }
     }
 
@@ -358,10 +382,10 @@ impl Encoder {
         match shown.and_then(|bytes| serde_json::from_slice::<Value>(&bytes)) {
             Ok(value) if matches!(self.wanted.form, Form::Table(_)) => {
                 let value = if first { value } else { table::without_columns(value) };
-                line("BOOKMARK", value.to_string().as_bytes())
+                written("BOOKMARK", value.to_string().as_bytes(), self.wanted)
             }
-            Ok(value) => line("BOOKMARK", value.to_string().as_bytes()),
-            Err(error) => line("ERROR", Status::internal(error).to_value().to_string().as_bytes()),
+            Ok(value) => written("BOOKMARK", value.to_string().as_bytes(), self.wanted),
+            Err(error) => self.error(&Status::internal(error)),
         }
     }
 }

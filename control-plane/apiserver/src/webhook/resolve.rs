@@ -37,7 +37,7 @@ pub(super) fn resolve(reader: &dyn Reader, service: &Service) -> Result<Vec<Stri
     Ok(addresses)
 }
 
-fn ready_addresses(slice: &Value, port_name: &str, into: &mut Vec<String>) {
+pub(crate) fn ready_addresses(slice: &Value, port_name: &str, into: &mut Vec<String>) {
     let port = list(slice, "/ports").iter().find(|p| text(p, "/name") == port_name).and_then(|p| p["port"].as_u64());
     let Some(port) = port else { return };
     let six = text(slice, "/addressType") == "IPv6";

@@ -35,6 +35,11 @@ impl Indexes {
         self.0.contains(&index)
     }
 
+    /// How many are in both.
+    pub fn common(&self, other: &Self) -> i32 {
+        i32::try_from(self.0.intersection(&other.0).count()).unwrap_or(i32::MAX)
+    }
+
     pub fn len(&self) -> i32 {
         i32::try_from(self.0.len()).unwrap_or(i32::MAX)
     }

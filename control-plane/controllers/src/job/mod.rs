@@ -3,10 +3,9 @@
 //! A pod that has ended is held by a finalizer until it is counted: first its uid goes into the status, then the
 //! finalizer goes, and only then is the uid turned into a count. So no pod is counted twice or forgotten, whenever the
 //! controller is interrupted (KEP-2307).
-//!
-//! Absent: `podFailurePolicy`, `successPolicy` and `backoffLimitPerIndex`, which are not looked at.
 
 mod indexes;
+mod policies;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -47,6 +46,8 @@ struct Pods<'a> {
     /// Have ended, and are to be put down in the status.
     succeeded: Vec<&'a Pod>,
     failed: Vec<&'a Pod>,
+    /// Have failed in a way that does not count.
+    ignored: Vec<&'a Pod>,
     /// All of them.
     all: Vec<&'a Pod>,
 }
@@ -60,8 +61,14 @@ impl<'a> Pods<'a> {
         let uncounted = &job.status.uncounted_terminated_pods;
         let known: BTreeSet<&str> = uncounted.succeeded.iter().chain(&uncounted.failed).map(String::as_str).collect();
         let only_failed = job.spec.pod_replacement_policy.as_deref() == Some("Failed");
-        let mut sorted =
-            Self { active: Vec::new(), terminating: 0, succeeded: Vec::new(), failed: Vec::new(), all: Vec::new() };
+        let mut sorted = Self {
+            active: Vec::new(),
+            terminating: 0,
+            succeeded: Vec::new(),
+            failed: Vec::new(),
+            ignored: Vec::new(),
+            all: Vec::new(),
+        };
         for pod in pods.iter().map(Arc::as_ref) {
             sorted.all.push(pod);
             let ended_badly = pod.status.phase == "Failed"
@@ -74,6 +81,8 @@ impl<'a> Pods<'a> {
             if is_held(pod) && !known.contains(pod.metadata.uid.as_str()) {
                 if pod.status.phase == "Succeeded" {
                     sorted.succeeded.push(pod);
+                } else if ended_badly && policies::verdict_on(job, pod).is_some_and(|v| v.action == "Ignore") {
+                    sorted.ignored.push(pod);
                 } else if ended_badly {
                     sorted.failed.push(pod);
                 }
@@ -101,6 +110,9 @@ pub fn plan(job: &Job, candidates: &[Arc<Pod>], now: Timestamp) -> Plan {
     let mut status = count(job, &pods);
     let mut events = Vec::new();
     let verdict = verdict(job, &pods, &status, now);
+    if verdict.is_some() {
+        policies::give_up(job, &pods.all, &mut status);
+    }
     suspend_or_start(job, &mut status, &mut events, now);
     let ended = pods.active.is_empty() && pods.terminating == 0 && !pods.all.iter().any(|p| is_held(p));
     if let Some(verdict) = &verdict {
@@ -118,7 +130,15 @@ pub fn plan(job: &Job, candidates: &[Arc<Pod>], now: Timestamp) -> Plan {
         uncounted.succeeded.iter().chain(&uncounted.failed).map(String::as_str).collect()
     };
     let indexed = is_indexed(job);
-    let may_go = |p: &&&Pod| counted.contains(p.metadata.uid.as_str()) || (indexed && p.status.phase == "Succeeded");
+    let ignored: BTreeSet<&str> = if verdict.is_some() {
+        pods.ignored.iter().map(|p| p.metadata.uid.as_str()).collect()
+    } else {
+        policies::settled(job, &pods.ignored, &pods.all, &status).map(|p| p.metadata.uid.as_str()).collect()
+    };
+    let may_go = |p: &&&Pod| {
+        let uid = p.metadata.uid.as_str();
+        counted.contains(uid) || ignored.contains(uid) || (indexed && p.status.phase == "Succeeded")
+    };
     plan.step(pods.all.iter().filter(|p| is_held(p)).filter(may_go).map(|p| let_go(p)).collect());
     plan.step(events);
     manage(job, &pods, &status, verdict.is_some(), &mut plan, now);
@@ -182,8 +202,11 @@ fn count(job: &Job, pods: &Pods<'_>) -> JobStatus {
     } else {
         uncounted.succeeded.extend(uids(&pods.succeeded, room));
     }
+    policies::fail_indexes(job, &pods.all, &mut status);
+    let settled: Vec<&Pod> = policies::settled(job, &pods.failed, &pods.all, &status).collect();
+    let uncounted = &mut status.uncounted_terminated_pods;
     let room = COUNT_LIMIT.saturating_sub(uncounted.succeeded.len() + uncounted.failed.len());
-    uncounted.failed.extend(uids(&pods.failed, room));
+    uncounted.failed.extend(uids(&settled, room));
     status
 }
 
@@ -209,6 +232,9 @@ fn verdict(job: &Job, pods: &Pods<'_>, status: &JobStatus, now: Timestamp) -> Op
     let failed = |reason: &str, message: &str| {
         Some(Verdict { succeeded: false, reason: reason.into(), message: message.into() })
     };
+    if let Some(message) = policies::fails_job(job, &pods.failed) {
+        return failed("PodFailurePolicy", &message);
+    }
     let limit = job.spec.backoff_limit.unwrap_or(6);
     let failures = status.failed + number(status.uncounted_terminated_pods.failed.len());
     let restarts = || -> u32 {
@@ -228,6 +254,13 @@ fn verdict(job: &Job, pods: &Pods<'_>, status: &JobStatus, now: Timestamp) -> Op
     }
     if deadline(job, &job.status).is_some_and(|at| at <= now) && !job.spec.suspend {
         return failed("DeadlineExceeded", "Job was active longer than specified deadline");
+    }
+    if let Some((reason, message)) = policies::too_many_indexes(job, status) {
+        return failed(reason, message);
+    }
+    if let Some(rule) = policies::suffices(job, status) {
+        let message = format!("Matched rules at index {rule}");
+        return Some(Verdict { succeeded: true, reason: "SuccessPolicy".into(), message });
     }
     let successes = status.succeeded + number(status.uncounted_terminated_pods.succeeded.len());
     let complete = match job.spec.completions {
@@ -315,14 +348,15 @@ fn manage(job: &Job, pods: &Pods<'_>, status: &JobStatus, over: bool, plan: &mut
     }
     let parallelism = usize::try_from(job.spec.parallelism.unwrap_or(1)).unwrap_or_default().min(ACTIVE_LIMIT);
     let successes = status.succeeded + number(status.uncounted_terminated_pods.succeeded.len());
+    let given_up = Indexes::parse(status.failed_indexes.as_deref().unwrap_or_default()).len();
     let wanted = match job.spec.completions {
-        Some(total) => parallelism.min(usize::try_from(total - successes).unwrap_or_default()),
+        Some(total) => parallelism.min(usize::try_from(total - successes - given_up).unwrap_or_default()),
         // With a work queue, a success means that there is nothing left to begin.
         None if successes > 0 => parallelism.min(pods.active.len()),
         None => parallelism,
     };
     let (keep, surplus) = if is_indexed(job) {
-        let done = Indexes::parse(&status.completed_indexes);
+        let done = policies::settled_indexes(status);
         indexes::split(&pods.active, &done, job.spec.completions.unwrap_or_default(), wanted, index_of)
     } else {
         let mut ranked = pods.active.clone();
@@ -347,10 +381,15 @@ fn manage(job: &Job, pods: &Pods<'_>, status: &JobStatus, over: bool, plan: &mut
     }
     let template = job.spec.template.value();
     let actions = if is_indexed(job) {
-        let done = Indexes::parse(&status.completed_indexes);
+        let done = policies::settled_indexes(status);
         let running: BTreeSet<i32> = keep.iter().filter_map(|p| index_of(p)).collect();
         let free = (0..job.spec.completions.unwrap_or_default()).filter(|i| !done.contains(*i) && !running.contains(i));
-        free.take(missing).map(|i| create(job, indexes::template(&template, &job.metadata.name, i))).collect()
+        let of_index = |index| {
+            let mut template = indexes::template(&template, &job.metadata.name, index);
+            policies::annotate(job, index, &pods.all, &mut template);
+            create(job, template)
+        };
+        free.take(missing).map(of_index).collect()
     } else {
         vec![create(job, template); missing]
     };

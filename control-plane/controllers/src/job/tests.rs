@@ -155,3 +155,109 @@ fn with_a_work_queue_one_success_ends_the_making() {
     let plan = run(&queue, &[pod("a", "Succeeded", true), pod("b", "Succeeded", true)]);
     assert!(reason(&status(&plan).unwrap(), "SuccessCriteriaMet").is_some());
 }
+
+/// The status that a plan writes; that of the job, if it writes none.
+fn written(plan: &Plan, job: &Job) -> JobStatus {
+    let patches = writes(plan, |verb| matches!(verb, Verb::Patch("status", ..)));
+    match patches.first().map(|write| &write.verb) {
+        Some(Verb::Patch(_, _, patch)) => serde_json::from_value(patch["status"].clone()).unwrap(),
+        _ => job.status.clone(),
+    }
+}
+
+const STARTED: &str = "2026-01-01T00:00:00Z";
+
+#[test]
+fn a_failure_can_end_the_job_or_not_count() {
+    let policy = |action: &str| {
+        json!({"podFailurePolicy": {"rules": [
+            {"action": action, "onExitCodes": {"containerName": "c", "operator": "In", "values": [1, 2]}}]},
+            "podReplacementPolicy": "Failed"})
+    };
+    let failed = [pod("a", "Failed", true)];
+    let fatal = job(policy("FailJob"), json!({"startTime": STARTED}));
+    let status = written(&run(&fatal, &failed), &fatal);
+    let condition = condition(&status.conditions, "FailureTarget").unwrap();
+    assert_eq!(condition.reason.as_deref(), Some("PodFailurePolicy"));
+    assert_eq!(
+        condition.message.as_deref(),
+        Some("Container c for pod n/a failed with exit code 1 matching FailJob rule at index 0")
+    );
+    let ignored = job(policy("Ignore"), json!({"startTime": STARTED}));
+    let plan = run(&ignored, &failed);
+    assert!(written(&plan, &ignored).uncounted_terminated_pods.failed.is_empty());
+    // It is let go all the same.
+    assert_eq!(writes(&plan, |verb| matches!(verb, Verb::Patch("", ..))).len(), 1);
+    let counted = job(policy("Count"), json!({"startTime": STARTED}));
+    assert_eq!(written(&run(&counted, &failed), &counted).uncounted_terminated_pods.failed, ["a"]);
+}
+
+fn indexed(extra: &Value, status: Value) -> Job {
+    let mut spec = json!({"completionMode": "Indexed", "completions": 3, "parallelism": 3, "backoffLimit": i32::MAX,
+        "backoffLimitPerIndex": 1});
+    for (key, value) in extra.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    job(spec, status)
+}
+
+fn of_index(name: &str, phase: &str, index: i32, failures: i32) -> Arc<Pod> {
+    let annotations = json!({"batch.kubernetes.io/job-completion-index": index.to_string(),
+        "batch.kubernetes.io/job-index-failure-count": failures.to_string()});
+    pod_with(name, phase, true, annotations)
+}
+
+#[test]
+fn each_index_fails_for_itself() {
+    let job = indexed(&json!({}), json!({"startTime": STARTED}));
+    let pods = [of_index("a", "Failed", 0, 0), of_index("b", "Running", 1, 0), of_index("c", "Running", 2, 0)];
+    let plan = run(&job, &pods);
+    // Held until the next one tells of it.
+    assert!(written(&plan, &job).uncounted_terminated_pods.failed.is_empty());
+    let pods = [
+        of_index("a", "Failed", 0, 0),
+        of_index("a2", "Failed", 0, 1),
+        of_index("b", "Running", 1, 0),
+        of_index("c", "Running", 2, 0),
+    ];
+    let status = written(&run(&job, &pods), &job);
+    assert_eq!(status.failed_indexes.as_deref(), Some("0"));
+    assert_eq!(status.uncounted_terminated_pods.failed.len(), 2);
+    assert!(status.conditions.is_empty());
+    // All are done, one of them badly.
+    let pods = [of_index("a", "Failed", 0, 1), of_index("b", "Succeeded", 1, 0), of_index("c", "Succeeded", 2, 0)];
+    let status = written(&run(&job, &pods), &job);
+    assert_eq!(condition(&status.conditions, "FailureTarget").unwrap().reason.as_deref(), Some("FailedIndexes"));
+    // More than may fail.
+    let job = indexed(&json!({"maxFailedIndexes": 0}), json!({"startTime": STARTED}));
+    let status = written(&run(&job, &[of_index("a", "Failed", 0, 1)]), &job);
+    let reason = condition(&status.conditions, "FailureTarget").unwrap().reason.as_deref();
+    assert_eq!(reason, Some("MaxFailedIndexesExceeded"));
+}
+
+#[test]
+fn the_next_pod_of_an_index_carries_its_failures() {
+    let job = indexed(&json!({"parallelism": 1}), json!({"startTime": STARTED}));
+    let mut failed = Pod::clone(&of_index("a", "Failed", 0, 0));
+    failed.status.container_statuses[0].state = None;
+    let plan = run(&job, &[Arc::new(failed)]);
+    let made = writes(&plan, |verb| matches!(verb, Verb::Create(_)));
+    let Verb::Create(body) = &made[0].verb else { panic!() };
+    assert_eq!(body["metadata"]["annotations"]["batch.kubernetes.io/job-index-failure-count"], "1");
+}
+
+#[test]
+fn some_successes_may_suffice() {
+    let rules = json!({"backoffLimitPerIndex": null, "successPolicy": {"rules": [
+        {"succeededIndexes": "1-2", "succeededCount": 2}, {"succeededIndexes": "0"}]}});
+    let job = indexed(&rules, json!({"startTime": STARTED}));
+    let pods = [of_index("a", "Succeeded", 0, 0), of_index("b", "Running", 1, 0)];
+    let plan = run(&job, &pods);
+    let status = written(&plan, &job);
+    let condition = condition(&status.conditions, "SuccessCriteriaMet").unwrap();
+    assert_eq!(
+        (condition.reason.as_deref(), condition.message.as_deref()),
+        (Some("SuccessPolicy"), Some("Matched rules at index 1"))
+    );
+    assert_eq!(writes(&plan, |verb| matches!(verb, Verb::Delete(_))).len(), 1);
+}

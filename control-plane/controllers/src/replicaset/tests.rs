@@ -43,7 +43,7 @@ fn merge(target: &mut Value, patch: &Value) {
 }
 
 fn run(set: &ReplicaSet, pods: &[Arc<Pod>]) -> Plan {
-    plan(&View { set, pods, related: &BTreeMap::new(), failure: None }, now())
+    plan(&View { kind: &kind::REPLICA_SET, set, pods, related: &BTreeMap::new(), failure: None }, now())
 }
 
 fn creates(plan: &Plan) -> usize {
@@ -127,7 +127,8 @@ fn doubled_up_pods_go_first() {
     ];
     let related = BTreeMap::from([("a".to_owned(), 3), ("b".to_owned(), 1)]);
     let set = set(1);
-    let plan = plan(&View { set: &set, pods: &pods, related: &related, failure: None }, now());
+    let plan =
+        plan(&View { kind: &kind::REPLICA_SET, set: &set, pods: &pods, related: &related, failure: None }, now());
     assert_eq!(deletes(&plan), ["crowded"]);
 }
 
@@ -156,7 +157,10 @@ fn nothing_to_do_is_nothing_done() {
 fn a_failure_is_told_in_the_status() {
     let set = set(1);
     let failure = ("FailedCreate".to_owned(), "exceeded quota".to_owned());
-    let plan = plan(&View { set: &set, pods: &[], related: &BTreeMap::new(), failure: Some(&failure) }, now());
+    let plan = plan(
+        &View { kind: &kind::REPLICA_SET, set: &set, pods: &[], related: &BTreeMap::new(), failure: Some(&failure) },
+        now(),
+    );
     assert_eq!(status_patch(&plan).unwrap()["conditions"][0]["reason"], "FailedCreate");
 }
 

@@ -84,7 +84,9 @@ kinds! {
     DEPLOYMENT = "apps" "deployments" "Deployment" true;
     STATEFUL_SET = "apps" "statefulsets" "StatefulSet" true;
     DAEMON_SET = "apps" "daemonsets" "DaemonSet" true;
+    CONTROLLER_REVISION = "apps" "controllerrevisions" "ControllerRevision" true;
     JOB = "batch" "jobs" "Job" true;
+    CRON_JOB = "batch" "cronjobs" "CronJob" true;
     ENDPOINT_SLICE = "discovery.k8s.io" "endpointslices" "EndpointSlice" true;
     LEASE = "coordination.k8s.io" "leases" "Lease" true;
     CERTIFICATE_SIGNING_REQUEST =

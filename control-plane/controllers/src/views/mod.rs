@@ -4,12 +4,14 @@ mod cluster;
 mod network;
 mod pod;
 mod storage;
+mod sets;
 mod workload;
 
 pub use cluster::*;
 pub use network::*;
 pub use pod::*;
 pub use storage::*;
+pub use sets::*;
 pub use workload::*;
 
 macro_rules! view {

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use super::storage::{ClaimUse, claim_uses};
 use crate::runtime::cache::{BY_CONTROLLER, BY_NODE};
 use crate::runtime::kind;
+use crate::runtime::labels::Requirement;
 use crate::runtime::meta::{Condition, Meta, condition, condition_is_true, exact, null_default};
 
 /// `core/v1 Pod`.
@@ -57,6 +58,40 @@ pub struct PodSpec {
     pub tolerations: Vec<Toleration>,
     /// How long it may take to stop, in seconds.
     pub termination_grace_period_seconds: Option<i64>,
+    /// The one node that its affinity permits by name: where a DaemonSet wants it.
+    #[serde(rename = "affinity", deserialize_with = "named_node")]
+    pub affinity_node: Option<Box<str>>,
+}
+
+/// Of an affinity, the node that it names.
+fn named_node<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<str>>, D::Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Affinity {
+        #[serde(deserialize_with = "null_default")]
+        node_affinity: NodeAffinity,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct NodeAffinity {
+        #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution", deserialize_with = "null_default")]
+        required: Selector,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Selector {
+        node_selector_terms: Vec<Term>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Term {
+        #[serde(deserialize_with = "null_default")]
+        match_fields: Vec<Requirement>,
+    }
+    let affinity: Affinity = null_default(deserializer)?;
+    let by_name = affinity.node_affinity.required.node_selector_terms.into_iter().flat_map(|term| term.match_fields);
+    let mut by_name = by_name.filter(|field| field.key == "metadata.name" && field.operator == "In");
+    Ok(by_name.next().and_then(|field| field.values.into_iter().next()).map(String::into_boxed_str))
 }
 
 /// `core/v1 Container`.

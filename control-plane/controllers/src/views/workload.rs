@@ -245,7 +245,9 @@ pub struct Job {
     pub status: JobStatus,
 }
 
-super::view!(Job, kind::JOB);
+super::view!(Job, kind::JOB, |job| {
+    job.metadata.controller().map(|owner| (BY_CONTROLLER, owner.uid.clone())).into_iter().collect()
+});
 
 /// `batch/v1 JobSpec`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -273,6 +275,76 @@ pub struct JobSpec {
     pub pod_replacement_policy: Option<String>,
     /// Another controller looks after the job.
     pub managed_by: Option<String>,
+    /// How many failures each index survives.
+    pub backoff_limit_per_index: Option<i32>,
+    /// How many indexes may fail.
+    pub max_failed_indexes: Option<i32>,
+    /// What failures mean.
+    pub pod_failure_policy: Option<PodFailurePolicy>,
+    /// Which successes suffice.
+    pub success_policy: Option<SuccessPolicy>,
+}
+
+/// `batch/v1 PodFailurePolicy`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodFailurePolicy {
+    /// The first that matches counts.
+    pub rules: Vec<PodFailureRule>,
+}
+
+/// `batch/v1 PodFailurePolicyRule`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodFailureRule {
+    /// `FailJob`, `FailIndex`, `Ignore`, `Count`.
+    pub action: String,
+    /// By how containers have ended.
+    pub on_exit_codes: Option<OnExitCodes>,
+    /// By the pod's conditions.
+    #[serde(deserialize_with = "null_default")]
+    pub on_pod_conditions: Vec<OnPodCondition>,
+}
+
+/// `batch/v1 PodFailurePolicyOnExitCodesRequirement`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OnExitCodes {
+    /// Of which container; `None` is any.
+    pub container_name: Option<String>,
+    /// `In`, `NotIn`.
+    pub operator: String,
+    /// The codes.
+    pub values: Vec<i32>,
+}
+
+/// `batch/v1 PodFailurePolicyOnPodConditionsPattern`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct OnPodCondition {
+    /// The condition.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What it is to say.
+    pub status: String,
+}
+
+/// `batch/v1 SuccessPolicy`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct SuccessPolicy {
+    /// Any of them suffices.
+    pub rules: Vec<SuccessRule>,
+}
+
+/// `batch/v1 SuccessPolicyRule`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SuccessRule {
+    /// Which indexes are to succeed, `0,2-5`; all of them without a count.
+    pub succeeded_indexes: Option<String>,
+    /// How many are to succeed.
+    pub succeeded_count: Option<i32>,
 }
 
 /// `batch/v1 JobStatus`.
@@ -299,6 +371,9 @@ pub struct JobStatus {
     /// Indexes that succeeded, `1,3-5`.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub completed_indexes: String,
+    /// Indexes that have failed for good, `1,3-5`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_indexes: Option<String>,
     /// Pods that have ended, and are not counted yet.
     #[serde(deserialize_with = "null_default")]
     pub uncounted_terminated_pods: Uncounted,
@@ -365,7 +440,7 @@ pub struct PodDisruptionBudgetStatus {
 }
 
 /// Upstream leaves numbers out that are 0 (`omitempty`): in a merge patch, null takes them out.
-fn zero_as_null<S: serde::Serializer>(number: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn zero_as_null<S: serde::Serializer>(number: &i32, serializer: S) -> Result<S::Ok, S::Error> {
     if *number == 0 { serializer.serialize_none() } else { serializer.serialize_i32(*number) }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::checks::{at_most_all, immutable, int_or_percent, not_negative, required_one_of};
 use super::deployment::{check_owner_of_pods, is_none, template_warnings};
-use super::json::{at, default_text, default_to, set, text, within};
+use super::json::{at, default_text, default_to, same, set, text, within};
 use super::{keep_status, pod_spec};
 use crate::field::{Error, ErrorList, Path};
 use crate::resource::{PLAIN, Strategy};
@@ -12,7 +12,7 @@ use crate::resource::{PLAIN, Strategy};
 pub(super) const STRATEGY: Strategy = Strategy {
     default,
     prepare_create,
-    prepare_update: keep_status,
+    prepare_update,
     validate,
     validate_update,
     warnings: template_warnings,
@@ -44,6 +44,25 @@ fn prepare_create(object: &mut Value) {
         "currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0,
     });
     set(object, "status", status);
+    set_generation(object, 1);
+}
+
+fn prepare_update(new: &mut Value, old: &Value) {
+    keep_status(new, old);
+    let before = at(old, "metadata.annotations").get(TEMPLATE_GENERATION).and_then(Value::as_str);
+    let before: i64 = before.and_then(|n| n.parse().ok()).unwrap_or(1);
+    let changed = !same(at(new, "spec.template"), at(old, "spec.template"));
+    set_generation(new, before + i64::from(changed));
+}
+
+/// Counts the templates that there have been; pods carry the number in a label.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+fn set_generation(object: &mut Value, number: i64) {
+    within(object, "metadata", |metadata| {
+        default_to(metadata, "annotations", json!({}));
+        within(metadata, "annotations", |annotations| set(annotations, TEMPLATE_GENERATION, number.to_string()));
+    });
 }
 
 fn validate(object: &Value) -> ErrorList {

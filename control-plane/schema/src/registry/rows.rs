@@ -125,6 +125,7 @@ pub(super) const ROWS: &[Row] = &[
             sub("exec", "PodExecOptions", CONNECT),
             sub("log", "", "get"),
             sub("portforward", "PodPortForwardOptions", CONNECT),
+            sub("proxy", "PodProxyOptions", PROXY),
             STATUS,
         ],
         ..row("", "Pod", "pods", "core.v1.Pod")

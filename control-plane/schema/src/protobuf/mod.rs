@@ -1,9 +1,11 @@
-//! From the protobuf form of built-in kinds to JSON (`application/vnd.kubernetes.protobuf`): what Go clients send,
-//! `kubectl create` among them.
+//! The protobuf form of built-in kinds (`application/vnd.kubernetes.protobuf`), from and to JSON: what Go clients send
+//! and ask for, `kubectl create` among them.
 //!
-//! One walker over the definitions of [`crate::types`]. What it needs beyond them, tags and a few differences of the two
+//! One walker each way over the definitions of [`crate::types`]. What it needs beyond them, tags and a few differences of the two
 //! forms, is `data/protobuf.txt`, which `xtask protobuf` makes from upstream's types. A field that is not listed is an
 //! error: dropping it would lose what the client said.
+
+mod encode;
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -13,9 +15,10 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+pub use self::encode::{ListEncoder, definition, encode, frame, speaks};
 use crate::types::{Definition, Node, Scalar, Shape};
 
-const FACTS: &str = include_str!("../data/protobuf.txt");
+const FACTS: &str = include_str!("../../data/protobuf.txt");
 
 /// What every document begins with (apimachinery `runtime/serializer/protobuf`).
 const MAGIC: &[u8] = b"k8s\0";
