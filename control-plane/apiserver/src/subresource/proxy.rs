@@ -35,7 +35,7 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
     let path = format!("{}{query}", if path.is_empty() { "/" } else { path });
     let (name, port) = split(&call.path.name)?;
     call.path.name = name;
-    let object = super::parent(call)?;
+    let object = super::parent(call).await?;
     let admission = Admission { operation: Operation::Connect, old: Some(&object), dry_run: false };
     admit::mutate(call, admission, None).await?;
     admit::validate(call, admission, None).await?;
@@ -103,7 +103,7 @@ fn of_service(call: &Call, service: &Value, port: &str) -> Result<String, Status
     let found = match port {
         "" if ports.len() == 1 => ports.first(),
         // Without a name it is the one without a name.
-        _ => ports.iter().find(|p| text(p, "/name") == port || p["port"].to_string() == port),
+        _ => ports.iter().find(|p| text(p, "/name") == port || port.parse() == Ok(p["port"].as_u64().unwrap_or(0))),
     };
     let Some(found) = found else {
         return Err(unavailable(format!("no service port {port:?} found for service {name:?}")));

@@ -222,11 +222,10 @@ impl Work<'_> {
 
     fn replace_ended(&mut self, on_node: &OnNode<'_>, pod: &Arc<Pod>) {
         let ready_at = pod.metadata.creation_timestamp.and_then(|made| made.checked_add(FAILED_BACKOFF).ok());
-        if let Some(left) = ready_at.and_then(|at| Duration::try_from(at.duration_since(self.now)).ok()) {
-            if !left.is_zero() {
-                self.plan.look_again(left);
-                return;
-            }
+        let left = ready_at.and_then(|at| Duration::try_from(at.duration_since(self.now)).ok());
+        if let Some(left) = left.filter(|left| !left.is_zero()) {
+            self.plan.look_again(left);
+            return;
         }
         let (name, node) = (&pod.metadata.name, &on_node.node.metadata.name);
         let regarding = self.set.metadata.reference(&kind::DAEMON_SET);

@@ -354,7 +354,7 @@ mod tests {
     }
 
     /// Something of a node's type.
-    fn some(node: &Node, depth: usize) -> BoxedStrategy<Value> {
+    fn some(node: &'static Node, depth: usize) -> BoxedStrategy<Value> {
         match &node.shape {
             Shape::List(item) => prop::collection::vec(some(item, depth), 0..3).prop_map(Value::from).boxed(),
             Shape::Map(item) => prop::collection::btree_map("[a-z]{1,4}", some(item, depth), 0..3)
@@ -390,7 +390,7 @@ mod tests {
         }
     }
 
-    fn some_object(definition: &Definition, depth: usize) -> BoxedStrategy<Value> {
+    fn some_object(definition: &'static Definition, depth: usize) -> BoxedStrategy<Value> {
         let mut known = Vec::new();
         fn names(message: &str, out: &mut Vec<&'static str>) {
             for fact in facts(message).into_iter().flatten().map(|(_, fact)| fact) {
@@ -401,11 +401,11 @@ mod tests {
             }
         }
         names(&short(definition), &mut known);
-        let fields: Vec<(String, Node)> = definition
+        let fields: Vec<(String, &'static Node)> = definition
             .fields
             .iter()
             .filter(|field| known.contains(&field.name.as_ref()) && field.name != "selfLink")
-            .map(|field| (field.name.to_string(), field.node.clone()))
+            .map(|field| (field.name.to_string(), &field.node))
             .collect();
         // Few at a time: objects of everything are large.
         let count = fields.len();
