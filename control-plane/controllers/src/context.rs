@@ -14,7 +14,8 @@ use crate::runtime::plan::Plan;
 use crate::views::{
     CertificateSigningRequest, ClusterRole, ConfigMap, ControllerRevision, CronJob, DaemonSet, Deployment,
     EndpointSlice, Endpoints, Job, Lease, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
-    PodDisruptionBudget, ReplicaSet, ReplicationController, ResourceQuota, Secret, Service, ServiceAccount, StatefulSet,
+    PodDisruptionBudget, ReplicaSet, ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
+    StatefulSet,
 };
 
 /// What every controller works with; cheap to clone.

@@ -3,15 +3,15 @@
 mod cluster;
 mod network;
 mod pod;
-mod storage;
 mod sets;
+mod storage;
 mod workload;
 
 pub use cluster::*;
 pub use network::*;
 pub use pod::*;
-pub use storage::*;
 pub use sets::*;
+pub use storage::*;
 pub use workload::*;
 
 macro_rules! view {
