@@ -15,6 +15,8 @@ pub async fn client(path: &Path) -> anyhow::Result<kube::Client> {
     let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
         .with_context(|| format!("{} is no usable kubeconfig", path.display()))?;
+    // Under this name the server notes what the command line changes.
+    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static("xebec")));
     config.connect_timeout = Some(Duration::from_secs(2));
     config.read_timeout = Some(Duration::from_secs(10));
     kube::Client::try_from(config).context("cannot make a client")

@@ -128,6 +128,8 @@ impl Node {
         let roots = CertificateDer::pem_slice_iter(self.ca.as_bytes()).collect::<Result<Vec<_>, _>>();
         let roots = roots.context("the CA certificate is not PEM")?;
         config.root_cert = Some(roots.iter().map(|c| c.to_vec()).collect());
+        // Under this name the server notes what the node changes.
+        config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static("kubelet")));
         config.connect_timeout = Some(Duration::from_secs(5));
         // Watches are silent for minutes; the server ends them in time.
         config.read_timeout = None;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
+use http::header::{HeaderValue, USER_AGENT};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use tokio_util::sync::CancellationToken;
@@ -178,7 +179,8 @@ impl ApiServer {
 
     /// The service behind [`ApiServer::client`]: every request is made by `user`.
     pub fn in_process(&self, user: UserInfo) -> InProcess {
-        InProcess { server: self.0.clone(), user: Arc::new(user) }
+        let agent = agent(&user.name);
+        InProcess { server: self.0.clone(), user: Arc::new(user), agent }
     }
 
     /// Answers one request. Who asks is found out by the authenticators, from the request's headers and its
@@ -223,6 +225,18 @@ pub struct InProcessUser(pub Arc<UserInfo>);
 pub struct InProcess {
     server: Arc<Shared>,
     user: Arc<UserInfo>,
+    /// Under which name its changes are noted.
+    agent: Option<HeaderValue>,
+}
+
+/// How upstream's component calls itself that a user of ours is.
+fn agent(user: &str) -> Option<HeaderValue> {
+    let name = match user {
+        "system:apiserver" => "kube-apiserver",
+        node if node.starts_with("system:node:") => "kubelet",
+        other => other.strip_prefix("system:").unwrap_or(other),
+    };
+    HeaderValue::from_str(name).ok()
 }
 
 impl<B> Service<Request<B>> for InProcess
@@ -241,6 +255,9 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let server = self.server.clone();
         let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        if let (false, Some(agent)) = (request.headers().contains_key(USER_AGENT), self.agent.clone()) {
+            request.headers_mut().insert(USER_AGENT, agent);
+        }
         request.extensions_mut().insert(InProcessUser(self.user.clone()));
         Box::pin(async move { Ok(chain::handle(server, request).await) })
     }

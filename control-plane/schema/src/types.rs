@@ -286,7 +286,7 @@ const PREFIXES: [(&str, &str); 7] = [
     ("io.k8s.api.", ""),
 ];
 
-fn short(name: &str) -> Cow<'_, str> {
+pub(crate) fn short(name: &str) -> Cow<'_, str> {
     for (long, short) in PREFIXES {
         if let Some(rest) = name.strip_prefix(long) {
             return if short.is_empty() { rest.into() } else { format!("{short}{rest}").into() };

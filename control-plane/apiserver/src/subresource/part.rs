@@ -7,9 +7,10 @@ use xebec_schema::status::Status;
 
 use crate::body::{self, Body, RequestBody};
 use crate::chain::Call;
+use crate::verbs::apply::{self, Configuration};
 use crate::verbs::modify::{self, Modify, Next, Rules};
 use crate::verbs::patch::{self, Patch};
-use crate::verbs::{decode, get, update};
+use crate::verbs::{decode, get, track, update};
 use crate::{respond, versions};
 
 /// Serves it.
@@ -21,21 +22,40 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
     if call.path.verb == "get" {
         return get::serve(call).await;
     }
+    let applies = call.path.verb == "patch" && apply::is_apply(call);
+    let patches = call.path.verb == "patch";
+    track::check_options(call, if patches { "PatchOptions" } else { "UpdateOptions" }, patches.then_some(applies))?;
     let dry_run = decode::dry_run(&call.query)?;
     let body = body::read(body).await?;
     let part = call.path.subresource.clone();
     let rules = if part == "finalize" { Rules::Internal } else { Rules::Status };
     let how = Modify { rules, admission: true, dry_run };
-    let modified = if call.path.verb == "patch" {
-        let patch = Patch::read(call, &body)?;
+    let next = |call: &Call, new: Value, old: &Value| {
+        let mut new = merged(&part, new, old);
+        // What the server's own rules change is not tracked of itself.
+        if rules == Rules::Internal {
+            track::update(call, &mut new, Some(old));
+        }
+        Next::Put(new)
+    };
+    let modified = if applies {
+        let configuration = Configuration::read(call, &body)?;
         let compute = |call: &mut Call, old: &Value| {
-            patch::patched(call, &patch, old).map(|new| Next::Put(merged(&part, new, old)))
+            let new = configuration.applied(call, Some(old))?;
+            let managed = new["metadata"]["managedFields"].clone();
+            let mut new = merged(&part, new, old);
+            new["metadata"]["managedFields"] = managed;
+            Ok(Next::Tracked(new))
         };
+        modify::modify(call, how, compute).await?
+    } else if call.path.verb == "patch" {
+        let patch = Patch::read(call, &body)?;
+        let compute = |call: &mut Call, old: &Value| patch::patched(call, &patch, old).map(|new| next(call, new, old));
         modify::modify(call, how, compute).await?
     } else {
         let object = decode::object(call, &body)?;
         let object = update::addressed(call, object)?;
-        modify::modify(call, how, |_, old| Ok(Next::Put(merged(&part, object.clone(), old)))).await?
+        modify::modify(call, how, |call, old| Ok(next(call, object.clone(), old))).await?
     };
     let bytes = versions::convert_bytes(&call.resource, modified.bytes, modified.revision).map_err(Status::internal)?;
     Ok(respond::object(200, &call.resource, bytes, call.wanted, call.server.clock.now()))

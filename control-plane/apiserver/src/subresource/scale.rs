@@ -2,6 +2,8 @@
 
 use http::Response;
 use serde_json::{Value, json};
+use xebec_schema::apply::element::Element;
+use xebec_schema::apply::scale::ScalePath;
 use xebec_schema::field::{Error, Path};
 use xebec_schema::resource::Resource;
 use xebec_schema::selector::LabelSelector;
@@ -11,9 +13,11 @@ use super::posted;
 use crate::body::{self, Body, RequestBody};
 use crate::chain::Call;
 use crate::respond;
+use crate::verbs::apply::{self, Configuration};
 use crate::verbs::decode::{self, Expected};
 use crate::verbs::modify::{self, Modify, Next, Rules};
 use crate::verbs::patch::Patch;
+use crate::verbs::track::{self, ScaleManager};
 
 /// Serves it.
 ///
@@ -32,6 +36,9 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
         let scale = of(&call.resource, &object);
         return Ok(respond::encoded(200, &scale, call.wanted));
     }
+    let patches = call.path.verb == "patch";
+    let applies = patches && apply::is_apply(call);
+    track::check_options(call, if patches { "PatchOptions" } else { "UpdateOptions" }, patches.then_some(applies))?;
     let dry_run = decode::dry_run(&call.query)?;
     let body = body::read(body).await?;
     let expected = Expected {
@@ -41,20 +48,37 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
         definition: decode::definition("autoscaling.v1.Scale"),
     };
     let how = Modify { rules: Rules::Object, admission: true, dry_run };
-    let modified = if call.path.verb == "patch" {
+    let definition = expected.definition.ok_or_else(Status::no_such_path)?;
+    let modified = if applies {
+        let configuration = Configuration::read(call, &body)?;
+        let compute = |call: &mut Call, old: &Value| {
+            let before = managed_scale(call, old);
+            let fields = ScaleManager { call, definition };
+            let scale = fields.apply(&before, &configuration.value, configuration.force)?;
+            let scale = decode::typed(call, &expected, scale, Vec::new())?;
+            scaled(call, &scale, old).map(Next::Tracked)
+        };
+        modify::modify(call, how, compute).await?
+    } else if patches {
         let patch = Patch::read(call, &body)?;
         let compute = |call: &mut Call, old: &Value| {
-            let mut scale = of(&call.resource, old);
+            let mut before = managed_scale(call, old);
             // What the patch does not say, it does not insist upon.
-            scale["metadata"].as_object_mut().map(|m| m.remove("resourceVersion"));
-            let scale = patch.apply(expected.definition, &scale)?;
-            let scale = decode::typed(call, &expected, scale, Vec::new())?;
-            scaled(call, &scale, old).map(Next::Put)
+            before["metadata"].as_object_mut().map(|m| m.remove("resourceVersion"));
+            let scale = patch.apply(expected.definition, &before)?;
+            let mut scale = decode::typed(call, &expected, scale, Vec::new())?;
+            ScaleManager { call, definition }.update(&mut scale, &before);
+            scaled(call, &scale, old).map(Next::Tracked)
         };
         modify::modify(call, how, compute).await?
     } else {
         let scale = posted(call, &expected, &body)?;
-        modify::modify(call, how, |call, old| scaled(call, &scale, old).map(Next::Put)).await?
+        let compute = |call: &mut Call, old: &Value| {
+            let mut scale = scale.clone();
+            ScaleManager { call, definition }.update(&mut scale, &managed_scale(call, old));
+            scaled(call, &scale, old).map(Next::Tracked)
+        };
+        modify::modify(call, how, compute).await?
     };
     let mut object = modified.object;
     object["metadata"]["resourceVersion"] = modified.revision.to_string().into();
@@ -84,6 +108,24 @@ pub(crate) fn of(resource: &Resource, object: &Value) -> Value {
     });
     if let Some(selector) = selector(resource, object) {
         scale["status"]["selector"] = selector.into();
+    }
+    scale
+}
+
+/// Where the replicas are.
+fn replicas_path(resource: &Resource) -> Vec<Element> {
+    let custom = resource.custom.as_ref().and_then(|custom| custom.scale());
+    let path = custom.map_or(".spec.replicas", |scale| scale.wanted_path());
+    path.split('.').filter(|name| !name.is_empty()).map(Element::field).collect()
+}
+
+/// The object's scale, with those who manage its replicas.
+fn managed_scale(call: &Call, object: &Value) -> Value {
+    let mut scale = of(&call.resource, object);
+    let (version, replicas_path) = (call.resource.api_version(), replicas_path(&call.resource));
+    let path = ScalePath { version: &version, path: &replicas_path };
+    if let Some(managed) = path.to_scale(&object["metadata"]["managedFields"]) {
+        scale["metadata"]["managedFields"] = managed;
     }
     scale
 }
@@ -121,6 +163,15 @@ fn scaled(call: &Call, scale: &Value, old: &Value) -> Result<Value, Status> {
     match call.resource.custom.as_ref().and_then(|custom| custom.scale()) {
         Some(scale) => scale.want(&mut new, replicas),
         None => new["spec"]["replicas"] = replicas.into(),
+    }
+    let (version, replicas_path) = (call.resource.api_version(), replicas_path(&call.resource));
+    let path = ScalePath { version: &version, path: &replicas_path };
+    let before = &old["metadata"]["managedFields"];
+    match path.to_parent(before, &scale["metadata"]["managedFields"]) {
+        Some(managed) => new["metadata"]["managedFields"] = managed,
+        None => {
+            new["metadata"].as_object_mut().map(|m| m.remove("managedFields"));
+        }
     }
     for key in ["resourceVersion", "uid"] {
         match scale["metadata"][key].as_str().filter(|text| !text.is_empty()) {

@@ -11,7 +11,7 @@ use xebec_schema::validate;
 use xebec_store::{Condition, KeyValue, Operation as StoreOperation, StoreError, Txn, TxnOutcome};
 
 use super::admit::{self, Admission};
-use super::decode;
+use super::{decode, track};
 use crate::admission::Operation;
 use crate::body::{self, Body, RequestBody};
 use crate::cache::entry::{self, Header};
@@ -31,6 +31,7 @@ const SUFFIX: usize = 5;
 ///
 /// As upstream.
 pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
+    track::check_options(call, "CreateOptions", None)?;
     let dry_run = decode::dry_run(&call.query)?;
     let body = body::read(body).await?;
     let object = decode::object(call, &body)?;
@@ -44,13 +45,25 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
 ///
 /// As upstream.
 pub async fn create(call: &mut Call, mut object: Value, dry_run: bool) -> Result<bytes::Bytes, Status> {
+    track::update(call, &mut object, None);
+    create_tracked(call, object, dry_run).await
+}
+
+/// The same for an object in which it is noted who owns what.
+///
+/// # Errors
+///
+/// As upstream.
+pub async fn create_tracked(call: &mut Call, mut object: Value, dry_run: bool) -> Result<bytes::Bytes, Status> {
     place(&call.stored, call.namespace(), &mut object)?;
     let metadata = metadata_mut(&mut object);
     if metadata.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
     }
     let admission = Admission { operation: Operation::Create, old: None, dry_run };
+    let managed = object["metadata"]["managedFields"].clone();
     let mut object = admit::mutate(call, admission, Some(object)).await?.unwrap_or_default();
+    track::restore(call, &mut object, &managed);
     let resource = call.stored.clone();
     system_metadata(&call.server, &resource, &mut object);
     // What is prepared may depend on the name (labels that carry it): each try begins with the object without one.
@@ -195,7 +208,7 @@ fn system_metadata(server: &Shared, resource: &Resource, object: &mut Value) {
     let uid = server.random.uuid();
     let now = server.clock.now_seconds().to_string();
     let metadata = metadata_mut(object);
-    for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion", "generation", "managedFields"] {
+    for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion", "generation"] {
         metadata.remove(key);
     }
     metadata.insert("uid".into(), uid.into());

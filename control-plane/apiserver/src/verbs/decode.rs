@@ -129,6 +129,35 @@ pub fn yaml(body: &[u8]) -> Result<Value, Status> {
     serde_saphyr::from_slice(body).map_err(|e| Status::bad_request(format!("error converting YAML to JSON: {e}")))
 }
 
+/// An applied configuration: YAML, of which JSON is a part. Of a repeated key, the last value counts.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn yaml_lenient(body: &[u8]) -> Result<Value, String> {
+    if let Ok(decoded) = decode::from_json(body) {
+        return Ok(decoded.value);
+    }
+    let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::LastWins };
+    serde_saphyr::from_slice_with_options(body, options).map_err(|e| format!("error converting YAML to JSON: {e}"))
+}
+
+/// Whether an applied configuration, which [`yaml_lenient`] reads, repeats a key.
+///
+/// # Errors
+///
+/// Which one.
+pub fn yaml_strict(body: &[u8]) -> Result<(), String> {
+    if let Ok(decoded) = decode::from_json(body) {
+        return decoded
+            .duplicates
+            .first()
+            .map_or(Ok(()), |duplicate| Err(format!("error converting YAML to JSON: yaml: {duplicate}")));
+    }
+    let read: Result<Value, _> = serde_saphyr::from_slice(body);
+    read.map(drop).map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))
+}
+
 /// The kind that a body has to be of.
 pub struct Expected<'a> {
     /// API group.
@@ -291,9 +320,7 @@ pub fn typed(
     if let Some(definition) = expected.definition {
         walk::prune_as(definition, &mut value);
     }
-    // Field ownership is not tracked: claims about it are not kept.
     if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
         metadata.remove("selfLink");
     }
     Ok(value)

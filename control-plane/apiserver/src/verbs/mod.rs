@@ -1,6 +1,7 @@
 //! A file per verb; what the writing ones share is in [`decode`], [`modify`] and [`admit`].
 
 pub mod admit;
+pub mod apply;
 pub mod create;
 pub mod decode;
 pub mod delete;
@@ -10,5 +11,6 @@ pub mod list;
 pub mod modify;
 pub mod patch;
 pub mod select;
+pub mod track;
 pub mod update;
 pub mod watch;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::Value;
+use xebec_schema::apply::managed::same_but_times;
 use xebec_schema::field::ErrorList;
 use xebec_schema::resource::Resource;
 use xebec_schema::status::Status;
@@ -13,6 +14,7 @@ use xebec_store::{Condition, Operation as StoreOperation, TxnOutcome};
 
 use super::admit::{self, Admission, Riders};
 use super::create::{commit, metadata_mut, overtaken};
+use super::track;
 use crate::admission::Operation;
 use crate::cache::entry::{self, Header};
 use crate::chain::Call;
@@ -60,9 +62,11 @@ pub struct Modified {
 
 /// What comes of computing the new state of an object.
 pub enum Next {
-    /// It is to look like this. A `metadata.resourceVersion` says which state this was made from: any other, and it is
+    /// It is to look like this; what changed is noted as the caller's. A `metadata.resourceVersion` says which state this was made from: any other, and it is
     /// a conflict.
     Put(Value),
+    /// The same, and who owns what is in it already.
+    Tracked(Value),
     /// It is to be deleted; this is its last state.
     Delete(Value),
     /// Nothing is to be done.
@@ -100,7 +104,8 @@ async fn change(
         let mut plan = match compute(call, &old)? {
             Next::Keep => return Ok(kept(old, &current)),
             Next::Delete(last) => Plan { new: last, delete: true, strict: false },
-            Next::Put(new) => prepare(call, how, new, &old).await?,
+            Next::Put(new) => prepare(call, how, new, &old, how.rules != Rules::Internal).await?,
+            Next::Tracked(new) => prepare(call, how, new, &old, false).await?,
         };
         // What is stored in a form that is no longer wanted is written, though it stays the same.
         if !plan.delete && same(&plan.new, &old) && !call.server.store.is_stale(&full_key) {
@@ -187,7 +192,7 @@ fn modified_error(call: &Call) -> Status {
 }
 
 /// Brings a new state in order, and checks it.
-async fn prepare(call: &mut Call, how: Modify, mut new: Value, old: &Value) -> Result<Plan, Status> {
+async fn prepare(call: &mut Call, how: Modify, mut new: Value, old: &Value, track: bool) -> Result<Plan, Status> {
     let strict = check_precondition(call, &new, old)?;
     if !strict && call.path.verb == "update" && !call.stored.strategy.unconditional_update {
         return Err(must_say_version(call));
@@ -197,9 +202,14 @@ async fn prepare(call: &mut Call, how: Modify, mut new: Value, old: &Value) -> R
         return Ok(Plan { new, delete, strict });
     }
     carry_over(&mut new, old);
+    if track {
+        track::update(call, &mut new, Some(old));
+    }
     let admission = Admission { operation: Operation::Update, old: Some(old), dry_run: how.dry_run };
     if how.admission {
+        let managed = new["metadata"]["managedFields"].clone();
         new = admit::mutate(call, admission, Some(new)).await?.unwrap_or_default();
+        track::restore(call, &mut new, &managed);
         carry_over(&mut new, old);
     }
     let resource = call.stored.clone();
@@ -331,7 +341,7 @@ fn deletion_is_complete(resource: &Resource, new: &Value, old: &Value) -> bool {
     deleting && grace == 0 && empty(&new["metadata"]["finalizers"]) && (!namespace || empty(&new["spec"]["finalizers"]))
 }
 
-/// Whether two states are the same but for their resource versions.
+/// Whether two states are the same but for their resource versions, and the times at which managers changed them.
 fn same(new: &Value, old: &Value) -> bool {
     let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return false };
     new.len() == old.len()
@@ -340,9 +350,11 @@ fn same(new: &Value, old: &Value) -> bool {
                 let without = |m: &serde_json::Map<String, Value>| {
                     let mut m = m.clone();
                     m.remove("resourceVersion");
+                    m.remove("managedFields");
                     m
                 };
-                without(new) == without(old)
+                let managed = |m: &serde_json::Map<String, Value>| m.get("managedFields").cloned().unwrap_or_default();
+                without(new) == without(old) && same_but_times(&managed(new), &managed(old))
             }
             (_, value, Some(before)) => value == before,
             _ => false,

@@ -1,4 +1,5 @@
-//! PATCH: JSON patch (RFC 6902), JSON merge patch (RFC 7386), strategic merge patch.
+//! PATCH: JSON patch (RFC 6902), JSON merge patch (RFC 7386), strategic merge patch; what applies goes on to
+//! [`super::apply`].
 
 use bytes::Bytes;
 use http::Response;
@@ -8,8 +9,8 @@ use xebec_schema::status::Status;
 use xebec_schema::types::Definition;
 use xebec_schema::{convert, patch};
 
-use super::decode;
 use super::modify::{self, Modify, Next, Rules};
+use super::{apply, decode, track};
 use crate::body::{self, Body, RequestBody};
 use crate::chain::Call;
 use crate::{respond, versions};
@@ -37,16 +38,11 @@ impl Patch {
             "application/json-patch+json" => Self::Json,
             "application/merge-patch+json" => Self::Merge,
             "application/strategic-merge-patch+json" => Self::Strategic,
-            "application/apply-patch+yaml" | "application/apply-patch+cbor" => {
-                return Err(unsupported(
-                    "server-side apply is not served by this version; use kubectl apply without \
-                    --server-side",
-                ));
-            }
             _ => {
                 return Err(unsupported(
                     "the body of the request was in an unknown format - accepted media types include: \
-                     application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
+                     application/json-patch+json, application/merge-patch+json, \
+                     application/strategic-merge-patch+json, application/apply-patch+yaml",
                 ));
             }
         };
@@ -73,7 +69,7 @@ impl Patch {
             (Self::Strategic(_), None) => {
                 return Err(unsupported(
                     "the body of the request was in an unknown format - accepted media types include: \
-                     application/json-patch+json, application/merge-patch+json",
+                     application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
                 ));
             }
         }
@@ -91,8 +87,13 @@ fn unsupported(message: &str) -> Status {
 ///
 /// As upstream.
 pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
+    let applies = apply::is_apply(call);
+    track::check_options(call, "PatchOptions", Some(applies))?;
     let dry_run = decode::dry_run(&call.query)?;
     let body = body::read(body).await?;
+    if applies {
+        return apply::serve(call, &body, dry_run).await;
+    }
     let patch = Patch::read(call, &body)?;
     let how = Modify { rules: Rules::Object, admission: true, dry_run };
     let modified = modify::modify(call, how, |call, old| patched(call, &patch, old).map(Next::Put)).await?;

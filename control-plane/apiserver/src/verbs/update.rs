@@ -5,8 +5,8 @@ use serde_json::Value;
 use xebec_schema::status::Status;
 
 use super::create;
-use super::decode;
 use super::modify::{self, Modify, Next, Rules};
+use super::{decode, track};
 use crate::body::{self, Body, RequestBody};
 use crate::chain::Call;
 use crate::{respond, versions};
@@ -17,6 +17,7 @@ use crate::{respond, versions};
 ///
 /// As upstream.
 pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
+    track::check_options(call, "UpdateOptions", None)?;
     let dry_run = decode::dry_run(&call.query)?;
     let body = body::read(body).await?;
     let object = decode::object(call, &body)?;
@@ -33,15 +34,24 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
 
 /// A PUT of what does not exist, for the kinds where that makes it. The client may have been authorized to update only.
 async fn create_instead(call: &mut Call, object: Value, dry_run: bool) -> Result<Response<Body>, Status> {
+    authorize_create(call)?;
+    let bytes = create::create(call, object, dry_run).await?;
+    Ok(respond::object(201, &call.resource, bytes, call.wanted, call.server.clock.now()))
+}
+
+/// Whether the client may create what it wanted to change.
+///
+/// # Errors
+///
+/// 403.
+pub fn authorize_create(call: &Call) -> Result<(), Status> {
     let mut attributes = crate::request::Target::Resource(Box::new(call.path.clone())).attributes(
         &call.user,
         &call.parts.method,
         call.parts.uri.path(),
     );
     attributes.verb = "create".into();
-    crate::chain::authorize(&call.server, &attributes)?;
-    let bytes = create::create(call, object, dry_run).await?;
-    Ok(respond::object(201, &call.resource, bytes, call.wanted, call.server.clock.now()))
+    crate::chain::authorize(&call.server, &attributes)
 }
 
 /// Checks that the object is the one that the path names.

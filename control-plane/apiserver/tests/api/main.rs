@@ -1,6 +1,7 @@
 //! The API as clients see it, in process, over a store in memory.
 
 mod aggregation;
+mod apply;
 mod chain;
 mod client;
 mod connect;
