@@ -47,6 +47,13 @@ pub fn key(namespace: &str, name: &str) -> String {
 
 /// Events of the resources that are being loaded, by prefix.
 type Loading = BTreeMap<String, Vec<Event>>;
+/// How many revisions of history a server that starts reads again, so that watches which an earlier one served go on
+/// from where they were.
+const HISTORY: u64 = 4096;
+
+/// How long the store may take to tell its history.
+const HISTORY_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What will be stored, and its header.
 type Announced = (Bytes, Header);
 type ByGroup = HashMap<Box<str>, HashMap<Box<str>, Arc<ResourceCache>>>;
@@ -82,24 +89,44 @@ impl WatchCache {
             rows.entry(prefix(&row)).or_insert(row);
         }
         let revision = store.revision().await?;
-        let mut by_group = ByGroup::new();
-        for row in rows.into_values() {
-            let objects = load_resource(&*store, &row, revision).await?;
-            let cache = Arc::new(ResourceCache::new(row.clone(), objects, revision));
-            by_group.entry(row.group.as_ref().into()).or_default().insert(row.plural.as_ref().into(), cache);
-        }
+        let mut start = revision.saturating_sub(HISTORY);
+        let by_group = loop {
+            match load_all(&*store, &rows, start).await {
+                // The store has forgotten more than that.
+                Err(StoreError::Compacted { compacted, .. }) if start < revision => {
+                    start = compacted.clamp(start + 1, revision);
+                }
+                other => break other?,
+            }
+        };
         let cache = Arc::new(Self {
             store,
             by_group: ArcSwap::from_pointee(by_group),
             loading: Mutex::default(),
-            progress: AtomicU64::new(revision),
+            progress: AtomicU64::new(start),
             waiting: Mutex::default(),
             stop,
             prepared: Mutex::default(),
         });
-        let stream = cache.store.watch(ROOT, revision).await?;
+        let mut stream = cache.store.watch(ROOT, start).await?;
+        let history = cache.replay(&mut stream, revision);
+        if tokio::time::timeout(HISTORY_TIMEOUT, history).await.is_err() {
+            tracing::warn!(start, revision, "the store does not tell its history; watches have to start again");
+            stream = cache.try_reload().await?;
+        }
         tokio::spawn(cache.clone().follow(stream));
         Ok(cache)
+    }
+
+    /// Applies what happened up to `revision`, before anybody sees the cache.
+    async fn replay(&self, stream: &mut xebec_store::WatchStream, revision: u64) {
+        while self.progress() < revision {
+            match stream.next().await {
+                Some(Ok(batch)) => self.apply(batch),
+                // Whoever follows the stream finds out why.
+                Some(Err(_)) | None => std::future::pending().await,
+            }
+        }
     }
 
     /// The cache of a stored resource.
@@ -355,6 +382,21 @@ fn split(key: &str) -> Option<(&str, &str, &str)> {
     let (group, rest) = key.strip_prefix(ROOT)?.split_once('/')?;
     let (plural, key) = rest.split_once('/')?;
     Some((if group == "core" { "" } else { group }, plural, key))
+}
+
+/// The caches of these rows, as of a revision.
+async fn load_all(
+    store: &dyn Store,
+    rows: &BTreeMap<String, Arc<Resource>>,
+    revision: u64,
+) -> Result<ByGroup, StoreError> {
+    let mut by_group = ByGroup::new();
+    for row in rows.values() {
+        let objects = load_resource(store, row, revision).await?;
+        let cache = Arc::new(ResourceCache::new(row.clone(), objects, revision));
+        by_group.entry(row.group.as_ref().into()).or_default().insert(row.plural.as_ref().into(), cache);
+    }
+    Ok(by_group)
 }
 
 async fn load_resource(

@@ -47,3 +47,31 @@ async fn what_was_acknowledged_survives() {
     assert_eq!(after["items"], before["items"]);
     again.config_map("later").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_go_on_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    let open = || -> Arc<dyn Store> { Arc::new(SqliteStore::open(&path).unwrap()) };
+    let api = Api::over(open(), Extensions::default()).await;
+    let seen = api.config_map("a").await["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let resumed = format!("{MAPS}?watch=1&resourceVersion={seen}");
+    let mut watch = api.watch(&resumed).await;
+    api.patch(&format!("{MAPS}/a"), "merge-patch", &json!({"data": {"k": "1"}})).await.expect(200);
+    api.config_map("b").await;
+    api.delete(&format!("{MAPS}/a")).await.expect(200);
+    let mut before = Vec::new();
+    for _ in 0..3 {
+        before.push(watch.next().await.unwrap());
+    }
+    drop(watch);
+    drop(api);
+
+    let again = Api::over(open(), Extensions::default()).await;
+    let mut watch = again.watch(&resumed).await;
+    for event in before {
+        assert_eq!(watch.next().await.unwrap(), event);
+    }
+    again.config_map("c").await;
+    assert_eq!(watch.next().await.unwrap()["object"]["metadata"]["name"], "c");
+}
