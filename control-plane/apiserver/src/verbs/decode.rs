@@ -252,9 +252,7 @@ fn custom(call: &mut Call, custom: &Custom, mut value: Value, duplicates: Vec<St
         call.warnings.extend(strict);
     }
     custom.default(&mut value);
-    // Field ownership is not tracked: claims about it are not kept.
     if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
         metadata.remove("selfLink");
     }
     Ok(value)

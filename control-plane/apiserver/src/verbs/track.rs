@@ -11,6 +11,7 @@ use xebec_schema::apply::set::Set;
 use xebec_schema::apply::typed::Type;
 use xebec_schema::apply::updater::{Converter, Filter};
 use xebec_schema::convert;
+use xebec_schema::custom::Conversion;
 use xebec_schema::field::{Error, ErrorList, Path};
 use xebec_schema::registry::Registry;
 use xebec_schema::resource::Resource;
@@ -107,6 +108,16 @@ impl Converter for Versions {
         let from = object["apiVersion"].as_str().unwrap_or_default();
         let (source, target) = (self.row(from), self.row(version));
         let mut object = object.clone();
+        if let Some(custom) = target.and_then(|row| row.custom.as_ref()) {
+            // A webhook cannot be asked from here.
+            return match custom.conversion() {
+                Conversion::None => {
+                    custom.adopt(&mut object);
+                    Ok(object)
+                }
+                _ => Err(format!("a webhook converts from {from} to {version}: managers of {from} cannot be minded")),
+            };
+        }
         convert::to_stored(source.ok_or_else(|| unknown(from))?, &mut object);
         convert::from_stored(target.ok_or_else(|| unknown(version))?, &mut object);
         Ok(object)
