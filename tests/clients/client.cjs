@@ -68,6 +68,8 @@ async function deployments() {
     assert.strictEqual(made.spec.strategy.type, 'RollingUpdate');
     const scale = await apps.readNamespacedDeploymentScale({ name: 'js', namespace });
     scale.spec.replicas = 0;
+    // Controllers write to the deployment, too.
+    delete scale.metadata.resourceVersion;
     await apps.replaceNamespacedDeploymentScale({ name: 'js', namespace, body: scale });
     assert.strictEqual((await apps.readNamespacedDeployment({ name: 'js', namespace })).spec.replicas, 0);
     await apps.deleteNamespacedDeployment({ name: 'js', namespace });

@@ -90,6 +90,8 @@ def deployments():
     assert isinstance(made.metadata.creation_timestamp, datetime.datetime)
     scale = apps.read_namespaced_deployment_scale("web", NS)
     scale.spec.replicas = 3
+    # Controllers write to the deployment, too.
+    scale.metadata.resource_version = None
     assert apps.replace_namespaced_deployment_scale("web", NS, scale).spec.replicas == 3
     patch = {"spec": {"template": {"spec": {"containers": [{"name": "side", "image": "x"}]}}}}
     names = {c.name for c in apps.patch_namespaced_deployment("web", NS, patch).spec.template.spec.containers}

@@ -81,9 +81,8 @@ fn run(mut command: Command, case: &str) {
     let server = Server::start();
     command.arg(script).env("KUBECONFIG", server.kubeconfig()).stdin(Stdio::null());
     let program = command.get_program().to_owned();
-    let Output { status, stdout, stderr } = command
-        .output()
-        .unwrap_or_else(|e| panic!("{}: {e}; scripts/setup.sh test installs it", program.display()));
+    let Output { status, stdout, stderr } =
+        command.output().unwrap_or_else(|e| panic!("{}: {e}; scripts/setup.sh test installs it", program.display()));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(status.success(), "{case}: {status}\n{}{}", text(&stdout), text(&stderr));
 }
@@ -95,7 +94,7 @@ fn python() {
 
 #[test]
 fn an_operator_in_python() {
-    run(Command::new(tools().join("python/bin/python")), "operator.py");
+    run(Command::new(tools().join("python/bin/python")), "kopf_operator.py");
 }
 
 #[test]

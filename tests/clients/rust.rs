@@ -4,7 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchParams};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchParams,
+};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{GroupVersionKind, WatchEvent};
 use serde_json::{Value, json};
@@ -81,7 +83,10 @@ async fn applies(client: &kube::Client) {
     apply("one", "1", false).await.expect("the first apply");
     let conflict = apply("two", "2", false).await.expect_err("a conflict");
     let kube::Error::Api(status) = conflict else { panic!("{conflict}") };
-    assert_eq!((status.code, status.message.as_str()), (409, "Apply failed with 1 conflict: conflict with \"one\": .data.a"));
+    assert_eq!(
+        (status.code, status.message.as_str()),
+        (409, "Apply failed with 1 conflict: conflict with \"one\": .data.a")
+    );
     let forced = apply("two", "2", true).await.expect("by force");
     let managers = forced.metadata.managed_fields.unwrap_or_default();
     assert_eq!(managers.len(), 1, "{managers:?}");
@@ -112,7 +117,8 @@ async fn watches(client: &kube::Client) {
     let version = secrets.list(&ListParams::default()).await.expect("list").metadata.resource_version;
     let stream = secrets.watch(&WatchParams::default().timeout(30), &version.expect("a version")).await;
     let mut stream = stream.expect("watch").boxed();
-    let body = object(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "rs"}, "stringData": {"a": "b"}}));
+    let body =
+        object(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "rs"}, "stringData": {"a": "b"}}));
     secrets.create(&PostParams::default(), &body).await.expect("create");
     secrets.delete("rs", &DeleteParams::default()).await.expect("delete");
     let mut seen = Vec::new();

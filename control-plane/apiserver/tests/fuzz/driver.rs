@@ -15,8 +15,30 @@ const MAX_TIME: Duration = Duration::from_secs(5);
 
 /// Bytes that mean something to one decoder or other.
 const WORDS: [&str; 24] = [
-    "{", "}", "[", "]", ":", ",", "\"", "\\", "null", "-1", "1e999", "9223372036854775808", "\u{0}", "\u{feff}", "- ",
-    "&a ", "*a", "!!binary ", "$patch", "f:", "k:{\"a\":1}", "%2F", "==", "k8s\u{0}",
+    "{",
+    "}",
+    "[",
+    "]",
+    ":",
+    ",",
+    "\"",
+    "\\",
+    "null",
+    "-1",
+    "1e999",
+    "9223372036854775808",
+    "\u{0}",
+    "\u{feff}",
+    "- ",
+    "&a ",
+    "*a",
+    "!!binary ",
+    "$patch",
+    "f:",
+    "k:{\"a\":1}",
+    "%2F",
+    "==",
+    "k8s\u{0}",
 ];
 
 /// A small generator of numbers (splitmix64): the same seed gives the same inputs.
