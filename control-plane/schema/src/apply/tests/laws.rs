@@ -86,7 +86,7 @@ fn settled(value: &Value) -> Value {
         }
         Value::Array(items) => {
             let mut items: Vec<Value> = items.iter().map(settled).collect();
-            items.sort_by(|a, b| a.to_string().cmp(&b.to_string()));
+            items.sort_by_key(ToString::to_string);
             Value::Array(items)
         }
         other => other.clone(),
