@@ -15,6 +15,8 @@ use ipnet::Ipv4Net;
 use crate::netlink::{self, Link, Mac, Netlink, Route};
 use crate::sysctl;
 
+pub mod v6;
+
 /// The gateway that pods see.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 

@@ -7,10 +7,10 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use nix::fcntl::{Flock, FlockArg};
 
 /// Why no address was leased or released.
@@ -83,6 +83,19 @@ impl Pool {
         // Only a hint: losing it costs nothing.
         let _ = fs::write(self.dir.join(LAST), address.to_string());
         Ok(address)
+    }
+
+    /// The IPv6 address that goes with a leased one, in `range`: as far from its beginning. So one lease stands for both.
+    pub fn paired(&self, address: Ipv4Addr, range: Ipv6Net) -> Ipv6Addr {
+        let offset = u32::from(address).wrapping_sub(u32::from(self.range.network()));
+        let kept = u128::MAX.checked_shr(range.prefix_len().into()).unwrap_or(0);
+        Ipv6Addr::from(u128::from(range.network()) | (u128::from(offset) & kept))
+    }
+
+    /// Fails if [`Pool::lease`] would: nothing is left, or the folder cannot be written.
+    pub fn probe(&self) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        self.free(&self.leases()?.iter().map(|l| l.address).collect()).map(drop)
     }
 
     /// Takes the owner's addresses back; having none is no error.
@@ -211,6 +224,16 @@ mod tests {
         assert!(matches!(pool.lease("pod-6"), Err(Error::Exhausted { count: 5, .. })));
         pool.release("pod-3").unwrap();
         pool.lease("pod-6").unwrap();
+    }
+
+    #[test]
+    fn a_lease_stands_for_an_address_of_each_family() {
+        let (_dir, pool) = pool("10.244.3.0/24");
+        let of =
+            |last: u8, range: &str| pool.paired(Ipv4Addr::new(10, 244, 3, last), range.parse().unwrap()).to_string();
+        assert_eq!(of(2, "fd00:10:244:3::/64"), "fd00:10:244:3::2");
+        assert_eq!(of(254, "fd00::300/120"), "fd00::3fe");
+        assert_eq!(of(7, "fd00::9/128"), "fd00::9");
     }
 
     #[test]

@@ -4,11 +4,11 @@
 //! it would cost more than it.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
 use ipnet::Ipv4Net;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
@@ -319,6 +319,72 @@ impl Netlink {
         ];
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
         self.call(&format!("set neighbour {address}"), RouteNetlinkMessage::NewNeighbour(message), flags).map(drop)
+    }
+
+    /// IPv6 addresses with their interfaces.
+    pub fn addresses6(&mut self) -> Result<Vec<(u32, Ipv6Addr)>, Error> {
+        let mut request = AddressMessage::default();
+        request.header.family = AddressFamily::Inet6;
+        let replies = self.dump("list addresses", RouteNetlinkMessage::GetAddress(request))?;
+        let mut out = Vec::new();
+        for reply in replies {
+            let RouteNetlinkMessage::NewAddress(message) = reply else { continue };
+            let address = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(std::net::IpAddr::V6(address)) => Some(*address),
+                _ => None,
+            });
+            out.extend(address.map(|address| (message.header.index, address)));
+        }
+        Ok(out)
+    }
+
+    /// Gives an interface an address of IPv6 alone; one that it has is no error. It can be used at once.
+    pub fn add_address6(&mut self, index: u32, address: Ipv6Addr) -> Result<(), Error> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet6;
+        message.header.prefix_len = 128;
+        message.header.scope = AddressScope::Universe;
+        message.header.index = index;
+        message.header.flags = AddressHeaderFlags::Nodad;
+        message.attributes = vec![AddressAttribute::Address(address.into())];
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        self.call(&format!("add address {address}"), RouteNetlinkMessage::NewAddress(message), flags).map(drop)
+    }
+
+    /// Says for good which hardware address an IPv6 neighbour has.
+    pub fn set_neighbour6(&mut self, index: u32, address: Ipv6Addr, mac: Mac) -> Result<(), Error> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Inet6;
+        message.header.ifindex = index;
+        message.header.state = NeighbourState::Permanent;
+        message.attributes = vec![
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)),
+            NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
+        ];
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        self.call(&format!("set neighbour {address}"), RouteNetlinkMessage::NewNeighbour(message), flags).map(drop)
+    }
+
+    /// Adds a route to one IPv6 address (or to all), or replaces it.
+    pub fn set_route6(&mut self, to: Option<Ipv6Addr>, gateway: Option<Ipv6Addr>, interface: u32) -> Result<(), Error> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet6;
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
+        message.header.kind = RouteType::Unicast;
+        message.header.scope = RouteScope::Universe;
+        if let Some(to) = to {
+            message.header.destination_prefix_length = 128;
+            message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet6(to)));
+        }
+        if let Some(gateway) = gateway {
+            message.header.flags = RouteFlags::Onlink;
+            message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet6(gateway)));
+        }
+        message.attributes.push(RouteAttribute::Oif(interface));
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        let action = format!("set the route to {}", to.unwrap_or(Ipv6Addr::UNSPECIFIED));
+        self.call(&action, RouteNetlinkMessage::NewRoute(message), flags).map(drop)
     }
 
     fn dump(&mut self, action: &str, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Error> {

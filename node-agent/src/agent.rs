@@ -16,19 +16,19 @@ use crate::api::{ApiError, ConfigMap, Rest};
 use crate::dns::Names;
 use crate::dns::server::{DnsServer, upstream};
 use crate::dns::zone::Zone;
-use crate::drain::ClusterServices;
 use crate::drain::ledger::Ledger;
 use crate::drain::peers::{HttpsAsk, Peers};
+use crate::drain::{ClusterServices, quiet};
 use crate::images::ImageStore;
-use crate::network::{LoadBalancerMode, Network, NetworkConfig, SetupError, Tunnel, run as follow_nodes};
+use crate::network::{LoadBalancerMode, Network, NetworkConfig, PodIdentity, SetupError, Tunnel, run as follow_nodes};
 use crate::node::{self, Machine, NodeConfig};
 use crate::pods::env::Facts;
 use crate::pods::{Allocatable, Parts, PodManager, PodManagerConfig};
 use crate::policy;
 use crate::probes::check::Checker;
 use crate::proxy;
-use crate::runtime::RuntimeError;
 use crate::runtime::containerd::{Client, Containerd, ContainerdConfig};
+use crate::runtime::{Runtime as _, RuntimeError};
 use crate::server;
 use crate::server::backend::RuntimeBackend;
 use crate::volumes::files::ClusterDns;
@@ -257,6 +257,9 @@ async fn start(
         let ledger = Ledger::new(&config.node_name);
         let (ready_nodes, ready_seen) = watch::channel(BTreeMap::new());
         let others = Arc::new(Peers::new(ready_seen, HttpsAsk::new(tls.client)));
+        let netns = runtime.clone();
+        // Of a pod of the node's own network there is no such namespace, and nothing is known.
+        let clients = Box::new(move |pod: &PodIdentity| quiet::connections_in(&netns.netns_path(pod)).ok());
         let parts = Parts {
             runtime: runtime.clone(),
             images,
@@ -279,7 +282,7 @@ async fn start(
                 random.clone(),
             )),
             prober: Arc::new(Checker::new(runtime)),
-            services: Arc::new(ClusterServices::new(ledger.clone(), others)),
+            services: Arc::new(ClusterServices::new(ledger.clone(), others, clients)),
         };
         let manager = PodManager::new(
             PodManagerConfig {

@@ -1,6 +1,7 @@
 //! `xebec bench`: the figures by which Xebec is measured, on this machine.
 
 mod api;
+mod cni;
 mod control;
 mod figure;
 pub mod net;
@@ -33,6 +34,8 @@ pub struct Args {
 enum What {
     /// How long the server and a whole cluster take to start, and the memory they take when idle
     Start,
+    /// How long the CNI plugin takes to connect a container, with a hundred on the node
+    Cni,
     /// How long pods take from their creation until they are ready
     Pods(pods::Args),
     /// The API server under load: creates, GETs, lists, watchers, memory
@@ -49,6 +52,7 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
     let mut rows = None;
     let figures = runtime.block_on(async {
         match &args.what {
+            What::Cni => cni::run(),
             What::Start => start::run().await,
             What::Pods(pods) => pods::run(pods).await,
             What::Api(api) => api::run(api).await,

@@ -3,6 +3,7 @@ use std::fs::File;
 use std::process::Command;
 
 use super::*;
+use std::path::Path;
 
 /// A network namespace of its own for "the node", whose thread runs the commands, and one for a pod.
 struct Namespaces {
@@ -76,7 +77,9 @@ fn a_pod_is_connected_checked_and_disconnected() {
 
     // Again: the same. And traffic flows in both directions.
     assert_eq!(call("ADD", &environment, &config).unwrap().unwrap(), result);
-    call("CHECK", &environment, &config).unwrap();
+    let mut checked = config.clone();
+    checked["prevResult"] = result;
+    call("CHECK", &environment, &checked).unwrap();
     host(&["address", "add", "192.0.2.1/32", "dev", "lo"]);
     host(&["link", "set", "lo", "up"]);
     let listener = std::net::TcpListener::bind("192.0.2.1:9999").unwrap();
@@ -90,13 +93,14 @@ fn a_pod_is_connected_checked_and_disconnected() {
 
     // Something takes the address away.
     namespaces.in_pod(&["ip", "address", "flush", "dev", "eth0"]);
-    let failure = call("CHECK", &environment, &config).unwrap_err();
+    let failure = call("CHECK", &environment, &checked).unwrap_err();
+    assert_eq!(failure.code, code::DAMAGED);
     assert!(failure.message.contains("10.244.1.2"), "{}", failure.message);
 
     call("DEL", &environment, &config).unwrap();
     call("DEL", &environment, &config).unwrap();
     assert!(!host(&["link"]).contains("xb"));
-    assert!(Pool::new(dir.path(), "10.244.1.0/24".parse().unwrap()).leases().unwrap().is_empty());
+    assert!(Pool::new(dir.path().join("xebec"), "10.244.1.0/24".parse().unwrap()).leases().unwrap().is_empty());
 }
 
 #[test]
@@ -112,7 +116,7 @@ fn a_failed_add_leaves_nothing() {
     let failure = call("ADD", &environment, &config(dir.path())).unwrap_err();
     assert_eq!(failure.code, code::IO, "{}", failure.message);
     assert!(!host(&["link"]).contains("xb"));
-    assert!(Pool::new(dir.path(), "10.244.1.0/24".parse().unwrap()).leases().unwrap().is_empty());
+    assert!(Pool::new(dir.path().join("xebec"), "10.244.1.0/24".parse().unwrap()).leases().unwrap().is_empty());
 }
 
 #[test]
@@ -127,7 +131,7 @@ fn garbage_is_collected() {
     let mut gc = config.clone();
     gc["cni.dev/valid-attachments"] = json!([{ "containerID": "c2", "ifname": "eth0" }]);
     call("GC", &[], &gc).unwrap();
-    let leases = Pool::new(dir.path(), "10.244.1.0/24".parse().unwrap()).leases().unwrap();
+    let leases = Pool::new(dir.path().join("xebec"), "10.244.1.0/24".parse().unwrap()).leases().unwrap();
     assert_eq!(leases.iter().map(|l| l.owner.as_str()).collect::<Vec<_>>(), ["c2:eth0"]);
     assert!(!host(&["link"]).contains(&connect::host_interface("c1:eth0")));
     assert!(host(&["link"]).contains(&connect::host_interface("c2:eth0")));
@@ -138,6 +142,7 @@ fn garbage_is_collected() {
 fn bad_input_gets_the_codes_of_the_specification() {
     let dir = tempfile::tempdir().unwrap();
     let good = config(dir.path());
+    let named = [("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0"), ("CNI_NETNS", "/x")];
     let code_of = |command: &str, environment: &[(&str, &str)], config: &Value| {
         call(command, environment, config).unwrap_err().code
     };
@@ -146,30 +151,128 @@ fn bad_input_gets_the_codes_of_the_specification() {
     assert_eq!(code_of("ADD", &[], &version), code::INCOMPATIBLE_VERSION);
     assert_eq!(code_of("ADD", &[], &good), code::INVALID_ENVIRONMENT);
     assert_eq!(code_of("EXPLODE", &[], &good), code::INVALID_ENVIRONMENT);
-    assert_eq!(code_of("ADD", &[], &json!({ "cniVersion": "1.1.0", "subnet": "x" })), code::INVALID_CONFIG);
+    for (field, value) in [
+        ("subnet", json!("x")),
+        ("subnet", json!("fd00::/64")),
+        ("subnets", json!(["10.0.0.0/24", "10.1.0.0/24"])),
+        ("name", json!("")),
+        ("name", json!("a b")),
+        ("name", json!("../x")),
+    ] {
+        let mut bad = good.clone();
+        bad[field] = value;
+        assert_eq!(code_of("ADD", &named, &bad), code::INVALID_CONFIG, "{bad}");
+    }
     let long = [("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "a-name-that-is-too-long"), ("CNI_NETNS", "/x")];
     assert_eq!(code_of("ADD", &long, &good), code::INVALID_ENVIRONMENT);
     assert_eq!(run(&|_| Some("ADD".to_owned()), "not json").unwrap_err().code, code::DECODE);
-    let version = run(&|_| Some("VERSION".to_owned()), "").unwrap().unwrap();
-    assert_eq!(version["supportedVersions"][4], "1.1.0");
+    let odd = [("CNI_CONTAINERID", "../c1"), ("CNI_IFNAME", "eth0"), ("CNI_NETNS", "/x")];
+    assert_eq!(code_of("DEL", &odd, &good), code::INVALID_ENVIRONMENT);
+    assert_eq!(code_of("CHECK", &named, &good), code::INVALID_CONFIG, "no prevResult");
+    assert_eq!(code_of("GC", &[], &good), code::INVALID_CONFIG, "not everything is garbage");
 }
 
 #[test]
-fn a_chain_keeps_what_came_before() {
-    let mut network = config(Path::new("/x"));
-    network["prevResult"] = json!({ "interfaces": [{ "name": "a" }], "dns": { "nameservers": ["192.0.2.1"] } });
-    let network: Network = serde_json::from_value(network).unwrap();
+fn commands_come_with_their_versions() {
+    let dir = tempfile::tempdir().unwrap();
+    let named = [("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0"), ("CNI_NETNS", "/x")];
+    for (command, since) in [("CHECK", "0.4.0"), ("GC", "1.1.0"), ("STATUS", "1.1.0")] {
+        for version in version::SUPPORTED {
+            let mut config = config(dir.path());
+            config["cniVersion"] = json!(version);
+            let refused = call(command, &named, &config).is_err_and(|f| f.code == code::INCOMPATIBLE_VERSION);
+            assert_eq!(refused, version < since, "{command} in {version}");
+        }
+    }
+    let version = |input: &str| run(&|_| Some("VERSION".to_owned()), input).unwrap().unwrap();
+    assert_eq!(version("")["cniVersion"], "1.1.0");
+    assert_eq!(version(r#"{"cniVersion": "0.4.0"}"#)["cniVersion"], "0.4.0");
+    assert_eq!(version("")["supportedVersions"], json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]));
+    assert_eq!(
+        asked_version(r#"{"cniVersion": "0.3.1", "subnet": 1}"#),
+        "0.3.1",
+        "a failure answers in the version asked"
+    );
+}
+
+#[test]
+fn a_full_range_is_not_available() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config["subnet"] = json!("10.244.1.0/30");
+    call("STATUS", &[], &config).unwrap();
+    Pool::new(dir.path().join("xebec"), "10.244.1.0/30".parse().unwrap()).lease("c9:eth0").unwrap();
+    assert_eq!(call("STATUS", &[], &config).unwrap_err().code, code::NOT_AVAILABLE);
+    let named = [("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0"), ("CNI_NETNS", "/x")];
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    assert_eq!(call("ADD", &named, &config).unwrap_err().code, code::TRY_AGAIN);
+}
+
+#[test]
+fn results_are_as_their_version_has_them() {
     let success = Success {
-        cni_version: "1.1.0".to_owned(),
-        interfaces: Vec::new(),
-        ips: vec![Ip { address: "10.0.0.1/32".parse().unwrap(), gateway: GATEWAY, interface: 1 }],
-        routes: Vec::new(),
-        dns: json!({}),
+        interfaces: [
+            Interface { name: "xb1", mac: [10, 89, 0, 0, 0, 1], sandbox: "" },
+            Interface { name: "eth0", mac: [10, 88, 0, 0, 0, 1], sandbox: "/ns" },
+        ],
+        addresses: vec![
+            ("10.0.0.1".parse().unwrap(), "169.254.1.1".parse().unwrap()),
+            ("fd00::1".parse().unwrap(), "fe80::1".parse().unwrap()),
+        ],
+        mtu: 1450,
     };
-    let merged = merge(&network, success).unwrap();
+    let of = |text: &str, previous: Option<&Value>| {
+        success.to_json(Version::of(&json!({ "cniVersion": text })).unwrap(), previous)
+    };
+    let newest = of("1.1.0", None);
+    assert_eq!(
+        newest,
+        json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [
+                { "name": "xb1", "mac": "0a:59:00:00:00:01", "mtu": 1450 },
+                { "name": "eth0", "mac": "0a:58:00:00:00:01", "mtu": 1450, "sandbox": "/ns" },
+            ],
+            "ips": [
+                { "address": "10.0.0.1/32", "gateway": "169.254.1.1", "interface": 1 },
+                { "address": "fd00::1/128", "gateway": "fe80::1", "interface": 1 },
+            ],
+            "routes": [{ "dst": "0.0.0.0/0", "gw": "169.254.1.1" }, { "dst": "::/0", "gw": "fe80::1" }],
+            "dns": {},
+        })
+    );
+    assert_eq!(of("1.0.0", None)["interfaces"][0], json!({ "name": "xb1", "mac": "0a:59:00:00:00:01" }));
+    assert_eq!(of("0.3.1", None)["ips"][1]["version"], "6");
+    let previous =
+        json!({ "cniVersion": "1.0.0", "interfaces": [{ "name": "a" }], "dns": { "nameservers": ["192.0.2.1"] } });
+    let merged = of("1.0.0", Some(&previous));
     assert_eq!(merged["ips"][0]["interface"], 2);
     assert_eq!(merged["interfaces"][0]["name"], "a");
     assert_eq!(merged["dns"]["nameservers"][0], "192.0.2.1");
+}
+
+#[test]
+fn two_ranges_make_two_addresses() {
+    let dir = tempfile::tempdir().unwrap();
+    let namespaces = Namespaces::new();
+    let environment = [("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0"), ("CNI_NETNS", namespaces.pod.as_str())];
+    let mut config = config(dir.path());
+    config["subnets"] = json!(["fd00:10:244:1::/64"]);
+    let result = call("ADD", &environment, &config).unwrap().unwrap();
+    assert_eq!(result["ips"][1]["address"], "fd00:10:244:1::2/128");
+    assert_eq!(call("ADD", &environment, &config).unwrap().unwrap(), result);
+    config["prevResult"] = result;
+    call("CHECK", &environment, &config).unwrap();
+    host(&["-6", "address", "add", "2001:db8::1/128", "dev", "lo"]);
+    host(&["link", "set", "lo", "up"]);
+    let listener = std::net::TcpListener::bind("[2001:db8::1]:9999").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    namespaces.in_pod(&["sh", "-c", "echo hello | nc -N -w 2 2001:db8::1 9999"]);
+    assert_eq!(listener.accept().unwrap().1.ip().to_string(), "fd00:10:244:1::2");
+    namespaces.in_pod(&["ip", "-6", "address", "flush", "dev", "eth0", "scope", "global"]);
+    assert_eq!(call("CHECK", &environment, &config).unwrap_err().code, code::DAMAGED);
+    call("DEL", &environment, &config).unwrap();
+    assert!(!host(&["-6", "route"]).contains("fd00:10:244:1::2"));
 }
 
 #[test]

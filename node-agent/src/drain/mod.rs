@@ -10,6 +10,7 @@
 pub mod answer;
 pub mod ledger;
 pub mod peers;
+pub mod quiet;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,9 +26,13 @@ use crate::network::PodIdentity;
 pub const TIMEOUT_ANNOTATION: &str = "net.xebec.io/drain-timeout-ms";
 /// How long a pod is held back at most, if it does not say.
 pub const TIMEOUT_MS: u32 = 5_000;
-/// After the last node has let go: what it sent before is on its way, and what the pod has not accepted yet waits in a
-/// queue that is lost when the pod closes its socket.
+/// After the last node has let go: what it sent before is on its way.
 const SETTLE: Duration = Duration::from_millis(20);
+/// Then requests that have begun may end: many servers drop them on SIGTERM, and a connection that is not accepted yet is
+/// lost when the server closes its socket. One that is kept open without a request looks the same, so this is short.
+const QUIET_MAX: Duration = Duration::from_millis(250);
+/// How often to look.
+const QUIET_POLL: Duration = Duration::from_millis(10);
 
 /// How long the pod with these annotations is held back at most. One that cannot be read is as if it were not there.
 pub fn timeout(annotations: &BTreeMap<String, String>) -> Duration {
@@ -64,17 +69,32 @@ impl Services for NoServices {
     }
 }
 
+/// How many clients a pod has: none if that cannot be known.
+pub type Clients = Box<dyn Fn(&PodIdentity) -> Option<usize> + Send + Sync>;
+
 /// The services of a cluster.
-#[derive(Debug)]
 pub struct ClusterServices {
     ledger: Ledger,
     peers: Arc<Peers>,
+    clients: Arc<Clients>,
 }
 
 impl ClusterServices {
-    /// By this node's ledger, and the other nodes'.
-    pub fn new(ledger: Ledger, peers: Arc<Peers>) -> Self {
-        Self { ledger, peers }
+    /// By this node's ledger, and the other nodes'; `clients` may block for a moment.
+    pub fn new(ledger: Ledger, peers: Arc<Peers>, clients: Clients) -> Self {
+        Self { ledger, peers, clients: Arc::new(clients) }
+    }
+
+    /// Returns when the pod has no clients, or after a while.
+    async fn quiet(&self, pod: &PodIdentity) {
+        loop {
+            let (clients, asked) = (Arc::clone(&self.clients), pod.clone());
+            let now = tokio::task::spawn_blocking(move || clients(&asked)).await;
+            if !matches!(now, Ok(Some(1..))) {
+                return;
+            }
+            tokio::time::sleep(QUIET_POLL).await;
+        }
     }
 
     /// The revision at which the pod left its slices, once it has and this node's maps hold it; none if none names it.
@@ -110,7 +130,10 @@ impl Services for ClusterServices {
         if !missing.is_empty() {
             return Outcome::TimedOut(missing);
         }
-        tokio::time::sleep_until(deadline.min(tokio::time::Instant::now() + SETTLE)).await;
+        let now = tokio::time::Instant::now();
+        tokio::time::sleep_until(deadline.min(now + SETTLE)).await;
+        // Whether or not it is quiet by then.
+        drop(tokio::time::timeout_at(deadline.min(now + SETTLE + QUIET_MAX), self.quiet(pod)).await);
         Outcome::LetGo
     }
 }

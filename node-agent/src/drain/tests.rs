@@ -1,5 +1,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
@@ -105,6 +106,8 @@ struct Cluster {
     fake: Fake,
     nodes: watch::Sender<Nodes>,
     services: Arc<ClusterServices>,
+    /// Connections to the pod.
+    open: Arc<AtomicUsize>,
 }
 
 fn address(node: u8) -> SocketAddr {
@@ -118,7 +121,10 @@ fn cluster() -> Cluster {
     let fake = Fake(Arc::new(Mutex::new(others.values().map(|address| (*address, Some(0))).collect())));
     let (nodes, seen) = watch::channel(others);
     let peers = Arc::new(Peers::new(seen, fake.clone()));
-    Cluster { services: Arc::new(ClusterServices::new(ledger.clone(), peers)), ledger, fake, nodes }
+    let open = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&open);
+    let clients: Clients = Box::new(move |_| Some(counted.load(Ordering::Relaxed)));
+    Cluster { services: Arc::new(ClusterServices::new(ledger.clone(), peers, clients)), ledger, fake, nodes, open }
 }
 
 impl Cluster {
@@ -154,6 +160,27 @@ async fn the_last_node_is_waited_for() {
     assert!(!waiting.is_finished(), "n2 is not so far");
     cluster.at(2, Some(8));
     assert_eq!(waiting.await.unwrap(), Outcome::LetGo);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_under_way_may_end_but_not_for_long() {
+    let cluster = cluster();
+    put(&cluster.ledger, slice("s", 8, json!([endpoint("a", "n1", going())])));
+    cluster.ledger.all_applied();
+    cluster.at(2, Some(8));
+    cluster.at(3, Some(8));
+    cluster.open.store(2, Ordering::Relaxed);
+    let begun = tokio::time::Instant::now();
+    let waiting = cluster.begin("a");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!waiting.is_finished());
+    cluster.open.store(0, Ordering::Relaxed);
+    assert_eq!(waiting.await.unwrap(), Outcome::LetGo);
+    assert!(begun.elapsed() < Duration::from_millis(150), "{:?}", begun.elapsed());
+    cluster.open.store(1, Ordering::Relaxed);
+    let begun = tokio::time::Instant::now();
+    assert_eq!(cluster.begin("a").await.unwrap(), Outcome::LetGo, "a connection that is kept open");
+    assert_eq!(begun.elapsed(), SETTLE + QUIET_MAX);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,39 @@
+//! A pod's second address, of IPv6, on the pair that its first one made: the same way of an address alone, a gateway
+//! that exists nowhere, and neighbours that are set for good. No router is asked for, and no duplicate looked for.
+
+use std::net::Ipv6Addr;
+use std::os::fd::AsFd as _;
+
+use super::{Connection, Error};
+use crate::netlink::Netlink;
+use crate::sysctl;
+
+/// The gateway that pods see.
+pub const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// Adds `address` to a connection that stands.
+pub fn connect(connection: &Connection<'_>, address: Ipv6Addr) -> Result<(), Error> {
+    sysctl::set("net/ipv6/conf/all/forwarding", "1")?;
+    let netns = connection.open_netns()?;
+    let mut pod = Netlink::open_in(netns.as_fd())?;
+    let [host_mac, pod_mac] = connection.macs();
+    let inner = connection.find(&mut pod, connection.pod_interface)?;
+    pod.add_address6(inner.index, address)?;
+    pod.set_neighbour6(inner.index, GATEWAY, host_mac)?;
+    pod.set_route6(None, Some(GATEWAY), inner.index)?;
+    let mut host = Netlink::open()?;
+    let outer = connection.find(&mut host, connection.host_interface)?;
+    host.set_neighbour6(outer.index, address, pod_mac)?;
+    Ok(host.set_route6(Some(address), None, outer.index)?)
+}
+
+/// Compares what is there with what should be (CNI CHECK).
+pub fn check(connection: &Connection<'_>, address: Ipv6Addr) -> Result<(), Error> {
+    let netns = connection.open_netns()?;
+    let mut pod = Netlink::open_in(netns.as_fd())?;
+    let inner = connection.find(&mut pod, connection.pod_interface)?;
+    if pod.addresses6()?.contains(&(inner.index, address)) {
+        return Ok(());
+    }
+    Err(Error::Damaged(format!("address {address} in the pod is missing: delete the pod and let it be made again")))
+}
