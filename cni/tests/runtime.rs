@@ -45,8 +45,6 @@ fn it_chains_with_the_standard_plugins() {
     };
     let mut own = network(dir.path());
     own["nodeIP"] = json!("192.0.2.1");
-    // Of one family: portmap's own CHECK looks for IPv4's rules among IPv6's, too, when there are two.
-    own["subnets"] = json!(["10.244.1.0/24"]);
     let plugins = [
         with(own),
         with(json!({ "type": "tuning", "sysctl": { "net.core.somaxconn": "77" } })),
@@ -75,7 +73,8 @@ fn it_chains_with_the_standard_plugins() {
     }
     drop(TcpStream::connect("192.0.2.1:18080").unwrap());
     server.wait().unwrap();
-    for config in &plugins {
+    // Not portmap's: that of 1.1.1 looks for the rules of IPv4 among those of IPv6.
+    for config in &plugins[..3] {
         call_chained("CHECK", config, &pod, &result);
     }
     for _ in 0..2 {
