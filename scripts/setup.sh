@@ -167,7 +167,8 @@ case $what in
     vm) packages qemu-system-x86 qemu-system-common cpio kmod; exit 0 ;;
 esac
 
-packages docker-registry skopeo wrk iperf3 strace containernetworking-plugins iptables netcat-openbsd jq dnsutils
+packages docker-registry skopeo wrk iperf3 strace containernetworking-plugins iptables dnsperf unbound netcat-openbsd jq \
+    dnsutils
 helm
 python_clients
 javascript_client

@@ -14,6 +14,9 @@ use xebec_clock::{Clock, Random};
 
 use crate::api::{ApiError, ConfigMap, Rest};
 use crate::dns::Names;
+use crate::dns::answer::Answerer;
+use crate::dns::autopath::Clients;
+use crate::dns::forward::Forwarder;
 use crate::dns::server::{DnsServer, upstream};
 use crate::dns::zone::Zone;
 use crate::drain::ledger::Ledger;
@@ -299,6 +302,8 @@ async fn start(
             clock.clone(),
             random.clone(),
         );
+        let pods = manager.pods();
+        dns.clients.know(move |address| pods.namespace_of(address));
         network_problem.send_replace(None);
         let backend = Arc::new(RuntimeBackend::new(manager.context(), manager.pods()));
         let (sight, events) = network.sight;
@@ -343,6 +348,7 @@ async fn start(
             peer_work,
             cancel.run_until_cancelled(flow_table.watch_over(flow_problem)),
             dns.server.run(cancel.clone()),
+            dns.forwarder.follow(rest.clone(), random.clone()),
             manager.run(cancel.clone()),
             server::serve(listener, tls.server, router, cancel.clone()),
         );
@@ -419,14 +425,24 @@ impl ClusterFacts {
 
 struct Dns {
     names: Names,
+    clients: Clients,
+    forwarder: Forwarder,
     server: DnsServer,
 }
 
 async fn start_dns(config: &AgentConfig, cluster: &ClusterFacts, random: &Random) -> Result<Dns, AgentError> {
     let networks = vec![IpNet::V4(cluster.cluster_cidr), IpNet::V4(cluster.service_cidr)];
     let zone = Zone::new(&cluster.cluster_domain, networks).map_err(|e| AgentError::Cluster(e.to_string()))?;
+    let (resolver, search) = upstream(&config.resolv_conf)?;
+    let (clients, forwarder) = (Clients::new(zone.origin(), search), Forwarder::new(resolver));
     let names = Names::new(zone);
     let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), DNS_PORT);
-    let server = DnsServer::bind(address, names.clone(), upstream(&config.resolv_conf)?, random.clone()).await?;
-    Ok(Dns { names, server })
+    let answerer = Answerer {
+        names: names.clone(),
+        forwarder: forwarder.clone(),
+        clients: clients.clone(),
+        random: random.clone(),
+    };
+    let server = DnsServer::bind(address, answerer).await?;
+    Ok(Dns { names, clients, forwarder, server })
 }

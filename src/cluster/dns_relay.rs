@@ -130,14 +130,19 @@ async fn relay_tcp(mut client: TcpStream) -> std::io::Result<()> {
     let mut server = None;
     loop {
         let question = timeout(IDLE_TIMEOUT, read_message(&mut client)).await??;
-        let answer = match ask_tcp(&mut server, &question).await {
-            Some(answer) => answer,
-            None => failure(question),
-        };
+        let mut answer = ask_tcp(&mut server, &question).await;
+        if answer.is_none() {
+            // Some resolvers speak no TCP: better what fits a datagram than nothing.
+            answer = ask_udp(&question).await;
+        }
+        let answer = answer.unwrap_or_else(|| failure(question));
         let length = u16::try_from(answer.len()).unwrap_or(u16::MAX).to_be_bytes();
         client.write_all(&[&length[..], &answer].concat()).await?;
     }
 }
+
+/// How long one of the host's resolvers has to accept a connection: one that speaks no TCP may say nothing at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(800);
 
 async fn ask_tcp(kept: &mut Option<TcpStream>, question: &[u8]) -> Option<Vec<u8>> {
     let message = [&u16::try_from(question.len()).ok()?.to_be_bytes()[..], question].concat();
@@ -153,7 +158,7 @@ async fn ask_tcp(kept: &mut Option<TcpStream>, question: &[u8]) -> Option<Vec<u8
         return Some(answer);
     }
     for server in resolvers() {
-        let asked = async { exchange(TcpStream::connect(server).await?).await };
+        let asked = async { exchange(timeout(CONNECT_TIMEOUT, TcpStream::connect(server)).await??).await };
         if let Ok(Ok((stream, answer))) = timeout(ANSWER_TIMEOUT, asked).await {
             *kept = Some(stream);
             return Some(answer);

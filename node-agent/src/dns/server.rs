@@ -1,34 +1,37 @@
-//! The DNS server: UDP and TCP, our own names from the zone, others from the node's resolver.
+//! The DNS server: UDP by threads that answer what they can at once and hand over the rest, TCP by hickory.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hickory_proto::op::{Edns, Metadata, OpCode, ResponseCode};
-use hickory_proto::rr::{LowerName, Name, Record, RecordType};
+use hickory_proto::op::{Metadata, OpCode, ResponseCode};
+use hickory_proto::rr::Name;
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ResolveHosts, ResolverConfig};
+use hickory_resolver::config::ResolverConfig;
 use hickory_resolver::net::runtime::{Time, TokioRuntimeProvider};
-use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::system_conf::parse_resolv_conf;
 use hickory_server::Server;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
-use xebec_clock::Random;
 
-use super::Names;
-use super::zone::Found;
+use super::answer::{Answer, Answerer, edns};
+use super::fast::Fast;
+use super::{forward, udp};
 
 /// A TCP client that asks nothing for so long is let go.
 const TCP_IDLE: Duration = Duration::from_secs(10);
 /// Answers that wait for a slow TCP client, at most.
 const TCP_ANSWERS: usize = 32;
-/// Names from outside that are remembered, for as long as their TTL says.
-const CACHED_NAMES: u64 = 2048;
-/// The largest UDP answer that we send (DNS Flag Day 2020: it fits one packet on any link).
-const UDP_PAYLOAD_BYTES: u16 = 1232;
+/// Threads for UDP, at most; there is one for each core.
+const THREADS_MAX: usize = 4;
+/// UDP questions that wait for other servers, at most: more are dropped, and asked again by who asked.
+const PENDING_MAX: usize = 1_024;
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -52,128 +55,128 @@ pub enum ServerError {
 }
 
 /// A server that has its sockets.
-pub struct DnsServer(Server<Handler>);
-
-struct Handler {
-    names: Names,
-    /// None: there is no resolver, and names outside are refused.
-    upstream: Option<TokioResolver>,
-    random: Random,
+pub struct DnsServer {
+    /// Where.
+    pub address: SocketAddr,
+    tcp: Server<Handler>,
+    answerer: Answerer,
+    threads: Threads,
+    slow: mpsc::Receiver<Slow>,
 }
 
-/// What is sent back.
-struct Answer {
-    code: ResponseCode,
-    authoritative: bool,
-    answers: Vec<Record>,
-    authority: Vec<Record>,
-    additionals: Vec<Record>,
+/// A question for the long way.
+struct Slow {
+    packet: Vec<u8>,
+    from: SocketAddr,
+    /// To answer by.
+    socket: Arc<UdpSocket>,
 }
 
-/// The resolver that a `resolv.conf` describes; `None` if it names no server.
-pub fn upstream(resolv_conf: &Path) -> Result<Option<TokioResolver>, ServerError> {
+struct Handler(Answerer);
+
+/// What a `resolv.conf` says: the resolver, if it names a server, and the names that are searched.
+pub fn upstream(resolv_conf: &Path) -> Result<(Option<TokioResolver>, Vec<Name>), ServerError> {
     let failed = |message: String| ServerError::Upstream { path: resolv_conf.display().to_string(), message };
     let text = std::fs::read_to_string(resolv_conf).map_err(|e| failed(e.to_string()))?;
     if !text.lines().any(|line| line.split_whitespace().next() == Some("nameserver")) {
-        return Ok(None);
+        return Ok((None, Vec::new()));
     }
-    let (config, mut options) = parse_resolv_conf(text).map_err(|e| failed(e.to_string()))?;
+    let (config, options) = parse_resolv_conf(text).map_err(|e| failed(e.to_string()))?;
+    let search = config.search().iter().filter(|name| !name.is_root()).cloned().collect();
     // The clients' own search lists apply: names come here complete.
     let config = ResolverConfig::from_name_servers(config.name_servers().to_vec());
-    options.cache_size = CACHED_NAMES;
-    options.use_hosts_file = ResolveHosts::Never;
-    options.preserve_intermediates = true;
     let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-    builder.with_options(options).build().map(Some).map_err(|e| failed(e.to_string()))
+    let resolver = builder.with_options(forward::options(options)).build().map_err(|e| failed(e.to_string()))?;
+    Ok((Some(resolver), search))
 }
 
 impl DnsServer {
     /// Binds UDP and TCP at `address`.
-    pub async fn bind(
-        address: SocketAddr,
-        names: Names,
-        upstream: Option<TokioResolver>,
-        random: Random,
-    ) -> Result<Self, ServerError> {
+    pub async fn bind(address: SocketAddr, answerer: Answerer) -> Result<Self, ServerError> {
         let failed = |source| ServerError::Listen { address, source };
-        let udp = UdpSocket::bind(address).await.map_err(failed)?;
-        // With port 0 TCP takes the port that UDP was given.
-        let tcp = TcpListener::bind(udp.local_addr().map_err(failed)?).await.map_err(failed)?;
-        let mut server = Server::new(Handler { names, upstream, random });
-        server.register_socket(udp);
-        server.register_listener(tcp, TCP_IDLE, TCP_ANSWERS);
-        Ok(Self(server))
+        // First: TCP does not share its port.
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let (sender, slow) = mpsc::channel(PENDING_MAX);
+        let threads = Threads::start(address, &answerer, &sender).map_err(failed)?;
+        let mut tcp = Server::new(Handler(answerer.clone()));
+        tcp.register_listener(listener, TCP_IDLE, TCP_ANSWERS);
+        Ok(Self { address, tcp, answerer, threads, slow })
     }
 
     /// Serves until cancelled.
     pub async fn run(mut self, cancel: CancellationToken) {
-        let stop = self.0.shutdown_token().clone();
+        let stop = self.tcp.shutdown_token().clone();
+        let (mut slow, answerer) = (self.slow, self.answerer);
+        let room = Arc::new(Semaphore::new(PENDING_MAX));
+        let datagrams = async {
+            while let Some(question) = slow.recv().await {
+                let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+                let answerer = answerer.clone();
+                tokio::spawn(async move {
+                    if let Some(answer) = answerer.datagram(&question.packet, question.from).await
+                        && let Err(error) = question.socket.send_to(&answer, question.from)
+                    {
+                        tracing::debug!(%error, "a DNS client went away");
+                    }
+                    drop(permit);
+                });
+            }
+        };
         tokio::select! {
             biased;
             () = cancel.cancelled() => stop.cancel(),
-            result = self.0.block_until_done() => {
+            () = datagrams => {}
+            result = self.tcp.block_until_done() => {
                 if let Err(error) = result {
                     tracing::error!(%error, "the DNS server stopped");
                 }
             }
         }
+        self.threads.stop();
     }
 }
 
-impl Handler {
-    async fn answer(&self, name: &LowerName, kind: RecordType) -> Answer {
-        match self.names.lookup(name, kind, self.random.next_u64()) {
-            Found::Records { answers, additionals } => {
-                Answer { code: ResponseCode::NoError, authoritative: true, answers, authority: Vec::new(), additionals }
-            }
-            Found::NoData => self.negative(ResponseCode::NoError),
-            Found::NotFound => self.negative(ResponseCode::NXDomain),
-            Found::Elsewhere => self.forward(name.into(), kind).await,
-            Found::Alias(record, _) if kind == RecordType::CNAME => {
-                Answer { answers: vec![*record], ..Answer::of(ResponseCode::NoError, true) }
-            }
-            Found::Alias(record, target) => {
-                let mut answer = self.resolve_alias(&target, kind).await;
-                answer.answers.insert(0, *record);
-                answer
-            }
+/// The threads that answer by UDP. They end when this is dropped.
+struct Threads {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    fn start(address: SocketAddr, answerer: &Answerer, slow: &mpsc::Sender<Slow>) -> std::io::Result<Self> {
+        let mut all = Self { stop: Arc::default(), threads: Vec::new() };
+        let count = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+        for _ in 0..count {
+            let socket = Arc::new(udp::bind(address)?);
+            let mut fast = Fast::new(answerer.names.clone(), answerer.clients.clone(), answerer.forwarder.recursion());
+            let (stop, slow) = (Arc::clone(&all.stop), slow.clone());
+            let work = move || {
+                udp::serve(&socket, &stop, |packet, from, out| {
+                    let answered = fast.answer(packet, from, out);
+                    if !answered {
+                        let question = Slow { packet: packet.to_vec(), from, socket: Arc::clone(&socket) };
+                        // Too many wait already: this one is asked again by who asked.
+                        drop(slow.try_send(question));
+                    }
+                    answered
+                });
+            };
+            all.threads.push(std::thread::Builder::new().name("dns".to_owned()).spawn(work)?);
         }
+        Ok(all)
     }
 
-    /// An alias may point back into the cluster: one step is followed here, the client follows further ones.
-    async fn resolve_alias(&self, target: &Name, kind: RecordType) -> Answer {
-        match self.names.lookup(&LowerName::from(target.clone()), kind, self.random.next_u64()) {
-            Found::Elsewhere => self.forward(target.clone(), kind).await,
-            Found::Records { answers, .. } => Answer { answers, ..Answer::of(ResponseCode::NoError, true) },
-            Found::Alias(record, _) => Answer { answers: vec![*record], ..Answer::of(ResponseCode::NoError, true) },
-            Found::NoData | Found::NotFound => Answer::of(ResponseCode::NoError, true),
-        }
-    }
-
-    fn negative(&self, code: ResponseCode) -> Answer {
-        Answer { authority: vec![self.names.soa()], ..Answer::of(code, true) }
-    }
-
-    async fn forward(&self, name: Name, kind: RecordType) -> Answer {
-        let Some(upstream) = &self.upstream else { return Answer::of(ResponseCode::Refused, false) };
-        match upstream.lookup(name, kind).await {
-            Ok(found) => Answer { answers: found.answers().to_vec(), ..Answer::of(ResponseCode::NoError, false) },
-            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-                let soa = none.soa.map(|soa| soa.into_record_of_rdata());
-                Answer { authority: soa.into_iter().collect(), ..Answer::of(none.response_code, false) }
-            }
-            Err(NetError::Dns(DnsError::ResponseCode(code))) => Answer::of(code, false),
-            Err(error) => {
-                tracing::debug!(%error, "the node's resolver did not answer");
-                Answer::of(ResponseCode::ServFail, false)
-            }
-        }
+    /// Tells them to end; they do so within a second, or with the process.
+    fn stop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.clear();
     }
 }
 
-impl Answer {
-    fn of(code: ResponseCode, authoritative: bool) -> Self {
-        Self { code, authoritative, answers: Vec::new(), authority: Vec::new(), additionals: Vec::new() }
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -182,7 +185,7 @@ impl RequestHandler for Handler {
     async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut respond: R) -> ResponseInfo {
         let answer = match request.request_info() {
             Ok(info) if info.metadata.op_code == OpCode::Query => {
-                self.answer(info.query.name(), info.query.query_type()).await
+                self.0.answer(request.src().ip(), info.query.original().name(), info.query.query_type()).await
             }
             Ok(_) => Answer::of(ResponseCode::NotImp, false),
             Err(_) => Answer::of(ResponseCode::FormErr, false),
@@ -190,15 +193,11 @@ impl RequestHandler for Handler {
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.authoritative = answer.authoritative;
         metadata.response_code = answer.code;
-        metadata.recursion_available = self.upstream.is_some();
-        let edns = request.edns.as_ref().map(|_| {
-            let mut edns = Edns::new();
-            edns.set_max_payload(UDP_PAYLOAD_BYTES).set_version(0);
-            edns
-        });
+        metadata.recursion_available = self.0.forwarder.recursion();
+        let own = request.edns.as_ref().map(|_| edns());
         let mut builder = MessageResponseBuilder::from_message_request(request);
-        if let Some(edns) = &edns {
-            builder.edns(edns);
+        if let Some(own) = &own {
+            builder.edns(own);
         }
         let response =
             builder.build(metadata, &answer.answers, &answer.authority, std::iter::empty(), &answer.additionals);

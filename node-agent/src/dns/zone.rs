@@ -210,6 +210,11 @@ impl Zone {
         self.serial = self.serial.wrapping_add(1);
     }
 
+    /// The zone's own name.
+    pub fn origin(&self) -> &Name {
+        &self.origin
+    }
+
     /// The SOA record, for the authority section of negative answers.
     pub fn soa(&self) -> Record {
         let prefixed = |label: &str| self.origin.prepend_label(label).unwrap_or_else(|_| self.origin.clone());
@@ -332,7 +337,11 @@ impl Entry {
             return if rest.is_empty() { alias(name, target) } else { Found::NotFound };
         }
         match rest {
-            [] if wants(kind, RecordType::SRV) => self.services(name, name, service, |_| true),
+            [] if wants(kind, RecordType::SRV) => match self.services(name, name, service, |_| true) {
+                // The name is there, without ports that have names.
+                Found::NotFound => Found::NoData,
+                found => found,
+            },
             [] if self.is_headless() => {
                 let all: Vec<_> = self.ready().flat_map(|(_, e)| e.addresses.iter().copied()).collect();
                 addresses(name, &all, kind, turn)
@@ -344,6 +353,10 @@ impl Entry {
                 let found = self.services(name, &base, service, |p| p.name == *port && p.protocol == *protocol);
                 if wants(kind, RecordType::SRV) || found == Found::NotFound { found } else { Found::NoData }
             }
+            // Nothing is at this name, but there are names below it (RFC 8020).
+            [protocol] if protocol.starts_with('_') => {
+                found_if(self.services(name, name, service, |p| p.protocol == protocol[1..]) != Found::NotFound)
+            }
             [host] => {
                 let endpoints = self.ready().flat_map(|(_, e)| e.addresses.iter().map(move |a| (e, *a)));
                 let mut matching = Vec::new();
@@ -354,8 +367,9 @@ impl Entry {
         }
     }
 
-    /// SRV records at `name` for the ports that `selected` picks; `base` is the service's own name.
+    /// SRV records at `name` for the ports with a name that `selected` picks; `base` is the service's own name.
     fn services(&self, name: &Name, base: &Name, service: &Service, selected: impl Fn(&Port) -> bool) -> Found {
+        let selected = |port: &&Port| !port.name.is_empty() && selected(port);
         let mut answers = Vec::new();
         let mut additionals = Vec::new();
         let mut add = |port: u16, target: Name, addresses: &[IpAddr]| {
@@ -370,7 +384,7 @@ impl Entry {
         };
         if self.is_headless() {
             for (slice, endpoint) in self.ready() {
-                for port in slice.ports.iter().filter(|p| selected(p)) {
+                for port in slice.ports.iter().filter(selected) {
                     for address in &endpoint.addresses {
                         if let Ok(target) = base.prepend_label(host_label(endpoint, *address)) {
                             add(port.number, target, &[*address]);
@@ -379,7 +393,7 @@ impl Entry {
                 }
             }
         } else {
-            for port in service.ports.iter().filter(|p| selected(p)) {
+            for port in service.ports.iter().filter(selected) {
                 add(port.number, base.clone(), &service.addresses);
             }
         }

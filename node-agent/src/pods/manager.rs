@@ -78,6 +78,14 @@ impl Pods {
         self.0.read().values().cloned().collect()
     }
 
+    /// The namespace of the pod that has `address`; none if none has, or the node's pods do that share its address.
+    pub fn namespace_of(&self, address: IpAddr) -> Option<String> {
+        let text = address.to_string();
+        let pods = self.0.read();
+        let has = |pod: &&Arc<Pod>| !pod.spec.host_network && pod.status.pod_ip.as_deref() == Some(&text);
+        pods.values().filter(|pod| !is_over(pod)).find(has).map(|pod| pod.metadata.namespace.clone())
+    }
+
     /// The pod of that name.
     pub fn find(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
         self.0.read().values().find(|p| p.metadata.namespace == namespace && p.metadata.name == name).cloned()

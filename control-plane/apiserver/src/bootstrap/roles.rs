@@ -326,7 +326,10 @@ const NAMESPACED: &[(Role, &str, &[&str])] = &[
         &["ServiceAccount:kube-system/token-cleaner"],
     ),
     (
-        Role::new("xebec:cluster-facts", &[Named(READ, "core", "configmaps", "xebec-cluster")]),
+        Role::new(
+            "xebec:cluster-facts",
+            &[Named(READ, "core", "configmaps", "xebec-cluster"), Named(READ, "core", "configmaps", "kube-dns")],
+        ),
         "xebec:cluster-facts",
         &["Group:system:nodes"],
     ),
