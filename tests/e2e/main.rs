@@ -12,8 +12,10 @@ mod drain;
 mod harness;
 mod helm;
 mod nodes;
+mod outage;
 mod policy;
 mod services;
+mod soak;
 mod webhooks;
 mod workloads;
 
@@ -64,6 +66,8 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
 fn one_by_one() -> Vec<(&'static str, Test)> {
     tests! {
         drain::{no_request_is_lost},
+        outage::{connections_outlive_agents_and_the_server},
+        soak::{nothing_is_left},
         nodes::{
             pods_are_placed, cordon_taint_and_drain, the_agent_comes_back, containerd_comes_back,
             the_server_comes_back, a_node_crashes_and_comes_back, pods_leave_a_dead_node,

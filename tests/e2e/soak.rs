@@ -1,0 +1,117 @@
+//! Pods and services come and go, and afterwards nothing is left of them on the nodes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::harness::{Cluster, Result, SOON, wait_until};
+use crate::workloads::web;
+
+/// How many rounds of coming and going there are, if not [`ROUNDS`].
+const ROUNDS_VARIABLE: &str = "XEBEC_SOAK_ROUNDS";
+const ROUNDS: u32 = 3;
+/// What an agent may grow by, in KiB of resident memory, for good: allocators keep some.
+const GROWTH_KIB: u64 = 16_384;
+
+/// What a node has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Holdings {
+    /// Pods' interfaces.
+    links: usize,
+    /// Routes to pods.
+    routes: usize,
+    /// Network namespaces that pods are pinned by.
+    namespaces: usize,
+    /// Links of BPF programs, pinned.
+    programs: usize,
+}
+
+/// What an agent has.
+#[derive(Clone, Debug)]
+struct Agent {
+    sockets: usize,
+    memory_kib: u64,
+}
+
+fn lines(cluster: &Cluster, node: &str, command: &str) -> Result<Vec<String>> {
+    let out = cluster.on_node(node, &["sh", "-c", command])?.ok(command)?;
+    Ok(out.lines().map(str::to_owned).collect())
+}
+
+fn holdings(cluster: &Cluster, node: &str) -> Result<Holdings> {
+    let count = |command: &str| lines(cluster, node, command).map(|lines| lines.len());
+    Ok(Holdings {
+        links: count("ip -o link | grep ': xb[0-9a-f]\\{13\\}' || true")?,
+        routes: count("ip route | grep 'dev xb[0-9a-f]\\{13\\}' || true")?,
+        namespaces: count("find /run/xebec-agent -name '*-*-*-*-*' -maxdepth 3 | sort || true")?,
+        programs: count("find /sys/fs/bpf -name '*xb[0-9a-f]*' | sort || true")?,
+    })
+}
+
+fn agent(cluster: &Cluster, node: &str) -> Result<Agent> {
+    let pid = "pid=$(pgrep -o -f 'xebec agent')";
+    let sockets = lines(cluster, node, &format!("{pid}; ls -l /proc/$pid/fd | grep socket: || true"))?.len();
+    let memory = lines(cluster, node, &format!("{pid}; awk '/VmRSS/ {{print $2}}' /proc/$pid/status"))?;
+    let memory_kib = memory.first().and_then(|text| text.parse().ok()).ok_or("the agent's memory")?;
+    Ok(Agent { sockets, memory_kib })
+}
+
+pub fn nothing_is_left(cluster: &Arc<Cluster>) -> Result {
+    let rounds = match std::env::var(ROUNDS_VARIABLE) {
+        Ok(text) => text.parse().map_err(|e| format!("{ROUNDS_VARIABLE}={text}: {e}"))?,
+        Err(_) => ROUNDS,
+    };
+    let nodes: Vec<String> = (1..=3).map(|number| cluster.node(number)).collect();
+    let of_all = || nodes.iter().map(|node| holdings(cluster, node)).collect::<Result<Vec<_>>>();
+    // Other tests' pods are on their way out: until two looks see the same.
+    let mut before = of_all()?;
+    wait_until("the nodes are quiet", SOON, || {
+        let now = of_all()?;
+        let quiet = now == before && cluster.get(&["namespaces"])?.to_string().matches("Terminating").count() == 0;
+        before = now;
+        Ok(quiet)
+    })?;
+    churn(cluster)?;
+    let agents_before = nodes.iter().map(|node| agent(cluster, node)).collect::<Result<Vec<_>>>()?;
+    for _ in 0..rounds {
+        churn(cluster)?;
+    }
+    let mut after = Vec::new();
+    wait_until("the nodes have what they had before", SOON, || {
+        after = of_all()?;
+        if after == before { Ok(true) } else { Err(format!("before {before:?}, now {after:?}")) }
+    })?;
+    for (node, old) in nodes.iter().zip(agents_before) {
+        wait_until("the agent has no more sockets and hardly more memory", Duration::from_secs(40), || {
+            let new = agent(cluster, node)?;
+            let good = new.sockets <= old.sockets + 4 && new.memory_kib <= old.memory_kib + GROWTH_KIB;
+            if good { Ok(true) } else { Err(format!("{node}: {old:?} before, {new:?} now")) }
+        })?;
+    }
+    Ok(())
+}
+
+/// Deployments with services, scaled, rolled, and deleted with their namespace.
+fn churn(cluster: &Arc<Cluster>) -> Result {
+    let ns = cluster.namespace("soak")?;
+    let name = ns.name.clone();
+    for app in ["a", "b"] {
+        ns.apply(&web(app, 3, ""))?;
+        ns.kubectl(&[
+            "expose",
+            &format!("deployment/{app}"),
+            "--port=80",
+            "--target-port=http",
+            "--type=LoadBalancer",
+        ])?;
+    }
+    for app in ["a", "b"] {
+        ns.rolled_out(app)?;
+        ns.kubectl(&["scale", &format!("deployment/{app}"), "--replicas=5"])?;
+        ns.kubectl(&["set", "env", &format!("deployment/{app}"), "ROUND=2"])?;
+    }
+    for app in ["a", "b"] {
+        ns.rolled_out(app)?;
+    }
+    drop(ns);
+    wait_until("the namespace is gone", SOON, || Ok(!cluster.kubectl(&["get", "namespace", &name])?.status.success()))
+}
