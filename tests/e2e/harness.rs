@@ -115,7 +115,8 @@ impl Cluster {
 
     /// The process of a component: the server, or process 1 of a node.
     pub fn pid(&self, component: &str) -> Result<u32> {
-        let status = json(&self.xebec(&["status", "--json", "--name", &NAME])?.ok("status")?)?;
+        // It fails while a node is not ready, and says the same.
+        let status = json(&self.xebec(&["status", "--json", "--name", &NAME])?.out)?;
         let components = status[0]["components"].as_array().cloned().unwrap_or_default();
         let found = components.iter().find(|c| c["name"] == component).and_then(|c| c["pid"].as_u64());
         found.and_then(|pid| u32::try_from(pid).ok()).ok_or_else(|| format!("{component} does not run: {status}"))

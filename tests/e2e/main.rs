@@ -7,6 +7,7 @@ mod admission;
 mod api;
 mod apply;
 mod config;
+mod controllers;
 mod crds;
 mod drain;
 mod harness;
@@ -51,7 +52,7 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
             termination_is_graceful, the_service_account_token_works,
         },
         admission::{quotas_hold, pods_keep_to_their_namespaces_standard},
-        crds::{custom_resources_live},
+        controllers::{a_stateful_set_lives, a_daemon_set_lives, a_cron_job_runs},
         webhooks::{a_webhook_in_a_pod},
         api::{
             verbs, tables, watching, wrong_input_is_refused, namespaces_go_with_their_contents,
@@ -65,6 +66,8 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
 /// Those that take nodes away or kill what others use.
 fn one_by_one() -> Vec<(&'static str, Test)> {
     tests! {
+        // `kubectl get all` of another test would ask for a custom resource that is gone.
+        crds::{custom_resources_live},
         drain::{no_request_is_lost},
         outage::{connections_outlive_agents_and_the_server},
         soak::{nothing_is_left},

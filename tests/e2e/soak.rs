@@ -62,11 +62,14 @@ pub fn nothing_is_left(cluster: &Arc<Cluster>) -> Result {
     };
     let nodes: Vec<String> = (1..=3).map(|number| cluster.node(number)).collect();
     let of_all = || nodes.iter().map(|node| holdings(cluster, node)).collect::<Result<Vec<_>>>();
-    // Other tests' pods are on their way out: until two looks see the same.
+    // Other tests' pods are on their way out, and some of them take their grace period.
+    wait_until("the pods of other tests are gone", SOON * 2, || {
+        Ok(cluster.get(&["pods", "--all-namespaces"])?["items"].as_array().is_some_and(Vec::is_empty))
+    })?;
     let mut before = of_all()?;
     wait_until("the nodes are quiet", SOON, || {
         let now = of_all()?;
-        let quiet = now == before && cluster.get(&["namespaces"])?.to_string().matches("Terminating").count() == 0;
+        let quiet = now == before;
         before = now;
         Ok(quiet)
     })?;

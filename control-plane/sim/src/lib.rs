@@ -13,6 +13,8 @@ mod sim;
 mod trace;
 
 #[cfg(test)]
+mod sets_tests;
+#[cfg(test)]
 mod tests;
 
 pub use sim::{Sim, simulate};

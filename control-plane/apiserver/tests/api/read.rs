@@ -34,7 +34,10 @@ async fn an_object_has_many_forms() {
     assert!(String::from_utf8_lossy(&yaml.bytes).contains("kind: Pod"));
     let pretty = api.send("GET", &format!("{path}?pretty=true"), &[], "").await;
     assert!(pretty.bytes.starts_with(b"{\n  "));
-    assert_eq!(api.send("GET", &path, &[("accept", "application/vnd.kubernetes.protobuf")], "").await.code, 406);
+    let protobuf = api.send("GET", &path, &[("accept", "application/vnd.kubernetes.protobuf")], "").await;
+    assert_eq!(protobuf.headers["content-type"], "application/vnd.kubernetes.protobuf");
+    assert!(protobuf.bytes.starts_with(b"k8s\0"));
+    assert_eq!(api.send("GET", &path, &[("accept", "application/cbor")], "").await.code, 406);
 }
 
 #[tokio::test]
