@@ -127,6 +127,8 @@ fn a_replication_controller_keeps_its_pods() {
         assert_eq!(sim.list(&REPLICATION_CONTROLLER).await[0]["spec"]["selector"], json!({"app": "web"}));
         sim.patch(&REPLICATION_CONTROLLER, "default", "web", &json!({"spec": {"replicas": 1}})).await.unwrap();
         expect(&sim, &REPLICATION_CONTROLLER, &[("replicas", 1)]).await;
+        let one = sim.run_until(Duration::from_secs(60), async |sim: &Sim| sim.list(&POD).await.len() == 1);
+        assert!(one.await.is_some());
         assert_eq!(sim.wrong().await, Vec::<String>::new());
     });
 }
