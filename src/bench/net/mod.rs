@@ -106,7 +106,7 @@ pub async fn run(args: &Args) -> anyhow::Result<Vec<Row>> {
         bench.make_services(*services).await?;
         bench.put_rules(*services)?;
         for (entry, from) in [("ClusterIP", 1), ("NodePort", HOST)] {
-            rows.extend(bench.compare(args, *services, entry, from)?);
+            rows.extend(bench.compare(args, *services, entry, from).await?);
         }
         bench.drop_rules()?;
     }
@@ -228,11 +228,11 @@ impl Bench {
     }
 
     /// All ways, round by round, so that what disturbs disturbs all of them.
-    fn compare(&self, args: &Args, services: usize, entry: &'static str, from: u16) -> anyhow::Result<Vec<Row>> {
+    async fn compare(&self, args: &Args, services: usize, entry: &'static str, from: u16) -> anyhow::Result<Vec<Row>> {
         let mut samples: BTreeMap<(Way, Kind), Vec<Measured>> = BTreeMap::new();
         for _ in 0..args.rounds {
             for way in WAYS {
-                let address = self.target(way, entry, services)?;
+                let address = self.target(way, entry, services).await?;
                 for (kind, clients) in [(Kind::Connect, CLIENTS), (Kind::Request, 1), (Kind::Stream, 1)] {
                     // The rules are asked about new connections only: a flow that is known passes them by.
                     let measured = self.ask(from, kind, address, args.time_ms, clients)?;
@@ -263,7 +263,7 @@ impl Bench {
         Ok(WAYS.into_iter().map(row).collect())
     }
 
-    fn target(&self, way: Way, entry: &str, services: usize) -> anyhow::Result<SocketAddr> {
+    async fn target(&self, way: Way, entry: &str, services: usize) -> anyhow::Result<SocketAddr> {
         let node = self.cluster.addresses().node(1);
         Ok(match (way, entry) {
             (Way::Bare, "NodePort") => (ROUTED, SERVER_PORT).into(),
@@ -271,7 +271,7 @@ impl Bench {
             (Way::Xebec, "NodePort") => (node, NODE_PORT).into(),
             (Way::Iptables, "NodePort") => (node, RULES_PORT).into(),
             (Way::Nftables, "NodePort") => (node, RULES_PORT + 1).into(),
-            (Way::Xebec, _) => futures::executor::block_on(self.service_address(services - 1))?,
+            (Way::Xebec, _) => self.service_address(services - 1).await?,
             (Way::Iptables, _) => (rules::address(RULES_BASE, services - 1), rules::PORT).into(),
             (Way::Nftables, _) => (rules::address(nft_base(), services - 1), rules::PORT).into(),
         })
