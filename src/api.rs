@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use kube::api::{Api, ListParams, ObjectMeta};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde::Deserialize;
+use serde_json::Value;
 
 /// A client by the kubeconfig at `path`.
 pub async fn client(path: &Path) -> anyhow::Result<kube::Client> {
@@ -20,6 +21,22 @@ pub async fn client(path: &Path) -> anyhow::Result<kube::Client> {
     config.connect_timeout = Some(Duration::from_secs(2));
     config.read_timeout = Some(Duration::from_secs(10));
     kube::Client::try_from(config).context("cannot make a client")
+}
+
+/// How to reach what the kubeconfig at `path` names.
+pub async fn config(path: &Path) -> anyhow::Result<kube::Config> {
+    let file = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
+    kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .with_context(|| format!("{} is no usable kubeconfig", path.display()))
+}
+
+/// Creates an object; the answer is not looked at further than whether it is one of success.
+pub async fn post(client: &kube::Client, url: &str, object: &Value) -> anyhow::Result<()> {
+    let request = http::Request::post(url)
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(serde_json::to_vec(object)?)?;
+    client.request_text(request).await.with_context(|| format!("POST {url}")).map(drop)
 }
 
 /// True if the server says it is ready.

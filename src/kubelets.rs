@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::Value;
 
+use crate::api;
 use crate::cluster::{Name, Paths};
 
 /// Which cluster, and which of its nodes.
@@ -45,10 +45,7 @@ impl Which {
 
 impl Kubelets {
     async fn new(path: &Path) -> anyhow::Result<Self> {
-        let file = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-            .await
-            .with_context(|| format!("{} is no usable kubeconfig", path.display()))?;
+        let mut config = api::config(path).await?;
         config.connect_timeout = Some(Duration::from_secs(3));
         // Flows may be silent for as long as they like.
         config.read_timeout = None;

@@ -1,6 +1,6 @@
 //! `xebec bench`: the figures by which Xebec is measured, on this machine.
 
-mod api;
+mod api_server;
 mod cni;
 mod control;
 mod dns;
@@ -15,7 +15,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use serde_json::json;
 
+use crate::api;
 use crate::cluster::{Name, Paths};
 
 /// What has not come by then will not.
@@ -42,7 +44,7 @@ enum What {
     /// How long pods take from their creation until they are ready
     Pods(pods::Args),
     /// The API server under load: creates, GETs, lists, watchers, memory
-    Api(api::Args),
+    Api(api_server::Args),
     /// How long services take to reach the kernel: all of a large cluster, and one changed endpoint in it; as root
     Control(control::Args),
     /// The network, beside the bare path and the rules of kube-proxy's modes; as root
@@ -59,7 +61,7 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
             What::Dns => dns::run(),
             What::Start => start::run().await,
             What::Pods(pods) => pods::run(pods).await,
-            What::Api(api) => api::run(api).await,
+            What::Api(args) => api_server::run(args).await,
             What::Control(control) => control::run(control).await,
             What::Net(net) => {
                 let measured = net::run(net).await?;
@@ -71,7 +73,7 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
     })?;
     if args.json {
         let text = match &rows {
-            Some(rows) => serde_json::to_string_pretty(&serde_json::json!({"rows": rows, "figures": figures})),
+            Some(rows) => serde_json::to_string_pretty(&json!({"rows": rows, "figures": figures})),
             None => serde_json::to_string_pretty(&figures),
         };
         println!("{}", text?);
@@ -119,6 +121,17 @@ async fn until(otherwise: &'static str, mut holds: impl AsyncFnMut() -> anyhow::
         anyhow::Ok(())
     };
     tokio::time::timeout(BOUND, waiting).await.context(otherwise)?
+}
+
+/// A namespace that pods can be made in.
+async fn make_namespace(client: &kube::Client, name: &str) -> anyhow::Result<()> {
+    api::post(client, "/api/v1/namespaces", &json!({"metadata": {"name": name}})).await?;
+    // Pods are refused until the namespace has its service account.
+    let account = format!("/api/v1/namespaces/{name}/serviceaccounts/default");
+    until("the namespace gets no service account", async || {
+        Ok(client.request_text(http::Request::get(&account).body(Vec::new())?).await.is_ok())
+    })
+    .await
 }
 
 /// Runs this same binary.

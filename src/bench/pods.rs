@@ -47,7 +47,7 @@ pub async fn run(args: &Args) -> anyhow::Result<Vec<Figure>> {
     }
     let client = api::client(&Paths::of(name).kubeconfig()).await?;
     let bench = Bench { client, image: args.image.clone() };
-    bench.make_namespace().await?;
+    super::make_namespace(&bench.client, NAMESPACE).await?;
     let result = bench.measure().await;
     bench.remove_namespace().await?;
     result
@@ -135,7 +135,7 @@ impl Bench {
                 "containers": [{"name": "main", "image": self.image, "imagePullPolicy": "Never", "command": ["sleep", "100000"]}],
             },
         });
-        self.post(&self.pods(), &pod).await
+        api::post(&self.client, &self.pods(), &pod).await
     }
 
     /// Deletes the pods, and waits until they are gone: they would disturb what is measured next.
@@ -155,22 +155,6 @@ impl Bench {
 
     fn pods(&self) -> String {
         format!("/api/v1/namespaces/{NAMESPACE}/pods")
-    }
-
-    async fn post(&self, url: &str, body: &serde_json::Value) -> anyhow::Result<()> {
-        let request = Request::post(url).header("content-type", "application/json").body(serde_json::to_vec(body)?)?;
-        self.client.request_text(request).await.with_context(|| format!("POST {url}")).map(drop)
-    }
-
-    async fn make_namespace(&self) -> anyhow::Result<()> {
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-        self.post("/api/v1/namespaces", &namespace).await?;
-        // Pods are refused until the namespace has its service account.
-        let account = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default");
-        super::until("the namespace gets no service account", async || {
-            Ok(self.client.request_text(Request::get(&account).body(Vec::new())?).await.is_ok())
-        })
-        .await
     }
 
     async fn remove_namespace(&self) -> anyhow::Result<()> {

@@ -9,10 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request};
-use http_body_util::{BodyExt, Full};
+use http::Method;
 use serde_json::Value;
-use tower::Service;
 use xebec_schema::custom::{self, Rows, conditions};
 use xebec_schema::resource::Resource;
 use xebec_store::StoreError;
@@ -266,17 +264,7 @@ impl Definitions {
     }
 
     async fn request(&self, method: Method, path: &str, body: Vec<u8>) -> (u16, Bytes) {
-        let user = UserInfo::system("system:apiserver");
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)));
-        let Ok(request) = request else { return (500, Bytes::new()) };
-        let Ok(response) = self.server.in_process(user).call(request).await;
-        let code = response.status().as_u16();
-        let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-        (code, body)
+        self.server.request(UserInfo::system("system:apiserver"), method, path, body).await
     }
 }
 

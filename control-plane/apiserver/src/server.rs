@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::header::{HeaderValue, USER_AGENT};
-use http::{Request, Response};
-use http_body_util::BodyExt;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 use xebec_clock::{Clock, Random};
@@ -181,6 +182,19 @@ impl ApiServer {
     pub fn in_process(&self, user: UserInfo) -> InProcess {
         let agent = agent(&user.name);
         InProcess { server: self.0.clone(), user: Arc::new(user), agent }
+    }
+
+    /// A request with a JSON body, or none, made by `user` in process: the status and the body of its answer.
+    pub(crate) async fn request(&self, user: UserInfo, method: Method, path: &str, body: Vec<u8>) -> (u16, Bytes) {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)));
+        let Ok(request) = request else { return (500, Bytes::new()) };
+        let Ok(response) = self.in_process(user).call(request).await;
+        let code = response.status().as_u16();
+        (code, response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default())
     }
 
     /// Answers one request. Who asks is found out by the authenticators, from the request's headers and its

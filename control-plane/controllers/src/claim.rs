@@ -4,11 +4,44 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::runtime::cache::View;
+use crate::runtime::Keys;
+use crate::runtime::cache::{BY_CONTROLLER, Cache, Change, View};
 use crate::runtime::kind::Kind;
 use crate::runtime::labels::LabelSelector;
-use crate::runtime::meta::Meta;
+use crate::runtime::meta::{Key, Meta};
 use crate::runtime::plan::{Action, Write};
+
+/// Queues an owner whenever one of its dependents changes, was its own before a change, or is an orphan that it
+/// `selects`. To be called before the informers start.
+pub fn follow<O: View, D: View>(
+    owners: &Arc<Cache<O>>,
+    dependents: &Cache<D>,
+    queue: &Arc<Keys>,
+    selects: impl Fn(&O, &Meta) -> bool + Send + Sync + 'static,
+) {
+    let (keys, owners) = (queue.clone(), owners.clone());
+    dependents.on_change(move |change: &Change<'_, D>| {
+        for meta in change.previous().into_iter().chain([change.latest()]).map(|dependent| dependent.meta()) {
+            match meta.controller() {
+                Some(owner) if owner.kind == O::kind().kind => keys.add(Key::new(&meta.namespace, &owner.name)),
+                Some(_) => {}
+                None => owners
+                    .in_namespace(&meta.namespace)
+                    .iter()
+                    .filter(|owner| selects(owner, meta))
+                    .for_each(|owner| keys.add(owner.meta().key())),
+            }
+        }
+    });
+}
+
+/// Those that are the owner's to claim: its own, and the orphans that its selector selects.
+pub fn candidates<D: View>(dependents: &Cache<D>, owner: &Meta, selector: &LabelSelector) -> Vec<Arc<D>> {
+    let mut found = dependents.by_index(BY_CONTROLLER, &owner.uid);
+    let orphans = dependents.in_namespace(&owner.namespace).into_iter();
+    found.extend(orphans.filter(|d| d.meta().controller().is_none() && selector.matches(&d.meta().labels)));
+    found
+}
 
 /// What came of looking at the candidates.
 #[derive(Debug)]

@@ -12,9 +12,9 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::claim::{claim, pod_from_template};
+use crate::claim::{self, claim, pod_from_template};
 use crate::context::{Caches, Context};
-use crate::runtime::cache::{BY_CONTROLLER, BY_NODE, Cache, Change, View as CacheView};
+use crate::runtime::cache::{BY_CONTROLLER, BY_NODE, Cache, View as CacheView};
 use crate::runtime::kind::{self, Kind};
 use crate::runtime::meta::{Condition, Key, seconds};
 use crate::runtime::plan::{Action, Plan, Report, Write};
@@ -226,39 +226,12 @@ impl<V: Replicated> ReplicaSets<V> {
         let queue = Arc::<Keys>::default();
         let keys = queue.clone();
         V::cache(&cx.caches).on_change(move |change| keys.add(change.latest().meta().key()));
-        let (keys, sets) = (queue.clone(), V::cache(&cx.caches).clone());
-        cx.caches.pods.on_change(move |change: &Change<'_, Pod>| {
-            for pod in change.previous().into_iter().chain([change.latest()]) {
-                match pod.metadata.controller() {
-                    Some(owner) if owner.kind == V::kind().kind => {
-                        keys.add(Key::new(&pod.metadata.namespace, &owner.name));
-                    }
-                    Some(_) => {}
-                    None => sets
-                        .in_namespace(&pod.metadata.namespace)
-                        .iter()
-                        .filter(|s| s.set().spec.selector.matches(&pod.metadata.labels))
-                        .for_each(|s| keys.add(s.meta().key())),
-                }
-            }
+        claim::follow(V::cache(&cx.caches), &cx.caches.pods, &queue, |set: &V, pod| {
+            set.set().spec.selector.matches(&pod.labels)
         });
         let component =
             if V::kind() == &kind::REPLICA_SET { "replicaset-controller" } else { "replication-controller" };
         Arc::new(Self { cx: cx.of(component), sets: PhantomData, queue, failures: Mutex::default() })
-    }
-
-    /// The set's pods, and orphans that it may take up.
-    fn pods(&self, set: &ReplicaSet) -> Vec<Arc<Pod>> {
-        let mut pods = self.cx.caches.pods.by_index(BY_CONTROLLER, &set.metadata.uid);
-        pods.extend(
-            self.cx
-                .caches
-                .pods
-                .in_namespace(&set.metadata.namespace)
-                .into_iter()
-                .filter(|p| p.metadata.controller().is_none() && set.spec.selector.matches(&p.metadata.labels)),
-        );
-        pods
     }
 
     /// Active pods by node, of all sets that have the same owner; only of nodes that matter.
@@ -301,7 +274,7 @@ impl<V: Replicated> Controller for ReplicaSets<V> {
             return Ok(None);
         };
         let set = found.set();
-        let pods = self.pods(set);
+        let pods = claim::candidates(&self.cx.caches.pods, &set.metadata, &set.spec.selector);
         let surplus = pods.iter().filter(|p| p.is_active()).count() > usize::try_from(set.replicas()).unwrap_or(0);
         let related = if surplus { self.related(set, &pods) } else { BTreeMap::new() };
         let failure = self.failures.lock().get(key).cloned();

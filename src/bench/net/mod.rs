@@ -31,8 +31,9 @@ const SERVER_PORT: u16 = 7_000;
 /// The node port of Xebec's service, and that of the rules.
 const NODE_PORT: u16 = 30_999;
 const RULES_PORT: u16 = 31_999;
-/// The services' addresses in the rules: no network of the cluster's.
-const RULES_BASE: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
+/// The services' addresses in the rules: no networks of the cluster's, and two, so that both sets can be there.
+const IPTABLES_BASE: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
+const NFTABLES_BASE: Ipv4Addr = Ipv4Addr::new(10, 201, 0, 1);
 /// An address of the server that is reached through node 1, as node ports are.
 const ROUTED: Ipv4Addr = Ipv4Addr::new(10, 202, 0, 2);
 /// Clients at a time where many connect.
@@ -69,6 +70,18 @@ pub enum Way {
     Iptables,
     /// To a service of nftables' rules.
     Nftables,
+}
+
+impl Way {
+    /// What it is called in tables and pictures.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Xebec => "xebec",
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+        }
+    }
 }
 
 const WAYS: [Way; 4] = [Way::Bare, Way::Xebec, Way::Iptables, Way::Nftables];
@@ -149,7 +162,7 @@ impl Bench {
             .context("cannot start the server")?;
         route_through_node_1(&cluster)?;
         let bench = Self { cluster, client, server, _serving: Serving(serving) };
-        bench.post("/api/v1/namespaces", &json!({"metadata": {"name": NAMESPACE}})).await?;
+        super::make_namespace(&bench.client, NAMESPACE).await?;
         Ok(bench)
     }
 
@@ -179,7 +192,8 @@ impl Bench {
             port["nodePort"] = NODE_PORT.into();
             spec = json!({"type": "NodePort", "ports": [port]});
         }
-        self.post(
+        api::post(
+            &self.client,
             &format!("/api/v1/namespaces/{NAMESPACE}/services"),
             &json!({"metadata": {"name": name}, "spec": spec}),
         )
@@ -190,7 +204,8 @@ impl Bench {
             "endpoints": [{"addresses": [self.server]}],
             "ports": [{"name": "main", "port": SERVER_PORT, "protocol": "TCP"}],
         });
-        self.post(&format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"), &slice).await
+        api::post(&self.client, &format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"), &slice)
+            .await
     }
 
     async fn service_address(&self, number: usize) -> anyhow::Result<SocketAddr> {
@@ -201,10 +216,9 @@ impl Bench {
 
     fn put_rules(&self, services: usize) -> anyhow::Result<()> {
         let backend = (self.server, SERVER_PORT);
-        let iptables = rules::iptables(services, RULES_BASE, backend, RULES_PORT);
+        let iptables = rules::iptables(services, IPTABLES_BASE, backend, RULES_PORT);
         self.feed(&["iptables-restore"], &iptables)?;
-        // The others' addresses are further up, so that both can be there.
-        let nftables = rules::nftables(services, nft_base(), backend, RULES_PORT + 1);
+        let nftables = rules::nftables(services, NFTABLES_BASE, backend, RULES_PORT + 1);
         self.feed(&["nft", "-f", "-"], &nftables)
     }
 
@@ -272,8 +286,8 @@ impl Bench {
             (Way::Iptables, "NodePort") => (node, RULES_PORT).into(),
             (Way::Nftables, "NodePort") => (node, RULES_PORT + 1).into(),
             (Way::Xebec, _) => self.service_address(services - 1).await?,
-            (Way::Iptables, _) => (rules::address(RULES_BASE, services - 1), rules::PORT).into(),
-            (Way::Nftables, _) => (rules::address(nft_base(), services - 1), rules::PORT).into(),
+            (Way::Iptables, _) => (rules::address(IPTABLES_BASE, services - 1), rules::PORT).into(),
+            (Way::Nftables, _) => (rules::address(NFTABLES_BASE, services - 1), rules::PORT).into(),
         })
     }
 
@@ -309,15 +323,6 @@ impl Bench {
     async fn get(&self, url: &str) -> anyhow::Result<Value> {
         Ok(self.client.request(Request::get(url).body(Vec::new())?).await?)
     }
-
-    async fn post(&self, url: &str, body: &Value) -> anyhow::Result<()> {
-        let request = Request::post(url).header("content-type", "application/json").body(serde_json::to_vec(body)?)?;
-        self.client.request_text(request).await.with_context(|| format!("POST {url}")).map(drop)
-    }
-}
-
-fn nft_base() -> Ipv4Addr {
-    Ipv4Addr::new(10, 201, 0, 1)
 }
 
 /// Gives the server an address that the host reaches through node 1, and it the host: node ports take that way too.
@@ -359,7 +364,7 @@ pub fn table(rows: &[Row]) -> String {
             "{:>8}  {:9}  {:9}  {:>7.0}  {:>5.0} us  {:>5.0} us  {:>4.0} us  {:>5.0} us  {:>7.2}\n",
             row.services,
             row.entry,
-            format!("{:?}", row.way).to_lowercase(),
+            row.way.name(),
             row.connections_per_second,
             row.connect_p50_us,
             row.connect_p99_us,

@@ -40,7 +40,7 @@ pub fn draw(rows: &[Row]) -> String {
             y += BAR + 4.0;
         }
         let width = row.connections_per_second / most * (WIDTH - LEFT - 80.0);
-        let name = format!("{:?}", row.way).to_lowercase();
+        let name = row.way.name();
         let _ = writeln!(
             body,
             r##"<text x="{:.0}" y="{:.0}" text-anchor="end">{name}</text><rect x="{LEFT}" y="{y:.0}" width="{width:.1}" height="{:.0}" fill="{}"/><text x="{:.1}" y="{:.0}">{:.0}</text>"##,

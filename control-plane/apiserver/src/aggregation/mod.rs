@@ -18,11 +18,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{Method, Request};
-use http_body_util::{BodyExt, Full};
+use http::Method;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
-use tower::Service;
 
 use crate::authn::UserInfo;
 use crate::cache::resource::ResourceCache;
@@ -195,17 +193,8 @@ impl Aggregator {
     }
 
     async fn request(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Bytes) {
-        let body = body.map(|body| body.to_string()).unwrap_or_default();
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)));
-        let Ok(request) = request else { return (500, Bytes::new()) };
-        let user = UserInfo::system("system:kube-aggregator");
-        let Ok(response) = self.server.in_process(user).call(request).await;
-        let code = response.status().as_u16();
-        (code, response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default())
+        let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
+        self.server.request(UserInfo::system("system:kube-aggregator"), method, path, body).await
     }
 }
 

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use rustls::client::ResolvesClientCert;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{ClientConfig, SignatureScheme};
 
 use crate::webhook;
 
@@ -28,12 +27,12 @@ pub(super) fn config(authorities: &[u8], verify: bool, identity: &dyn Identity) 
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect();
     let chain = chain.map_err(|e| e.to_string())?;
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| e.to_string())?;
-    let provider = rustls::crypto::ring::default_provider();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|e| e.to_string())?;
     config.client_auth_cert_resolver = Arc::new(Shown(Arc::new(certified)));
     if !verify {
-        let schemes = provider.signature_verification_algorithms.supported_schemes();
-        config.dangerous().set_certificate_verifier(Arc::new(Anybody(schemes)));
+        // `insecureSkipTLSVerify`: whoever answers is believed.
+        config.dangerous().set_certificate_verifier(Arc::new(webhook::Regardless { believed: true, provider }));
     }
     Ok(config)
 }
@@ -48,44 +47,5 @@ impl ResolvesClientCert for Shown {
 
     fn has_certs(&self) -> bool {
         true
-    }
-}
-
-/// `insecureSkipTLSVerify`: whoever answers is believed.
-#[derive(Debug)]
-struct Anybody(Vec<SignatureScheme>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.clone()
     }
 }

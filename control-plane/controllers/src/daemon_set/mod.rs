@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::claim::{claim, pod_from_template};
+use crate::claim::{self, claim, pod_from_template};
 use crate::context::Context;
 use crate::history::{History, Owner};
 use crate::runtime::cache::{BY_CONTROLLER, Change};
@@ -323,21 +323,8 @@ impl DaemonSets {
                 sets.list().iter().for_each(|set| keys.add(set.metadata.key()));
             }
         });
-        let (keys, sets) = (queue.clone(), cx.caches.daemon_sets.clone());
-        cx.caches.pods.on_change(move |change: &Change<'_, Pod>| {
-            for pod in change.previous().into_iter().chain([change.latest()]) {
-                match pod.metadata.controller() {
-                    Some(owner) if owner.kind == "DaemonSet" => {
-                        keys.add(Key::new(&pod.metadata.namespace, &owner.name));
-                    }
-                    Some(_) => {}
-                    None => sets
-                        .in_namespace(&pod.metadata.namespace)
-                        .iter()
-                        .filter(|s| s.spec.selector.matches(&pod.metadata.labels))
-                        .for_each(|s| keys.add(s.metadata.key())),
-                }
-            }
+        claim::follow(&cx.caches.daemon_sets, &cx.caches.pods, &queue, |set: &DaemonSet, pod| {
+            set.spec.selector.matches(&pod.labels)
         });
         Arc::new(Self { cx: cx.of("daemonset-controller"), queue })
     }
@@ -360,11 +347,7 @@ impl Controller for DaemonSets {
     async fn sync(&self, key: &Key) -> Result<Option<Duration>, SyncError> {
         let caches = &self.cx.caches;
         let Some(set) = caches.daemon_sets.get(key) else { return Ok(None) };
-        let mut pods = caches.pods.by_index(BY_CONTROLLER, &set.metadata.uid);
-        let orphans = caches.pods.in_namespace(&key.namespace).into_iter();
-        pods.extend(
-            orphans.filter(|p| p.metadata.controller().is_none() && set.spec.selector.matches(&p.metadata.labels)),
-        );
+        let pods = claim::candidates(&caches.pods, &set.metadata, &set.spec.selector);
         let nodes = caches.nodes.list();
         let revisions = caches.controller_revisions.by_index(BY_CONTROLLER, &set.metadata.uid);
         let view = View { set: &set, pods: &pods, nodes: &nodes, revisions: &revisions };

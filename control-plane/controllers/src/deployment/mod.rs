@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::claim::claim;
+use crate::claim::{self, claim};
 use crate::context::Context;
 use crate::runtime::cache::{BY_CONTROLLER, Change};
 use crate::runtime::kind;
@@ -264,21 +264,8 @@ impl Deployments {
         let queue = Arc::<Keys>::default();
         let keys = queue.clone();
         cx.caches.deployments.on_change(move |change| keys.add(change.latest().metadata.key()));
-        let (keys, deployments) = (queue.clone(), cx.caches.deployments.clone());
-        cx.caches.replica_sets.on_change(move |change: &Change<'_, ReplicaSet>| {
-            for set in change.previous().into_iter().chain([change.latest()]) {
-                match set.metadata.controller() {
-                    Some(owner) if owner.kind == "Deployment" => {
-                        keys.add(Key::new(&set.metadata.namespace, &owner.name));
-                    }
-                    Some(_) => {}
-                    None => deployments
-                        .in_namespace(&set.metadata.namespace)
-                        .iter()
-                        .filter(|d| d.spec.selector.matches(&set.metadata.labels))
-                        .for_each(|d| keys.add(d.metadata.key())),
-                }
-            }
+        claim::follow(&cx.caches.deployments, &cx.caches.replica_sets, &queue, |deployment: &Deployment, set| {
+            deployment.spec.selector.matches(&set.labels)
         });
         // Recreate waits for the last old pod.
         let (keys, sets) = (queue.clone(), cx.caches.replica_sets.clone());
@@ -312,14 +299,7 @@ impl Controller for Deployments {
     async fn sync(&self, key: &Key) -> Result<Option<Duration>, SyncError> {
         let caches = &self.cx.caches;
         let Some(deployment) = caches.deployments.get(key) else { return Ok(None) };
-        let mut sets = caches.replica_sets.by_index(BY_CONTROLLER, &deployment.metadata.uid);
-        sets.extend(
-            caches
-                .replica_sets
-                .in_namespace(&key.namespace)
-                .into_iter()
-                .filter(|s| s.metadata.controller().is_none() && deployment.spec.selector.matches(&s.metadata.labels)),
-        );
+        let sets = claim::candidates(&caches.replica_sets, &deployment.metadata, &deployment.spec.selector);
         let pods: Vec<Arc<Pod>> = if deployment.spec.strategy.kind == "Recreate" {
             sets.iter().flat_map(|s| caches.pods.by_index(BY_CONTROLLER, &s.metadata.uid)).collect()
         } else {

@@ -15,9 +15,8 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::claim::{claim, pod_from_template};
+use crate::claim::{self, claim, pod_from_template};
 use crate::context::Context;
-use crate::runtime::cache::{BY_CONTROLLER, Change};
 use crate::runtime::kind;
 use crate::runtime::meta::{Condition, Key, condition, condition_is_true, seconds};
 use crate::runtime::plan::{Action, Note, Plan, Report, Write};
@@ -452,19 +451,8 @@ impl Jobs {
         let queue = Arc::<Keys>::default();
         let keys = queue.clone();
         cx.caches.jobs.on_change(move |change| keys.add(change.latest().metadata.key()));
-        let (keys, jobs) = (queue.clone(), cx.caches.jobs.clone());
-        cx.caches.pods.on_change(move |change: &Change<'_, Pod>| {
-            for pod in change.previous().into_iter().chain([change.latest()]) {
-                match pod.metadata.controller() {
-                    Some(owner) if owner.kind == "Job" => keys.add(Key::new(&pod.metadata.namespace, &owner.name)),
-                    Some(_) => {}
-                    None => jobs
-                        .in_namespace(&pod.metadata.namespace)
-                        .iter()
-                        .filter(|j| !j.spec.selector.is_empty() && j.spec.selector.matches(&pod.metadata.labels))
-                        .for_each(|j| keys.add(j.metadata.key())),
-                }
-            }
+        claim::follow(&cx.caches.jobs, &cx.caches.pods, &queue, |job: &Job, pod| {
+            !job.spec.selector.is_empty() && job.spec.selector.matches(&pod.labels)
         });
         Arc::new(Self { cx: cx.of("job-controller"), queue })
     }
@@ -500,15 +488,7 @@ impl Controller for Jobs {
             self.let_go_of_orphans(key).await?;
             return Ok(None);
         };
-        let mut pods = self.cx.caches.pods.by_index(BY_CONTROLLER, &job.metadata.uid);
-        pods.extend(
-            self.cx
-                .caches
-                .pods
-                .in_namespace(&key.namespace)
-                .into_iter()
-                .filter(|p| p.metadata.controller().is_none() && job.spec.selector.matches(&p.metadata.labels)),
-        );
+        let pods = claim::candidates(&self.cx.caches.pods, &job.metadata, &job.spec.selector);
         let plan = plan(&job, &pods, self.cx.clock.now());
         let wait = plan.requeue_after;
         self.cx.execute(plan).await?;

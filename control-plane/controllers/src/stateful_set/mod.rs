@@ -11,10 +11,10 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::claim::claim;
+use crate::claim::{self, claim};
 use crate::context::Context;
 use crate::history::{History, Owner, Revision};
-use crate::runtime::cache::{BY_CONTROLLER, Change};
+use crate::runtime::cache::BY_CONTROLLER;
 use crate::runtime::kind;
 use crate::runtime::meta::Key;
 use crate::runtime::plan::{Action, Note, Plan, Report, Write};
@@ -390,21 +390,8 @@ impl StatefulSets {
         let queue = Arc::<Keys>::default();
         let keys = queue.clone();
         cx.caches.stateful_sets.on_change(move |change| keys.add(change.latest().metadata.key()));
-        let (keys, sets) = (queue.clone(), cx.caches.stateful_sets.clone());
-        cx.caches.pods.on_change(move |change: &Change<'_, Pod>| {
-            for pod in change.previous().into_iter().chain([change.latest()]) {
-                match pod.metadata.controller() {
-                    Some(owner) if owner.kind == "StatefulSet" => {
-                        keys.add(Key::new(&pod.metadata.namespace, &owner.name));
-                    }
-                    Some(_) => {}
-                    None => sets
-                        .in_namespace(&pod.metadata.namespace)
-                        .iter()
-                        .filter(|s| s.spec.selector.matches(&pod.metadata.labels))
-                        .for_each(|s| keys.add(s.metadata.key())),
-                }
-            }
+        claim::follow(&cx.caches.stateful_sets, &cx.caches.pods, &queue, |set: &StatefulSet, pod| {
+            set.spec.selector.matches(&pod.labels)
         });
         Arc::new(Self { cx: cx.of("statefulset-controller"), queue })
     }
@@ -427,11 +414,7 @@ impl Controller for StatefulSets {
     async fn sync(&self, key: &Key) -> Result<Option<Duration>, SyncError> {
         let caches = &self.cx.caches;
         let Some(set) = caches.stateful_sets.get(key) else { return Ok(None) };
-        let mut pods = caches.pods.by_index(BY_CONTROLLER, &set.metadata.uid);
-        let orphans = caches.pods.in_namespace(&key.namespace).into_iter();
-        pods.extend(
-            orphans.filter(|p| p.metadata.controller().is_none() && set.spec.selector.matches(&p.metadata.labels)),
-        );
+        let pods = claim::candidates(&caches.pods, &set.metadata, &set.spec.selector);
         let revisions = caches.controller_revisions.by_index(BY_CONTROLLER, &set.metadata.uid);
         let claims = if set.spec.volume_claim_templates.is_empty() {
             Vec::new()

@@ -42,13 +42,9 @@ pub fn record<const N: usize>(name: &str, fields: [(&str, Type); N]) -> Type {
     Type::Object(Arc::new(Object { name: name.to_owned(), fields: fields.collect() }))
 }
 
-/// `request`: the AdmissionRequest, without the objects.
-fn request() -> Type {
-    let kind = |name: &str, last: &str| {
-        record(name, [("group", Type::String), ("version", Type::String), (last, Type::String)])
-    };
-    let (gvk, gvr) = (kind("kubernetes.GroupVersionKind", "kind"), kind("kubernetes.GroupVersionResource", "resource"));
-    let user = record(
+/// Who makes a request: `authentication/v1 UserInfo`.
+pub fn user_info() -> Type {
+    record(
         "kubernetes.UserInfo",
         [
             ("username", Type::String),
@@ -56,7 +52,16 @@ fn request() -> Type {
             ("groups", Type::list(Type::String)),
             ("extra", Type::map(Type::list(Type::String))),
         ],
-    );
+    )
+}
+
+/// `request`: the AdmissionRequest, without the objects.
+fn request() -> Type {
+    let kind = |name: &str, last: &str| {
+        record(name, [("group", Type::String), ("version", Type::String), (last, Type::String)])
+    };
+    let (gvk, gvr) = (kind("kubernetes.GroupVersionKind", "kind"), kind("kubernetes.GroupVersionResource", "resource"));
+    let user = user_info();
     record(
         "kubernetes.AdmissionRequest",
         [

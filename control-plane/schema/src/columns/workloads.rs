@@ -39,22 +39,17 @@ pub(super) const DEPLOYMENT: &[Column] = &[
     SELECTOR,
 ];
 
-pub(super) const REPLICA_SET: &[Column] = &[
-    NAME,
-    column("Desired", "integer", "How many pods are wanted", |o, _| count(o, "spec.replicas")),
-    column("Current", "integer", "How many pods there are", |o, _| count(o, "status.replicas")),
-    column("Ready", "integer", "How many pods are ready", |o, _| count(o, "status.readyReplicas")),
-    AGE,
-    CONTAINERS,
-    IMAGES,
-    SELECTOR,
-];
+const DESIRED: Column = column("Desired", "integer", "How many pods are wanted", |o, _| count(o, "spec.replicas"));
+const CURRENT: Column = column("Current", "integer", "How many pods there are", |o, _| count(o, "status.replicas"));
+const READY: Column = column("Ready", "integer", "How many pods are ready", |o, _| count(o, "status.readyReplicas"));
+
+pub(super) const REPLICA_SET: &[Column] = &[NAME, DESIRED, CURRENT, READY, AGE, CONTAINERS, IMAGES, SELECTOR];
 
 pub(super) const REPLICATION_CONTROLLER: &[Column] = &[
     NAME,
-    column("Desired", "integer", "How many pods are wanted", |o, _| count(o, "spec.replicas")),
-    column("Current", "integer", "How many pods there are", |o, _| count(o, "status.replicas")),
-    column("Ready", "integer", "How many pods are ready", |o, _| count(o, "status.readyReplicas")),
+    DESIRED,
+    CURRENT,
+    READY,
     AGE,
     CONTAINERS,
     IMAGES,

@@ -22,7 +22,7 @@ pub(super) const STRATEGY: Strategy = Strategy {
     ..PLAIN
 };
 
-fn default(object: &mut Value) {
+pub(super) fn default(object: &mut Value) {
     let Some(spec) = object.get_mut("spec").filter(|s| s.is_object()) else { return };
     default_to(spec, "replicas", 1);
     if let Some(template) = spec.get_mut("template") {

@@ -3,24 +3,13 @@
 use serde_json::{Value, json};
 
 use super::checks::not_negative;
-use super::deployment::{check_counts, template_warnings};
-use super::json::{at, default_to, entries, has, int, set, within};
-use super::{keep_status, pod_spec};
+use super::json::{at, entries, has, set, within};
+use super::{pod_spec, replica_set};
 use crate::field::{Error, ErrorList, Path};
-use crate::resource::{PLAIN, Strategy};
+use crate::resource::Strategy;
 
-pub(super) const STRATEGY: Strategy = Strategy {
-    default,
-    prepare_create: |object| set(object, "status", json!({ "replicas": 0 })),
-    prepare_update: keep_status,
-    validate,
-    validate_update: |new, _| validate(new),
-    validate_status: |new, _| check_counts(new),
-    fields: |object| vec![("status.replicas", int(object, "status.replicas").unwrap_or_default().to_string())],
-    warnings: template_warnings,
-    generation: true,
-    ..PLAIN
-};
+pub(super) const STRATEGY: Strategy =
+    Strategy { default, validate, validate_update: |new, _| validate(new), ..replica_set::STRATEGY };
 
 /// One that selects nothing selects its own pods; one without labels has those of its pods.
 fn default(object: &mut Value) {
@@ -33,11 +22,7 @@ fn default(object: &mut Value) {
             within(object, "spec", |spec| set(spec, "selector", labels));
         }
     }
-    let Some(spec) = object.get_mut("spec").filter(|s| s.is_object()) else { return };
-    default_to(spec, "replicas", 1);
-    if let Some(template) = spec.get_mut("template") {
-        pod_spec::default_template(template);
-    }
+    replica_set::default(object);
 }
 
 fn validate(object: &Value) -> ErrorList {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use xebec_schema::cel::admission::record;
+use xebec_schema::cel::admission::user_info;
 use xebec_schema::cel::{Environment, Program, Type, compile};
 
 use crate::json::{list, strings, text};
@@ -159,16 +159,7 @@ impl Jwt {
 
 /// What user validation rules see.
 fn user() -> Environment {
-    let user = record(
-        "kubernetes.UserInfo",
-        [
-            ("username", Type::String),
-            ("uid", Type::String),
-            ("groups", Type::list(Type::String)),
-            ("extra", Type::map(Type::list(Type::String))),
-        ],
-    );
-    Environment::new().variable("user", user)
+    Environment::new().variable("user", user_info())
 }
 
 impl Claim {

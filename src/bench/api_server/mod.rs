@@ -9,9 +9,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
-use http::Request;
 use jiff::SignedDuration;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::Instant;
 use xebec_clock::{Clock, Random};
 use xebec_pki::{ClusterCa, client_config};
@@ -20,6 +19,7 @@ use self::wire::{Target, request};
 use super::figure::{Figure, percentile};
 use super::resident_mb;
 use super::server::OwnServer;
+use crate::api;
 
 /// Who sends the requests: no administrator, so that RBAC is asked.
 const USER: &str = "bench";
@@ -90,26 +90,15 @@ impl Bench {
     async fn prepare(&self) -> anyhow::Result<()> {
         let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/bench";
         let meta = json!({"name": "bench", "namespace": "bench"});
-        self.post("/api/v1/namespaces", &json!({"metadata": {"name": "bench"}})).await?;
+        super::make_namespace(&self.admin, "bench").await?;
         let rules = json!([{"apiGroups": [""], "resources": ["configmaps", "pods"], "verbs": ["*"]}]);
-        self.post(&format!("{rbac}/roles"), &json!({"metadata": meta, "rules": rules})).await?;
+        api::post(&self.admin, &format!("{rbac}/roles"), &json!({"metadata": meta, "rules": rules})).await?;
         let binding = json!({
             "metadata": meta,
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "bench"},
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": USER}],
         });
-        self.post(&format!("{rbac}/rolebindings"), &binding).await?;
-        // Pods are refused until the namespace has its service account.
-        let account = "/api/v1/namespaces/bench/serviceaccounts/default";
-        super::until("the namespace has no service account", async || {
-            Ok(self.admin.request_text(Request::get(account).body(Vec::new())?).await.is_ok())
-        })
-        .await
-    }
-
-    async fn post(&self, url: &str, body: &Value) -> anyhow::Result<()> {
-        let request = Request::post(url).header("content-type", "application/json").body(serde_json::to_vec(body)?)?;
-        self.admin.request_text(request).await.with_context(|| format!("POST {url}")).map(drop)
+        api::post(&self.admin, &format!("{rbac}/rolebindings"), &binding).await
     }
 
     async fn config_maps(&self, args: &Args) -> anyhow::Result<Vec<Figure>> {
