@@ -38,6 +38,7 @@ use xebec_schema::status::Status;
 use xebec_store::{Condition, Operation as StoreOperation};
 
 use crate::authn::UserInfo;
+use crate::chain::Call;
 
 /// What is done to the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +75,8 @@ pub struct Review<'a> {
     pub object: Option<Value>,
     /// The object as it was; `None` on create.
     pub old: Option<&'a Value>,
-    /// `CreateOptions` and the like; for a stream, what it is opened with.
-    pub options: Value,
+    /// The call that it is part of, if it is part of one.
+    pub call: Option<&'a Call>,
     /// Nothing will be stored.
     pub dry_run: bool,
     /// What is known of a first time, when plugins see a request twice.
@@ -84,6 +85,14 @@ pub struct Review<'a> {
     pub warnings: Vec<String>,
     /// Noted in the audit log, with keys such as `pod-security.kubernetes.io/audit`.
     pub annotations: Vec<(String, String)>,
+}
+
+impl Review<'_> {
+    /// `CreateOptions` and the like; for a stream, what it is opened with. Made when it is asked for: most writes meet no
+    /// webhook and no policy.
+    pub fn options(&self) -> Value {
+        self.call.map_or(Value::Null, |call| dynamic::request::options(call, self.operation, self.dry_run))
+    }
 }
 
 /// What is written together with the object in one transaction, or not at all.

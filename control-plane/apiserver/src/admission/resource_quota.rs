@@ -136,7 +136,7 @@ mod tests {
             name: "p",
             object: Some(json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}]}})),
             old: None,
-            options: Value::Null,
+            call: None,
             dry_run,
             reinvocation: Default::default(),
             warnings: Vec::new(),

@@ -92,7 +92,7 @@ async fn run(plugin: &dyn Plugin, request: Request) -> Result<Value, Status> {
         name: request.name,
         object: request.object,
         old: request.old.as_ref(),
-        options: Value::Null,
+        call: None,
         dry_run: false,
         reinvocation: super::dynamic::Reinvocation::default(),
         warnings: Vec::new(),

@@ -44,7 +44,7 @@ impl World {
             name,
             object: Some(json!({"metadata": {"name": name, "namespace": "ns"}, "spec": spec})),
             old,
-            options: Value::Null,
+            call: None,
             dry_run,
             reinvocation: Default::default(),
             warnings: Vec::new(),

@@ -7,7 +7,6 @@ use xebec_schema::status::Status;
 use xebec_store::{Condition, Operation as StoreOperation, Txn};
 
 use crate::admission::dynamic::Reinvocation;
-use crate::admission::dynamic::request::options;
 use crate::admission::{Operation, Plugin, Review, Rider};
 use crate::chain::Call;
 
@@ -111,7 +110,7 @@ fn review<'a>(call: &'a Call, admission: Admission<'a>, name: &'a str, object: O
         name,
         object,
         old: admission.old,
-        options: options(call, admission.operation, admission.dry_run),
+        call: Some(call),
         dry_run: admission.dry_run,
         reinvocation: Reinvocation::default(),
         warnings: Vec::new(),

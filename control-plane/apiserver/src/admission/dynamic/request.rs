@@ -33,7 +33,7 @@ fn is_of_other_kind(row: &Resource, subresource: &str) -> bool {
 /// The object that is asked for: what streams are opened with, for those.
 pub(super) fn object(review: &Review<'_>, row: &Resource) -> Value {
     match (&review.object, review.operation) {
-        (_, Operation::Connect) => review.options.clone(),
+        (_, Operation::Connect) => review.options(),
         (Some(object), _) => shown(row, review.subresource, object),
         (None, _) => Value::Null,
     }
@@ -96,7 +96,7 @@ pub(super) fn request(review: &Review<'_>, row: &Resource) -> Value {
     if !namespace.is_empty() {
         request["namespace"] = namespace.into();
     }
-    request["options"] = if review.operation == Operation::Connect { Value::Null } else { review.options.clone() };
+    request["options"] = if review.operation == Operation::Connect { Value::Null } else { review.options() };
     request
 }
 
@@ -105,7 +105,7 @@ pub(super) fn request(review: &Review<'_>, row: &Resource) -> Value {
 pub(crate) struct SentOptions(pub Value);
 
 /// The options of a call: `CreateOptions` and the like; for streams, what they are opened with.
-pub(crate) fn options(call: &Call, operation: Operation, dry_run: bool) -> Value {
+pub(in crate::admission) fn options(call: &Call, operation: Operation, dry_run: bool) -> Value {
     if operation == Operation::Connect {
         return stream_options(call);
     }
