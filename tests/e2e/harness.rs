@@ -28,6 +28,7 @@ pub struct Cluster {
     xebec: PathBuf,
     kubectl: PathBuf,
     kubeconfig: PathBuf,
+    kubectl_cache: tempfile::TempDir,
     namespaces: AtomicU32,
 }
 
@@ -42,8 +43,13 @@ impl Cluster {
     /// Starts it, from nothing: what an earlier run may have left behind is taken down first.
     pub fn start() -> Result<Self> {
         let xebec = PathBuf::from(env!("CARGO_BIN_EXE_xebec"));
-        let mut cluster =
-            Self { xebec, kubectl: kubectl_path()?, kubeconfig: PathBuf::new(), namespaces: AtomicU32::new(0) };
+        let mut cluster = Self {
+            xebec,
+            kubectl: kubectl_path()?,
+            kubeconfig: PathBuf::new(),
+            kubectl_cache: tempfile::tempdir().map_err(|e| format!("a temporary directory: {e}"))?,
+            namespaces: AtomicU32::new(0),
+        };
         cluster.xebec(&["down", "--name", &NAME])?.ok("down")?;
         cluster.xebec(&["up", "--nodes", "3", "--name", &NAME])?.ok("up")?;
         let path = cluster.xebec(&["kubeconfig", "--name", &NAME])?.ok("kubeconfig")?;
@@ -125,6 +131,9 @@ impl Cluster {
     fn kubectl_command(&self) -> Command {
         let mut command = Command::new(&self.kubectl);
         command.env("KUBECONFIG", &self.kubeconfig).env_remove("KUBERNETES_SERVICE_HOST");
+        // What kubectl knows of a server's kinds it keeps on disk, by the server's address: another cluster had this one
+        // before.
+        command.env("KUBECACHEDIR", self.kubectl_cache.path());
         command
     }
 
@@ -196,7 +205,8 @@ impl Namespace {
     pub fn kubectl_line(&self) -> String {
         let cluster = &self.cluster;
         let (kubeconfig, kubectl) = (cluster.kubeconfig.display(), cluster.kubectl.display());
-        format!("KUBECONFIG={kubeconfig} {kubectl} --namespace {}", self.name)
+        let cache = cluster.kubectl_cache.path().display();
+        format!("KUBECACHEDIR={cache} KUBECONFIG={kubeconfig} {kubectl} --namespace {}", self.name)
     }
 
     /// Runs kubectl with input.

@@ -13,7 +13,7 @@ const ROUNDS: u32 = 3;
 const GROWTH_KIB: u64 = 16_384;
 
 /// What a node has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Holdings {
     /// Pods' interfaces.
     links: usize,
@@ -62,27 +62,23 @@ pub fn nothing_is_left(cluster: &Arc<Cluster>) -> Result {
     };
     let nodes: Vec<String> = (1..=3).map(|number| cluster.node(number)).collect();
     let of_all = || nodes.iter().map(|node| holdings(cluster, node)).collect::<Result<Vec<_>>>();
-    // Other tests' pods are on their way out, and some of them take their grace period.
+    let nothing = || -> Result<bool> {
+        let held = of_all()?;
+        let empty = held.iter().all(|node| *node == Holdings::default());
+        if empty { Ok(true) } else { Err(format!("{held:?}")) }
+    };
+    // Other tests' pods are on their way out, and some of them take their grace period. Without a pod in the cluster,
+    // a node has nothing.
     wait_until("the pods of other tests are gone", SOON * 2, || {
         Ok(cluster.get(&["pods", "--all-namespaces"])?["items"].as_array().is_some_and(Vec::is_empty))
     })?;
-    let mut before = of_all()?;
-    wait_until("the nodes are quiet", SOON, || {
-        let now = of_all()?;
-        let quiet = now == before;
-        before = now;
-        Ok(quiet)
-    })?;
+    wait_until("the nodes have nothing of them", SOON, nothing)?;
     churn(cluster)?;
     let agents_before = nodes.iter().map(|node| agent(cluster, node)).collect::<Result<Vec<_>>>()?;
     for _ in 0..rounds {
         churn(cluster)?;
     }
-    let mut after = Vec::new();
-    wait_until("the nodes have what they had before", SOON, || {
-        after = of_all()?;
-        if after == before { Ok(true) } else { Err(format!("before {before:?}, now {after:?}")) }
-    })?;
+    wait_until("the nodes have nothing left", SOON, nothing)?;
     for (node, old) in nodes.iter().zip(agents_before) {
         wait_until("the agent has no more sockets and hardly more memory", Duration::from_secs(40), || {
             let new = agent(cluster, node)?;
