@@ -2,8 +2,8 @@
 //! and ask for, `kubectl create` among them.
 //!
 //! One walker each way over the definitions of [`crate::types`]. What it needs beyond them, tags and a few differences of the two
-//! forms, is `data/protobuf.txt`, which `xtask protobuf` makes from upstream's types. A field that is not listed is an
-//! error: dropping it would lose what the client said.
+//! forms, is `data/protobuf.txt`, which `xtask protobuf` makes from upstream's types. A field that is not listed is
+//! skipped, as every protobuf reader does: clients of other versions send fields that came or went (`clusterName`).
 
 mod encode;
 
@@ -35,14 +35,9 @@ pub enum ProtobufError {
     /// It ends too early, or is not protobuf.
     #[error("proto: malformed message at {0}")]
     Malformed(&'static str),
-    /// A field that this server's tables do not have.
-    #[error("proto: field {tag} of {message} is not known to this server; send JSON")]
-    Unknown {
-        /// Short name of the message.
-        message: String,
-        /// The field's tag.
-        tag: u64,
-    },
+    /// A message that this server's tables do not have at all.
+    #[error("proto: {0} has no protobuf form on this server; send JSON")]
+    Unknown(String),
     /// It nests too deep.
     #[error("proto: exceeded max depth")]
     TooDeep,
@@ -90,7 +85,7 @@ impl Envelope<'_> {
     ///
     /// # Errors
     ///
-    /// If it is not protobuf, or has fields that the definition has not.
+    /// If it is not protobuf, or a message of it has no protobuf form.
     pub fn to_json(&self, definition: &Definition) -> Result<Value, ProtobufError> {
         let mut object = Map::new();
         message(self.raw, &short(definition), definition, &mut object, 0)?;
@@ -226,20 +221,25 @@ fn message(
     if depth > MAX_DEPTH {
         return Err(ProtobufError::TooDeep);
     }
-    let facts = facts(name);
+    // A message without fields of its own is not listed.
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let facts = facts(name).ok_or_else(|| ProtobufError::Unknown(name.to_owned()))?;
     for field in Fields(bytes) {
         let (tag, wire) = field?;
-        let unknown = || ProtobufError::Unknown { message: name.to_owned(), tag };
-        match facts.and_then(|facts| facts.get(&tag)).copied().ok_or_else(unknown)? {
-            Fact::Inline(inlined) => {
+        match facts.get(&tag).copied() {
+            None => {}
+            Some(Fact::Inline(inlined)) => {
                 let Wire::Bytes(bytes) = wire else { return Err(ProtobufError::Malformed("a message")) };
                 message(bytes, inlined, definition, out, depth + 1)?;
             }
             // No longer served, and not stored by upstream, either.
-            Fact::Named { name: "selfLink", .. } => {}
-            Fact::Named { name, keep_zero } => {
-                let field = definition.field(name).ok_or_else(unknown)?;
-                put(out, name, keep_zero, &field.node, wire, depth)?;
+            Some(Fact::Named { name: "selfLink", .. }) => {}
+            Some(Fact::Named { name, keep_zero }) => {
+                if let Some(field) = definition.field(name) {
+                    put(out, name, keep_zero, &field.node, wire, depth)?;
+                }
             }
         }
     }
@@ -543,8 +543,13 @@ mod tests {
         for end in 5..DEPLOYMENT.len() {
             let _ = envelope(&DEPLOYMENT[..end]).map(|e| e.to_json(definition("io.k8s.api.apps.v1.Deployment")));
         }
-        let unknown = envelope(b"k8s\0\x12\x03\xf8\x7f\x01").unwrap();
-        let error = unknown.to_json(definition("io.k8s.api.core.v1.ConfigMap")).unwrap_err();
-        assert!(matches!(error, ProtobufError::Unknown { .. }), "{error}");
+    }
+
+    #[test]
+    fn unknown_fields_are_skipped() {
+        // ObjectMeta{1: name "c", 15: ""}: clients up to 1.23 send `clusterName`, empty as it is. Then a field from the future.
+        let bytes = b"k8s\0\x12\x0a\x0a\x05\x0a\x01c\x7a\x00\xf8\x7f\x01";
+        let object = envelope(bytes).unwrap().to_json(definition("io.k8s.api.core.v1.ConfigMap")).unwrap();
+        assert_eq!(object, json!({"metadata": {"name": "c"}}));
     }
 }
