@@ -36,8 +36,8 @@ pub struct Config {
     pub vxlan_mtu: u32,
     /// The uplink's MAC address.
     pub uplink_mac: [u8; 6],
-    /// Zero.
-    pub unused: u8,
+    /// 1: the decisions on each packet are written to [`crate::map::TRACE`]. Only in copies that see made-up packets.
+    pub trace: u8,
     /// 1 if pods may reach the world outside the cluster under the node's address.
     pub masquerade: u8,
     /// The VXLAN device's own MAC address.
@@ -65,7 +65,7 @@ impl Config {
         nat_ports: [0; 2],
         vxlan_mtu: 0,
         uplink_mac: [0; 6],
-        unused: 0,
+        trace: 0,
         masquerade: 0,
         vxlan_mac: [0; 6],
         padding: [0; 2],

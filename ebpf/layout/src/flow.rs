@@ -49,6 +49,8 @@ pub struct Flow {
     pub backend: u32,
     /// Kernel's monotonic clock at the last packet, in seconds.
     pub last_seen_s: u32,
+    /// The same at the packet that the entry was made for, in microseconds, of which these are the last 32 bits.
+    pub begun_us: u32,
 }
 
 /// Which side of which translation an entry is.

@@ -12,6 +12,7 @@ mod flow;
 mod network;
 mod policy;
 mod service;
+mod trace;
 
 pub use address::{Addr, Port};
 pub use config::Config;
@@ -22,12 +23,14 @@ pub use policy::{Connection, DENY_ALL, Direction, FragmentKey, RuleKey, verdict}
 pub use service::{
     Affinity, AffinityKey, Backend, CLIENT_NAMESPACE, CLIENT_SOCKET, Chunk, ChunkKey, Frontend, MemberKey,
     SCOPE_CLUSTER, SCOPE_EXTERNAL, SLOTS_PER_CHUNK, SOURCE_RANGE_BITS, Service, ServiceCounters, ServiceKey, SocketKey,
-    SourceRange, service_flags,
+    SourceRange, connect_bucket, service_flags,
 };
+pub use service::{CONNECT_BUCKETS, ConnectTimes};
+pub use trace::{StepKind, TRACE_STEPS, TraceLog, TraceStep};
 
 /// The version of this layout; part of the path where maps are pinned. Add one with every change that makes an
 /// existing map unreadable.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The maps' names, as they are pinned and as the programs' object file has them.
 pub mod map {
@@ -75,12 +78,18 @@ pub mod map {
     pub const WATCHED: &str = "WATCHED";
     /// Per-CPU packet counts by [`super::DropReason`].
     pub const DROPS: &str = "DROPS";
+    /// One [`super::TraceLog`], of a copy of the programs that is there to trace.
+    pub const TRACE: &str = "TRACE";
     /// The ring of [`super::Event`]s.
     pub const EVENTS: &str = "EVENTS";
 
     /// Those that know open connections, which another version of the layout takes over too, if their entries' sizes are
     /// the same. A change of what is in them at the same size therefore needs another name.
     pub const CARRIED_OVER: [&str; 4] = [AFFINITY, SOCKETS, FLOWS, DATAGRAMS];
+
+    /// Those that a made-up packet leaves a trace in: a copy of the programs that is there for such packets has its own.
+    pub const PRIVATE_IN_TRACE: [&str; 10] =
+        [AFFINITY, SERVICE_COUNTERS, SOCKETS, FLOWS, FLOW_COUNTERS, DATAGRAMS, CONNECTIONS, WATCHED, DROPS, EVENTS];
 
     /// Those that outlive the agent. (`EVENTS` does too: a reader that reopens it goes on where it was.)
     pub const PINNED: [&str; 23] = [
@@ -147,11 +156,14 @@ layout! {
     Affinity: size 8 align 4;
     SourceRange: size 20 align 4;
     Backend: size 20 align 4;
-    ServiceCounters: size 24 align 8;
+    ConnectTimes: size 96 align 8;
+    ServiceCounters: size 216 align 8;
+    TraceStep: size 24 align 4;
+    TraceLog: size 580 align 4;
     SocketKey: size 32 align 8;
-    Frontend: size 20 align 4;
+    Frontend: size 28 align 4;
     FlowKey: size 40 align 4;
-    Flow: size 52 align 4;
+    Flow: size 56 align 4;
     LocalPod: size 40 align 4;
     RuleKey: size 20 align 4;
     Connection: size 12 align 4;

@@ -147,6 +147,59 @@ pub struct ServiceCounters {
     pub uplink_flows: u64,
     /// Clients that were refused for want of a backend.
     pub refused: u64,
+    /// TCP connections of sockets of the node: from `connect()` to established.
+    pub socket_times: ConnectTimes,
+    /// TCP connections from outside: from the packet that begins one to the backend's answer, both as the uplink's
+    /// programs see them. A packet that is sent again begins anew. Direct returns are not seen.
+    pub uplink_times: ConnectTimes,
+}
+
+/// Buckets of [`ConnectTimes`].
+pub const CONNECT_BUCKETS: usize = 21;
+
+/// How long connections took to be established.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ConnectTimes {
+    /// All of them together, in microseconds.
+    pub sum_us: u64,
+    /// How many there were, each in the bucket that [`connect_bucket`] says.
+    pub buckets: [u32; CONNECT_BUCKETS],
+    /// Zero.
+    pub padding: u32,
+}
+
+/// The bucket of a duration: the first is up to 16 microseconds, each next up to twice as much; the last is the rest.
+#[inline(always)]
+pub const fn connect_bucket(us: u32) -> usize {
+    let mut bucket = 0;
+    // Without a loop, for the verifier, and without the instruction set's missing count of leading zeros.
+    let mut rest = us.wrapping_sub(1) >> 4;
+    if us == 0 {
+        rest = 0;
+    }
+    if rest >= 1 << 16 {
+        rest >>= 16;
+        bucket += 16;
+    }
+    if rest >= 1 << 8 {
+        rest >>= 8;
+        bucket += 8;
+    }
+    if rest >= 1 << 4 {
+        rest >>= 4;
+        bucket += 4;
+    }
+    if rest >= 1 << 2 {
+        rest >>= 2;
+        bucket += 2;
+    }
+    if rest >= 1 << 1 {
+        rest >>= 1;
+        bucket += 1;
+    }
+    bucket += rest as usize;
+    if bucket < CONNECT_BUCKETS { bucket } else { CONNECT_BUCKETS - 1 }
 }
 
 /// A translated socket and the backend it talks to.
@@ -173,4 +226,24 @@ pub struct Frontend {
     pub port: Port,
     /// Zero.
     pub padding: u16,
+    /// [`Service::id`].
+    pub service: u32,
+    /// Kernel's monotonic clock at `connect()`, in microseconds, of which these are the last 32 bits. 0 for datagrams.
+    pub begun_us: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_double() {
+        assert_eq!([0, 1, 16].map(connect_bucket), [0; 3]);
+        for bucket in 1..CONNECT_BUCKETS - 1 {
+            let last = 16_u32 << bucket;
+            assert_eq!(connect_bucket(last / 2 + 1), bucket);
+            assert_eq!(connect_bucket(last), bucket);
+        }
+        assert_eq!([(16 << 19) + 1, u32::MAX].map(connect_bucket), [CONNECT_BUCKETS - 1; 2]);
+    }
 }

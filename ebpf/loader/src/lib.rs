@@ -17,6 +17,7 @@ pub mod bpffs;
 mod error;
 mod maps;
 pub mod sys;
+mod trace;
 
 use std::fs::File;
 use std::io;
@@ -25,11 +26,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
-use aya::programs::{CgroupSockAddr, Program, SchedClassifier};
+use aya::programs::{CgroupSockAddr, Program, SchedClassifier, SockOps};
 use aya::{Ebpf, EbpfLoader};
 pub use error::Error;
 pub use maps::{Counter, Counters, Events, Maps, Prefix, Prefixes, Table};
 use sys::{AttachType, LinkTarget};
+pub use trace::{Packet, Run, Tracer};
 pub use xebec_ebpf_layout as layout;
 use xebec_ebpf_layout::Config;
 
@@ -37,7 +39,7 @@ use xebec_ebpf_layout::Config;
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xebec-ebpf-programs"));
 
 /// The socket hooks.
-const SOCKET_PROGRAMS: [(&str, AttachType); 8] = [
+const SOCKET_PROGRAMS: [(&str, AttachType); 9] = [
     ("connect4", AttachType::CgroupInet4Connect),
     ("connect6", AttachType::CgroupInet6Connect),
     ("sendmsg4", AttachType::CgroupUdp4Sendmsg),
@@ -46,6 +48,7 @@ const SOCKET_PROGRAMS: [(&str, AttachType); 8] = [
     ("recvmsg6", AttachType::CgroupUdp6Recvmsg),
     ("getpeername4", AttachType::CgroupInet4Getpeername),
     ("getpeername6", AttachType::CgroupInet6Getpeername),
+    ("latency", AttachType::CgroupSockOps),
 ];
 
 const UPLINK_PROGRAMS: [(&str, AttachType); 2] =
@@ -267,14 +270,25 @@ fn map_dir(root: &Path) -> PathBuf {
 
 /// Creates the maps and has the kernel verify every program.
 fn load<'a>(loader: &mut EbpfLoader<'a>, config: &'a Config) -> Result<Ebpf, Error> {
-    let mut ebpf = loader.override_global("CONFIG", config, true).load(PROGRAMS)?;
     let classifiers = UPLINK_PROGRAMS.iter().chain(&OVERLAY_PROGRAMS).map(|(name, _)| *name);
     let pods = POD_PROGRAMS.iter().map(|(name, ..)| *name);
-    for name in SOCKET_PROGRAMS.iter().map(|(name, _)| *name).chain(classifiers).chain(pods) {
+    let names = SOCKET_PROGRAMS.iter().map(|(name, _)| *name).chain(classifiers).chain(pods);
+    load_programs(loader, config, names)
+}
+
+/// Creates the maps and has the kernel verify these programs.
+fn load_programs<'a>(
+    loader: &mut EbpfLoader<'a>,
+    config: &'a Config,
+    names: impl Iterator<Item = &'static str>,
+) -> Result<Ebpf, Error> {
+    let mut ebpf = loader.override_global("CONFIG", config, true).load(PROGRAMS)?;
+    for name in names {
         let program = ebpf.program_mut(name).ok_or(Error::Missing(name))?;
         let result = match program {
             Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
             Program::SchedClassifier(program) => SchedClassifier::load(program),
+            Program::SockOps(program) => SockOps::load(program),
             _ => return Err(Error::Missing(name)),
         };
         result.map_err(|source| Error::Program { program: name, source: Box::new(source) })?;

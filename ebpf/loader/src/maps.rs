@@ -30,7 +30,7 @@ pub struct Table<K, V> {
 const BATCH: usize = 4_096;
 
 impl<K: Pod, V: Pod> Table<K, V> {
-    fn new(name: &'static str, map: Map) -> Result<Self, Error> {
+    pub(crate) fn new(name: &'static str, map: Map) -> Result<Self, Error> {
         let (Map::HashMap(data) | Map::LruHashMap(data)) = map else { return Err(Error::Missing(name)) };
         let info = data.info().map_err(failed(name))?;
         if info.key_size() as usize != size_of::<K>() || info.value_size() as usize != size_of::<V>() {

@@ -28,6 +28,7 @@ const BPF_LINK_UPDATE: libc::c_long = 29;
 #[repr(u32)]
 #[expect(missing_docs, reason = "the kernel's names")]
 pub enum AttachType {
+    CgroupSockOps = 3,
     CgroupInet4Connect = 10,
     CgroupInet6Connect = 11,
     CgroupUdp4Sendmsg = 14,
@@ -217,14 +218,24 @@ pub fn open_if_there(path: &Path) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// What a link is attached to.
-pub fn target(link: impl AsFd, kind: AttachType) -> io::Result<LinkTarget> {
-    // struct bpf_link_info: type, id, prog_id, then at 16 a union; tcx: ifindex; cgroup: cgroup_id.
+/// `struct bpf_link_info`: type, id, prog_id, then at 16 a union; tcx: ifindex; cgroup: cgroup_id.
+fn link_info(link: impl AsFd) -> io::Result<[u64; 32]> {
     let mut info = [0_u64; 32];
     let mut attr = Attr::new(&[link.as_fd().as_raw_fd() as u32, size_of_val(&info) as u32]);
     attr.0[8..16].copy_from_slice(&(info.as_mut_ptr() as u64).to_ne_bytes());
     attr.call(BPF_OBJ_GET_INFO_BY_FD)?;
-    let word = info[2];
+    Ok(info)
+}
+
+/// The kernel's number of the program behind a link.
+pub fn program_id(link: impl AsFd) -> io::Result<u32> {
+    let [a, b, c, d, ..] = link_info(link)?[1].to_ne_bytes();
+    Ok(u32::from_ne_bytes([a, b, c, d]))
+}
+
+/// What a link is attached to.
+pub fn target(link: impl AsFd, kind: AttachType) -> io::Result<LinkTarget> {
+    let word = link_info(link)?[2];
     Ok(LinkTarget(match kind {
         AttachType::TcxIngress | AttachType::TcxEgress => u64::from(word as u32),
         _ => word,

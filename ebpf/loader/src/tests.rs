@@ -3,6 +3,7 @@
 mod packet;
 mod policy;
 mod services;
+mod trace;
 mod upgrade;
 
 use std::net::Ipv4Addr;
@@ -73,7 +74,11 @@ impl World {
     }
 
     fn with(config: &Config) -> Self {
-        let (datapath, mut maps) = Datapath::load_unpinned(config).unwrap();
+        let (datapath, maps) = Datapath::load_unpinned(config).unwrap();
+        Self::furnish(datapath, maps)
+    }
+
+    fn furnish(datapath: Datapath, mut maps: Maps) -> Self {
         let pod = LocalPod { ifindex: TEST_IFINDEX, mac: MAC_A, host_mac: MAC_B, ..LocalPod::NOWHERE };
         maps.local_pods.insert(&POD.into(), &pod).unwrap();
         maps.local_pods.insert(&OTHER_POD.into(), &LocalPod { ifindex: 99, ..pod }).unwrap();

@@ -4,11 +4,12 @@ use aya_ebpf::bindings::{TC_ACT_OK, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::programs::TcContext;
-use xebec_ebpf_layout::{Addr, DropReason, LocalPod, Peer, peer_flags};
+use xebec_ebpf_layout::{Addr, DropReason, LocalPod, Peer, Port, StepKind, peer_flags};
 
 use crate::config::{config, in_cluster_net, in_pod_net};
 use crate::maps::{LOCAL_PODS, NODE_ADDRESSES, PEERS};
 use crate::nat::store;
+use crate::trace;
 
 const AF_INET: u32 = 2;
 
@@ -21,6 +22,7 @@ pub fn to_local_pod(ctx: &TcContext, addr: &Addr) -> Option<Result<i32, DropReas
     if let Err(reason) = store(ctx, 0, &[pod.mac, pod.host_mac]) {
         return Some(Err(reason));
     }
+    trace::step(if pod.is_isolated() { StepKind::ToPodHook } else { StepKind::ToPod }, pod.ifindex, addr, Port(0));
     // SAFETY: plain numbers.
     Some(Ok(
         unsafe { if pod.is_isolated() { bpf_redirect(pod.ifindex, 0) } else { bpf_redirect_peer(pod.ifindex, 0) } }
@@ -44,6 +46,7 @@ pub fn to_neighbour(neighbour: &Addr) -> i32 {
     };
     next_hop.__bindgen_anon_1.ipv4_nh = neighbour.v4_word();
     let uplink = config!(uplink_ifindex);
+    trace::step(StepKind::ToNeighbour, uplink, neighbour, Port(0));
     // SAFETY: the pointer and the length are of a live local.
     unsafe { bpf_redirect_neigh(uplink, &raw mut next_hop, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
 }
@@ -52,6 +55,7 @@ pub fn to_neighbour(neighbour: &Addr) -> i32 {
 #[inline(always)]
 pub fn by_route() -> i32 {
     let uplink = config!(uplink_ifindex);
+    trace::step(StepKind::ByRoute, uplink, &Addr::UNSPECIFIED, Port(0));
     // SAFETY: no parameters is a documented choice: the kernel looks up the route.
     unsafe { bpf_redirect_neigh(uplink, core::ptr::null_mut(), 0, 0) as i32 }
 }
@@ -60,6 +64,7 @@ pub fn by_route() -> i32 {
 #[inline(always)]
 pub fn into_tunnel() -> i32 {
     let tunnel = config!(vxlan_ifindex);
+    trace::step(StepKind::IntoTunnel, tunnel, &Addr::UNSPECIFIED, Port(0));
     // SAFETY: plain numbers.
     unsafe { bpf_redirect(tunnel, 0) as i32 }
 }
@@ -67,6 +72,7 @@ pub fn into_tunnel() -> i32 {
 /// Back out of the interface it came in by.
 #[inline(always)]
 pub fn back(ctx: &TcContext) -> i32 {
+    trace::step(StepKind::Back, 0, &Addr::UNSPECIFIED, Port(0));
     // SAFETY: the context the kernel gave us.
     unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 }
 }

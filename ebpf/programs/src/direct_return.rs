@@ -6,13 +6,13 @@
 //! backend's address and port.
 
 use aya_ebpf::programs::TcContext;
-use xebec_ebpf_layout::{Addr, DropReason, Port, flow_flags};
+use xebec_ebpf_layout::{Addr, DropReason, Port, StepKind, flow_flags};
 
 use crate::config::in_pod_net;
 use crate::maps::Scratch;
 use crate::nat::{self, store};
 use crate::packet::Packet;
-use crate::{deliver, flows, mss};
+use crate::{deliver, flows, mss, trace};
 
 /// In the packet's own MAC addresses, from the uplink's program to the tunnel's.
 #[repr(C)]
@@ -40,6 +40,7 @@ pub fn forward(ctx: &TcContext, packet: &Packet, backend: &Addr, port: Port) -> 
     let macs =
         Macs { destination: [0; 3], backend: [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])], port: port.0 };
     nat::rewrite_ip(ctx, packet, packet.ip.src, packet.ip.dst, true)?;
+    trace::step(StepKind::DirectReturn, 0, backend, port);
     store(ctx, 0, &macs)?;
     Ok(deliver::into_tunnel())
 }

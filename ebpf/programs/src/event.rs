@@ -3,9 +3,10 @@
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::programs::TcContext;
-use xebec_ebpf_layout::{Direction, DropReason, EVENT_DROP, EVENT_NEW_FLOW, Event, FlowKey};
+use xebec_ebpf_layout::{Direction, DropReason, EVENT_DROP, EVENT_NEW_FLOW, Event, FlowKey, StepKind};
 
 use crate::maps::{DROPS, EVENTS, WATCHED};
+use crate::trace;
 
 /// The kernel's monotonic clock, in seconds.
 #[inline(always)]
@@ -14,9 +15,17 @@ pub fn now_s() -> u32 {
     (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
 }
 
+/// The same in microseconds, of which these are the last 32 bits; never 0.
+#[inline(always)]
+pub fn now_us() -> u32 {
+    // SAFETY: no arguments, no preconditions.
+    ((unsafe { bpf_ktime_get_ns() } / 1_000) as u32) | 1
+}
+
 /// Counts a dropped or refused packet, and reports it.
 #[inline(always)]
 pub fn count_drop(ctx: &TcContext, reason: DropReason, key: &FlowKey, service: u32) {
+    trace::step(StepKind::Drop, reason as u32, &key.dst, key.dst_port);
     if let Some(counter) = DROPS.get_ptr_mut(reason as u32) {
         // SAFETY: the slot is this CPU's own, and the program is not preempted by another of ours on it.
         unsafe { *counter += 1 };

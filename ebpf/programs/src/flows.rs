@@ -1,13 +1,15 @@
 //! The flow table of the uplink path.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use xebec_ebpf_layout::{DropReason, Flow, FlowKey, FlowKind, Port, flow_counters, flow_flags, proto};
+use xebec_ebpf_layout::{DropReason, Flow, FlowKey, FlowKind, Port, StepKind, flow_counters, flow_flags, proto};
 
 use crate::config::config;
-use crate::event::now_s;
+use crate::event::{now_s, now_us};
 use crate::maps::{BACKENDS, FLOW_COUNTERS, FLOWS, Scratch};
 use crate::nat::Tuple;
 use crate::packet::Packet;
+use crate::service::{self, Times};
+use crate::trace;
 
 const DIRECT_RETURN: u8 = flow_flags::DIRECT_RETURN;
 
@@ -29,8 +31,12 @@ pub fn known(packet: &Packet, to: &mut Tuple) -> bool {
     to.src_port = flow.src_port;
     to.dst_port = flow.dst_port;
     to.direct_return = u32::from(flow.flags & DIRECT_RETURN != 0);
+    trace::step(StepKind::KnownFlow, flow.service, &to.dst, to.dst_port);
     let mut flags = flow.flags;
     if flow.kind == FlowKind::ServiceReply as u8 || flow.kind == FlowKind::MasqueradeReply as u8 {
+        if flags & flow_flags::REPLIED == 0 && flow.service != 0 && packet.key.proto == proto::TCP {
+            service::count_time(flow.service, Times::Uplink, now_us().wrapping_sub(flow.begun_us));
+        }
         flags |= flow_flags::REPLIED;
     }
     if packet.is_closing() {
@@ -97,6 +103,7 @@ fn prepare(scratch: &mut Scratch, kind: FlowKind, service: u32, backend: u32) {
     entry.service = service;
     entry.backend = backend;
     entry.last_seen_s = now_s();
+    entry.begun_us = now_us();
 }
 
 /// Records both directions of a translation that keeps the client's address and port: `scratch.to` is the packet's

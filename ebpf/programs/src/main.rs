@@ -13,11 +13,13 @@
 //! - [`pod_egress`]: packets from a pod: to its neighbours directly, to other nodes by link or tunnel.
 //! - [`pod_ingress`]: packets to a pod that policies select.
 //! - [`overlay`]: the VXLAN device.
+//! - [`latency`]: the steps of TCP connections.
 //!
 //! Vocabulary: [`packet`] (parsing), [`service`] (frontend and backend lookup), [`flows`] (the flow table), [`nat`]
 //! (rewriting with right checksums), [`deliver`] (the way on), [`reject`] (answers instead of silence), [`arp`],
 //! [`policy`] (who may talk to whom), [`icmp`] (errors about translated flows), [`mss`] (segments that fit the tunnel), [`direct_return`] (backends that
-//! answer clients themselves), [`event`] (drops and flows made visible).
+//! answer clients themselves), [`event`] (drops and flows made visible), [`trace`] (decisions
+//! written down, in copies of the programs that see made-up packets).
 
 mod arp;
 mod config;
@@ -26,6 +28,7 @@ mod direct_return;
 mod event;
 mod flows;
 mod icmp;
+mod latency;
 mod maps;
 mod mss;
 mod nat;
@@ -37,6 +40,7 @@ mod policy;
 mod reject;
 mod service;
 mod socket;
+mod trace;
 mod uplink;
 
 /// The helpers that programs call are only for programs under a GPL-compatible licence.

@@ -7,7 +7,7 @@ use aya_ebpf::macros::btf_map;
 use xebec_ebpf_layout::{
     Addr, Affinity, AffinityKey, Backend, Chunk, ChunkKey, Connection, DatagramKey, DatagramPorts, DropReason, Event,
     Flow, FlowKey, FragmentKey, Frontend, LocalPod, MemberKey, Peer, RuleKey, Service, ServiceCounters, ServiceKey,
-    SocketKey, SourceRange, flow_counters,
+    SocketKey, SourceRange, TraceLog, flow_counters,
 };
 
 use crate::nat::Tuple;
@@ -61,6 +61,8 @@ pub static REVISION: Array<u32, 1> = Array::new();
 pub static WATCHED: Array<u32, 1> = Array::new();
 #[btf_map]
 pub static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerCpuArray::new();
+#[btf_map]
+pub static TRACE: Array<TraceLog, 1> = Array::new();
 #[btf_map]
 pub static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();
 

@@ -7,9 +7,10 @@
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
-use xebec_ebpf_layout::{Addr, DropReason, Port, proto};
+use xebec_ebpf_layout::{Addr, DropReason, Port, StepKind, proto};
 
 use crate::packet::{ETH_LEN, Kind, Packet};
+use crate::trace;
 
 /// The tuple to write.
 #[repr(C)]
@@ -97,6 +98,8 @@ pub fn rewrite(ctx: &TcContext, packet: &Packet, to: &Tuple, hop: bool) -> Resul
     let key = &packet.key;
     let l4 = packet.l4 as usize;
     let (src, dst) = (to.src.v4_word(), to.dst.v4_word());
+    trace::step(StepKind::Source, 0, &to.src, to.src_port);
+    trace::step(StepKind::Destination, 0, &to.dst, to.dst_port);
     // The header after IP's is in the first fragment.
     if packet.is(Kind::Fragment) {
         return rewrite_ip(ctx, packet, src, dst, hop);

@@ -4,13 +4,13 @@ use aya_ebpf::bindings::{BPF_F_ZERO_CSUM_TX, TC_ACT_OK, bpf_tunnel_key};
 use aya_ebpf::helpers::bpf_skb_set_tunnel_key;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use xebec_ebpf_layout::DropReason;
+use xebec_ebpf_layout::{DropReason, Port, StepKind};
 
 use crate::config::{config, in_pod_net};
 use crate::maps::Scratch;
 use crate::nat::store;
 use crate::packet::{Kind, Packet};
-use crate::{deliver, direct_return, event, flows, icmp, mss, packet, uplink};
+use crate::{deliver, direct_return, event, flows, icmp, mss, packet, trace, uplink};
 
 const PASS: i32 = TC_ACT_OK;
 
@@ -47,6 +47,7 @@ fn egress(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
         }
     };
     mss::clamp(ctx, packet)?;
+    trace::step(StepKind::Tunnel, 0, &peer.node, Port(0));
     // SAFETY: plain numbers, for which all zeros is a valid value.
     let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
     key.tunnel_id = config!(vni);

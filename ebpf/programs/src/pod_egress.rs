@@ -3,12 +3,12 @@
 use aya_ebpf::bindings::TC_ACT_OK;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use xebec_ebpf_layout::{Direction, DropReason, LocalPod, peer_flags};
+use xebec_ebpf_layout::{Direction, DropReason, LocalPod, StepKind, peer_flags};
 
 use crate::config::{config, in_cluster_net, in_pod_net, in_service_net};
 use crate::maps::{LOCAL_PODS, Scratch};
 use crate::packet::Kind;
-use crate::{deliver, event, flows, nat, packet, policy, reject, uplink};
+use crate::{deliver, event, flows, nat, packet, policy, reject, trace, uplink};
 
 const PASS: i32 = TC_ACT_OK;
 
@@ -32,7 +32,10 @@ fn egress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
     };
     if pod.is_isolated() {
         policy::judge(ctx, packet, back, &pod, Direction::Egress)?;
-    } else if packet.is_syn() {
+    } else {
+        trace::policy(StepKind::NotSelected, Direction::Egress, [0; 2], [0; 2]);
+    }
+    if !pod.is_isolated() && packet.is_syn() {
         event::new_flow(ctx, Direction::Egress as u8, key, 0, 0);
     }
     if in_pod_net(&key.dst) {

@@ -4,10 +4,10 @@
 use aya_ebpf::bindings::TC_ACT_OK;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use xebec_ebpf_layout::{Direction, LocalPod};
+use xebec_ebpf_layout::{Direction, LocalPod, StepKind};
 
 use crate::maps::{LOCAL_PODS, Scratch};
-use crate::{event, packet, policy};
+use crate::{event, packet, policy, trace};
 
 const PASS: i32 = TC_ACT_OK;
 
@@ -18,6 +18,7 @@ pub fn pod_ingress(ctx: TcContext) -> i32 {
     let Some(pod) = (unsafe { LOCAL_PODS.get(packet.key.dst) }) else { return PASS };
     let pod: LocalPod = *pod;
     if !pod.is_isolated() {
+        trace::policy(StepKind::NotSelected, Direction::Ingress, [0; 2], [0; 2]);
         return PASS;
     }
     let result = policy::judge(&ctx, packet, back, &pod, Direction::Ingress).map(|()| PASS);

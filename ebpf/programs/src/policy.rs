@@ -7,13 +7,15 @@
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
 use xebec_ebpf_layout::{
-    Addr, Connection, Direction, DropReason, FlowKey, FragmentKey, LocalPod, Port, RuleKey, flow_flags,
+    Addr, Connection, Direction, DropReason, FlowKey, FragmentKey, LocalPod, Port, RuleKey, StepKind, flow_flags,
     node_address_flags, proto, verdict,
 };
 
+use crate::config::config;
 use crate::event::{self, now_s};
 use crate::maps::{BLOCKS, CONNECTIONS, FRAGMENTS, IDENTITIES, NODE_ADDRESSES, REVISION, RULES};
 use crate::packet::{ETH_LEN, IPV4_LEN, Ipv4, Kind, Packet, icmp_type, tcp};
+use crate::trace;
 
 /// The first of the ports that sockets are given when they ask for none (Linux's default).
 const EPHEMERAL: u16 = 32_768;
@@ -43,6 +45,7 @@ pub fn judge(
     // SAFETY: the context the kernel gave us.
     let is_forwarded = direction as u8 == Direction::Ingress as u8 && unsafe { (*ctx.skb.skb).ingress_ifindex } != 0;
     if !is_forwarded && is_own_node(peer) {
+        trace::policy(StepKind::OwnNode, direction, set, [0; 2]);
         return Ok(());
     }
     let fragment = u16::from_be(packet.ip.fragment);
@@ -87,6 +90,7 @@ fn connection(
         if alive && stands {
             flags |= if is_reply { entry.flags | flow_flags::REPLIED } else { entry.flags };
             touch(entry, packet, flags, now);
+            trace::policy(StepKind::KnownConnection, direction, pod.ingress, [0; 2]);
             return Ok(());
         }
         if !is_reply {
@@ -109,15 +113,19 @@ fn connection(
         Direction::Egress => (pod.egress, key.dst_port),
     };
     if is_free(set) {
+        trace::policy(StepKind::NotSelected, direction, set, [0; 2]);
         // A packet from the midst of a connection that was not seen to begin: it does no harm, and opens nothing.
         if !known {
             return Ok(());
         }
     } else if !allows(set, &key.dst, key.proto, if key.proto == proto::ICMP { Port(0) } else { port }) {
+        trace::policy(StepKind::Denied, direction, set, traced_identity(&key.dst));
         if again {
             let _ = CONNECTIONS.remove(key);
         }
         return Err(reason(direction));
+    } else {
+        trace::policy(StepKind::Allowed, direction, set, traced_identity(&key.dst));
     }
     let new = Connection { revision, last_seen_s: now, direction: direction as u8, flags, padding: 0 };
     // If this fails the replies are dropped, and the next packet tries again.
@@ -256,6 +264,12 @@ fn identity(peer: &Addr) -> [u32; 2] {
         return *identity;
     }
     BLOCKS.get(&Key::new(128, *peer)).copied().unwrap_or_default()
+}
+
+/// The same for a trace; nobody else pays for it.
+#[inline(always)]
+fn traced_identity(peer: &Addr) -> [u32; 2] {
+    if config!(trace) == 0 { [0; 2] } else { identity(peer) }
 }
 
 /// Whether this is the node that the pod is on: that always reaches it, and is reached.

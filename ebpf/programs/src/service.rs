@@ -3,12 +3,13 @@
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use xebec_ebpf_layout::{
     Addr, Affinity, AffinityKey, Backend, ChunkKey, FlowKey, MemberKey, Port, SLOTS_PER_CHUNK, SOURCE_RANGE_BITS,
-    Service, ServiceCounters, ServiceKey, SourceRange,
+    Service, ServiceCounters, ServiceKey, SourceRange, StepKind, connect_bucket,
 };
 
 use crate::config::is_node_port;
 use crate::event::now_s;
 use crate::maps::{AFFINITY, BACKENDS, MEMBERS, NODE_ADDRESSES, SERVICE_COUNTERS, SERVICES, SLOTS, SOURCE_RANGES};
+use crate::trace;
 
 /// The service at `addr:port`, if there is one. `node_flags` says which nodes' addresses count for NodePorts.
 #[inline(always)]
@@ -16,6 +17,7 @@ pub fn lookup(addr: &Addr, port: Port, proto: u8, scope: u8, node_flags: u32) ->
     let mut key = ServiceKey { addr: *addr, port, proto, scope };
     // SAFETY: the value is copied at once; a concurrent replacement leaves the old copy whole.
     if let Some(service) = unsafe { SERVICES.get(key) } {
+        trace::step(StepKind::Service, service.id, addr, port);
         return Some((key, *service));
     }
     if !is_node_port(port.get()) {
@@ -28,7 +30,9 @@ pub fn lookup(addr: &Addr, port: Port, proto: u8, scope: u8, node_flags: u32) ->
     }
     key.addr = Addr::UNSPECIFIED;
     // SAFETY: as above.
-    unsafe { SERVICES.get(key) }.map(|service| (key, *service))
+    let service = unsafe { SERVICES.get(key) }?;
+    trace::step(StepKind::Service, service.id, &key.addr, port);
+    Some((key, *service))
 }
 
 /// The backend that `hash` falls on; `None` if the service has none.
@@ -48,6 +52,7 @@ pub fn choose(key: &ServiceKey, service: &mut Service, hash: u32) -> Option<(u32
             let id = chunk.0[(slot % SLOTS_PER_CHUNK) as usize];
             // SAFETY: copied at once.
             if let Some(backend) = unsafe { BACKENDS.get(id) } {
+                trace::step(StepKind::Backend, id, &backend.addr, backend.port);
                 return Some((id, *backend));
             }
         }
@@ -80,6 +85,8 @@ pub fn choose_again(
                 if known.last_seen_s != now {
                     known.last_seen_s = now;
                 }
+                trace::step(StepKind::Affinity, id, &client.client, Port(0));
+                trace::step(StepKind::Backend, id, &backend.addr, backend.port);
                 return Some((id, *backend));
             }
         }
@@ -118,6 +125,31 @@ pub fn count(id: u32, what: Count) {
             Count::Refused => &raw mut (*counters).refused,
         };
         core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) 1_u64, options(nostack));
+    }
+}
+
+/// Which times.
+#[derive(Clone, Copy)]
+pub enum Times {
+    Socket,
+    Uplink,
+}
+
+/// Counts a connection to the service port `id` that took so long to be established.
+#[inline(always)]
+pub fn count_time(id: u32, which: Times, us: u32) {
+    let Some(counters) = SERVICE_COUNTERS.get_ptr_mut(id) else { return };
+    let counters: *mut ServiceCounters = counters;
+    // SAFETY: as for counting.
+    unsafe {
+        let times = match which {
+            Times::Socket => &raw mut (*counters).socket_times,
+            Times::Uplink => &raw mut (*counters).uplink_times,
+        };
+        let sum = &raw mut (*times).sum_us;
+        core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) sum, in(reg) u64::from(us), options(nostack));
+        let bucket = (&raw mut (*times).buckets).cast::<u32>().add(connect_bucket(us));
+        core::arch::asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) bucket, in(reg) 1_u64, options(nostack));
     }
 }
 

@@ -12,6 +12,7 @@ use xebec_ebpf_layout::{
     SocketKey, node_address_flags, proto, service_flags,
 };
 
+use crate::event::now_us;
 use crate::maps::SOCKETS;
 use crate::service::{self, Count};
 
@@ -30,37 +31,72 @@ enum Outcome {
     Refuse,
 }
 
+/// Who wants to talk to an address.
+pub trait Caller {
+    /// The IP protocol.
+    fn protocol(&self) -> u8;
+    /// The kernel's number of the socket.
+    fn cookie(&self) -> u64;
+    /// The kernel's number of its network namespace.
+    fn namespace(&self) -> u64;
+}
+
+impl Caller for SockAddrContext {
+    #[inline(always)]
+    fn protocol(&self) -> u8 {
+        // SAFETY: the context the kernel gave us.
+        unsafe { (*self.sock_addr).protocol as u8 }
+    }
+
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        // SAFETY: the context is a socket's.
+        unsafe { bpf_get_socket_cookie(self.sock_addr.cast()) }
+    }
+
+    #[inline(always)]
+    fn namespace(&self) -> u64 {
+        // SAFETY: the context is a socket's.
+        unsafe { bpf_get_netns_cookie(self.sock_addr.cast()) }
+    }
+}
+
+/// What the hooks would return to a caller, for [`crate::trace`].
+#[inline(always)]
+pub fn decide(caller: &impl Caller, addr: Addr, port: Port) -> i32 {
+    if let Outcome::Refuse = translate(caller, addr, port) { REFUSE } else { PROCEED }
+}
+
 /// The backend for a socket that wants to talk to `addr:port`.
 #[inline(always)]
-fn translate(ctx: &SockAddrContext, addr: Addr, port: Port) -> Outcome {
-    // SAFETY: the context the kernel gave us.
-    let protocol = unsafe { (*ctx.sock_addr).protocol } as u8;
+fn translate(caller: &impl Caller, addr: Addr, port: Port) -> Outcome {
+    let protocol = caller.protocol();
     if protocol != proto::TCP && protocol != proto::UDP {
         return Outcome::Keep;
     }
     let Some((key, mut service)) = service::lookup(&addr, port, protocol, SCOPE_CLUSTER, ANY_NODE) else {
         return Outcome::Keep;
     };
-    // SAFETY: the context is a socket's.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
-    let Some((_, backend)) = choose(ctx, &key, &mut service, cookie) else {
+    let cookie = caller.cookie();
+    let Some((_, backend)) = choose(caller, &key, &mut service, cookie) else {
         service::count(service.id, Count::Refused);
         return Outcome::Refuse;
     };
     service::count(service.id, Count::SocketConnection);
     let socket = SocketKey { cookie, addr: backend.addr, port: backend.port, padding: [0; 3] };
+    let begun_us = if protocol == proto::TCP { now_us() } else { 0 };
+    let frontend = Frontend { addr, port, padding: 0, service: service.id, begun_us };
     // If this fails the connection works all the same, only its peer's address shows as the backend's.
-    let _ = SOCKETS.insert(socket, Frontend { addr, port, padding: 0 }, 0);
+    let _ = SOCKETS.insert(socket, frontend, 0);
     Outcome::Replace(backend.addr, backend.port)
 }
 
 /// The backend for this socket's client.
 #[inline(always)]
-fn choose(ctx: &SockAddrContext, key: &ServiceKey, service: &mut Service, cookie: u64) -> Option<(u32, Backend)> {
+fn choose(caller: &impl Caller, key: &ServiceKey, service: &mut Service, cookie: u64) -> Option<(u32, Backend)> {
     let (kind, client) = if service.affinity_timeout_s != 0 {
         // The client is the pod, whose network namespace is known where its address is not yet chosen.
-        // SAFETY: the context is a socket's.
-        (CLIENT_NAMESPACE, unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) })
+        (CLIENT_NAMESPACE, caller.namespace())
     } else if key.proto == proto::UDP {
         // A datagram socket stays with its backend from one send to the next, while that is one.
         (CLIENT_SOCKET, cookie)

@@ -322,7 +322,7 @@ mod tests {
         let socket = |cookie, frontend: &str| {
             (
                 SocketKey { cookie, addr: backend.addr, port: backend.port, padding: [0; 3] },
-                Frontend { addr: addr(frontend), port: Port::new(53), padding: 0 },
+                Frontend { addr: addr(frontend), port: Port::new(53), padding: 0, service: 0, begun_us: 0 },
             )
         };
         let key =

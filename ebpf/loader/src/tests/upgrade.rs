@@ -8,7 +8,7 @@ use super::{CLIENT, LB, POD};
 use crate::{Datapath, unload};
 
 /// A BPF file system of the test's own.
-struct Bpffs(tempfile::TempDir);
+pub struct Bpffs(pub tempfile::TempDir);
 
 impl Drop for Bpffs {
     fn drop(&mut self) {
@@ -39,6 +39,7 @@ fn connections_outlive_another_layout_and_what_is_compiled_anew_does_not() {
         service: 1,
         backend: 1,
         last_seen_s: 7,
+        begun_us: 0,
     };
     {
         let (_, mut maps) = Datapath::load(bpffs.0.path(), &super::config()).unwrap();
