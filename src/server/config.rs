@@ -9,6 +9,10 @@ use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use xebec_apiserver::admission::PodSecurityConfig;
 use xebec_apiserver::authn::oidc::config::AuthenticationConfig;
+use xebec_apiserver::bootstrap;
+use xebec_controllers::nodeipam;
+
+use super::ranges::Ranges;
 
 /// What a server can be told. Every field has a default; unknown fields are refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,13 +32,15 @@ pub struct ServerConfig {
     pub tls_names: Vec<String>,
     /// What the cluster is called in the administrator's kubeconfig.
     pub cluster_name: String,
-    /// The pods' addresses.
-    pub cluster_cidr: Ipv4Net,
+    /// The pods' addresses: a network, or for dual stack `IPV4,IPV6`.
+    pub cluster_cidr: Ranges,
     /// How long the prefix of one node's share of them is.
     pub node_prefix: u8,
-    /// The services' addresses.
-    pub service_cidr: Ipv4Net,
-    /// The address of the cluster's DNS, one of the services'.
+    /// And that of its share of the IPv6 ones.
+    pub node_prefix_ipv6: u8,
+    /// The services' addresses, likewise.
+    pub service_cidr: Ranges,
+    /// The address of the cluster's DNS, one of the services'; of IPv6 it has the tenth, too.
     pub cluster_dns: Ipv4Addr,
     /// The domain of the cluster's names.
     pub cluster_domain: String,
@@ -113,9 +119,10 @@ impl Default for ServerConfig {
             port: 6443,
             tls_names: Vec::new(),
             cluster_name: "xebec".into(),
-            cluster_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
+            cluster_cidr: Ranges { v4: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16), v6: None },
             node_prefix: 24,
-            service_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16),
+            node_prefix_ipv6: 64,
+            service_cidr: Ranges { v4: Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16), v6: None },
             cluster_dns: Ipv4Addr::new(10, 96, 0, 10),
             cluster_domain: "cluster.local".into(),
             node_port_range: "30000-32767".into(),
@@ -161,12 +168,15 @@ pub struct Args {
     /// A further name or address the server's certificate is good for
     #[arg(long = "tls-name")]
     tls_names: Vec<String>,
-    /// The pods' addresses [default: 10.244.0.0/16]
+    /// The pods' addresses; for dual stack IPV4,IPV6 [default: 10.244.0.0/16]
     #[arg(long)]
-    cluster_cidr: Option<Ipv4Net>,
-    /// The services' addresses [default: 10.96.0.0/16]
-    #[arg(long)]
-    service_cidr: Option<Ipv4Net>,
+    cluster_cidr: Option<Ranges>,
+    /// The services' addresses; for dual stack IPV4,IPV6 [default: 10.96.0.0/16]
+    #[arg(long, alias = "service-cluster-ip-range")]
+    service_cidr: Option<Ranges>,
+    /// How long the prefix of a node's share of the pods' IPv6 addresses is [default: 64]
+    #[arg(long, alias = "node-cidr-mask-size-ipv6")]
+    node_prefix_ipv6: Option<u8>,
     /// The address of the cluster's DNS [default: 10.96.0.10]
     #[arg(long)]
     cluster_dns: Option<Ipv4Addr>,
@@ -239,6 +249,7 @@ impl Args {
         config.tls_names.extend(self.tls_names);
         replace(&mut config.cluster_cidr, self.cluster_cidr);
         replace(&mut config.service_cidr, self.service_cidr);
+        replace(&mut config.node_prefix_ipv6, self.node_prefix_ipv6);
         replace(&mut config.cluster_dns, self.cluster_dns);
         replace(&mut config.cluster_domain, self.cluster_domain);
         replace(&mut config.node_port_range, self.node_port_range);
@@ -258,9 +269,9 @@ impl Args {
         replace_list(&mut config.requestheader_group_headers, self.requestheader_group_headers);
         replace_list(&mut config.requestheader_extra_headers_prefix, self.requestheader_extra_headers_prefix);
         config.encryption_provider_config = self.encryption_provider_config.or(config.encryption_provider_config);
-        if service_cidr_given && !dns_given && !config.service_cidr.contains(&config.cluster_dns) {
+        if service_cidr_given && !dns_given && !config.service_cidr.v4.contains(&config.cluster_dns) {
             // The tenth address, as everywhere.
-            config.cluster_dns = Ipv4Addr::from(u32::from(config.service_cidr.network()).saturating_add(10));
+            config.cluster_dns = Ipv4Addr::from(u32::from(config.service_cidr.v4.network()).saturating_add(10));
         }
         config.authentication_config = self.authentication_config.or(config.authentication_config);
         config.check()?;
@@ -297,25 +308,7 @@ impl ServerConfig {
     fn check(&self) -> anyhow::Result<()> {
         ensure!(self.data_dir.is_absolute(), "the data directory {} is not an absolute path", self.data_dir.display());
         ensure!(self.port != 0, "the port must be 1 to 65535");
-        for (what, net) in [("cluster-cidr", self.cluster_cidr), ("service-cidr", self.service_cidr)] {
-            ensure!(
-                net.addr() == net.network(),
-                "{what} {net} has bits set after its prefix; did you mean {}?",
-                net.trunc()
-            );
-            ensure!((8..=28).contains(&net.prefix_len()), "{what} {net}: the prefix must be 8 to 28 bits long");
-        }
-        let (pods, services) = (&self.cluster_cidr, &self.service_cidr);
-        ensure!(
-            !pods.contains(services) && !services.contains(pods),
-            "cluster-cidr {pods} and service-cidr {services} overlap"
-        );
-        ensure!(
-            (pods.prefix_len()..=30).contains(&self.node_prefix),
-            "a node's share of {pods} can't be a /{}",
-            self.node_prefix
-        );
-        ensure!(services.contains(&self.cluster_dns), "cluster-dns {} is not in {services}", self.cluster_dns);
+        self.check_ranges()?;
         self.node_ports()?;
         self.pod_security.policy().map_err(anyhow::Error::msg)?;
         ensure!(
@@ -328,6 +321,50 @@ impl ServerConfig {
         );
         self.authentication()?;
         Ok(())
+    }
+
+    fn check_ranges(&self) -> anyhow::Result<()> {
+        let (pods, services) = (&self.cluster_cidr, &self.service_cidr);
+        pods.check("cluster-cidr", 8..=28, 16..=112)?;
+        // As upstream: of an IPv6 range for services no more than 20 bits can be given out.
+        services.check("service-cidr", 8..=28, 108..=124)?;
+        ensure!(!pods.overlap(services), "cluster-cidr {pods} and service-cidr {services} overlap");
+        ensure!(
+            pods.v6.is_some() == services.v6.is_some(),
+            "cluster-cidr {pods} and service-cidr {services} must be of the same families"
+        );
+        ensure!(
+            (pods.v4.prefix_len()..=30).contains(&self.node_prefix),
+            "a node's share of {pods} can't be a /{}",
+            self.node_prefix
+        );
+        if let Some(v6) = pods.v6 {
+            // Upstream's bounds; and a pod's IPv6 address must have room for the number that its IPv4 one has.
+            let (shortest, longest) = (v6.prefix_len(), v6.prefix_len().saturating_add(16).min(96 + self.node_prefix));
+            ensure!(
+                (shortest..=longest).contains(&self.node_prefix_ipv6),
+                "a node's share of {v6} can't be a /{}: node-prefix-ipv6 must be {shortest} to {longest}",
+                self.node_prefix_ipv6
+            );
+        }
+        let dns = self.cluster_dns;
+        ensure!(services.v4.contains(&dns), "cluster-dns {dns} is not in {}", services.v4);
+        Ok(())
+    }
+
+    /// The cluster's DNS addresses, the preferred one first.
+    pub fn dns_addresses(&self) -> Vec<IpAddr> {
+        let v6 = self.service_cidr.v6.map(|net| bootstrap::address_in(net.into(), 10));
+        [IpAddr::V4(self.cluster_dns)].into_iter().chain(v6).collect()
+    }
+
+    /// The pods' ranges, with the nodes' shares.
+    pub fn pod_ranges(&self) -> Vec<nodeipam::Range> {
+        let share = |net: IpNet| nodeipam::Range {
+            cluster: net,
+            node_prefix: if matches!(net, IpNet::V4(_)) { self.node_prefix } else { self.node_prefix_ipv6 },
+        };
+        self.cluster_cidr.all().into_iter().map(share).collect()
     }
 
     /// Who is let in, as the file says.
@@ -355,7 +392,7 @@ impl ServerConfig {
 
     /// The first address of the services' range: that of the service `kubernetes`.
     pub fn kubernetes_service(&self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.service_cidr.network()).saturating_add(1))
+        Ipv4Addr::from(u32::from(self.service_cidr.v4.network()).saturating_add(1))
     }
 }
 
@@ -387,12 +424,27 @@ mod tests {
     }
 
     #[test]
+    fn two_families() {
+        let yaml = "clusterCidr: 10.244.0.0/16,fd00:10:244::/56\nserviceCidr: 10.96.0.0/16,fd00:10:96::/112\n";
+        let config = load(yaml, Args::default()).unwrap();
+        let texts = |all: Vec<IpAddr>| all.iter().map(IpAddr::to_string).collect::<Vec<_>>();
+        assert_eq!(texts(config.dns_addresses()), ["10.96.0.10", "fd00:10:96::a"]);
+        let shares: Vec<u8> = config.pod_ranges().iter().map(|range| range.node_prefix).collect();
+        assert_eq!(shares, [24, 64]);
+        assert_eq!(load(&serde_saphyr::to_string(&config).unwrap(), Args::default()).unwrap(), config);
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (yaml, says) in [
             ("prot: 1", "prot"),
             ("clusterCidr: 10.244.1.0/16", "did you mean 10.244.0.0/16"),
             ("serviceCidr: 10.244.128.0/20\nclusterDns: 10.244.128.10", "overlap"),
             ("clusterDns: 1.2.3.4", "is not in 10.96.0.0/16"),
+            ("clusterCidr: 10.244.0.0/16,fd00:244::/56", "must be of the same families"),
+            ("clusterCidr: fd00:244::/56", "IPv6 alone"),
+            ("clusterCidr: 10.244.0.0/16,fd00::/56\nserviceCidr: 10.96.0.0/16,fd01::/64", "must be 108 to 124 bits"),
+            ("clusterCidr: 10.244.0.0/16,fd00::/40\nserviceCidr: 10.96.0.0/16,fd01::/112", "must be 40 to 56"),
             ("nodePortRange: '32767-30000'", "FIRST-LAST"),
             ("loadBalancerPools: [x]", "loadBalancerPools"),
             ("dataDir: here", "absolute"),

@@ -5,6 +5,7 @@ mod audit_log;
 pub mod config;
 mod nodes;
 mod pod_routes;
+pub mod ranges;
 mod tls;
 
 use std::fs;
@@ -209,7 +210,7 @@ impl Server {
             random: self.random.clone(),
             keys: Arc::clone(&self.keys),
             jwks_uri: format!("{}/openid/v1/jwks", self.url()),
-            service_cidrs: vec![self.config.service_cidr.into()],
+            service_cidrs: self.config.service_cidr.all(),
             node_ports: self.config.node_ports()?,
             anonymous: true,
             nodes: Some(Arc::new(nodes)),
@@ -247,9 +248,9 @@ impl Server {
         let facts = bootstrap::Facts {
             advertise_address: self.advertise,
             secure_port: self.config.port,
-            service_cidr: self.config.service_cidr.into(),
-            cluster_cidr: self.config.cluster_cidr.into(),
-            cluster_dns: self.config.cluster_dns.into(),
+            service_cidrs: self.config.service_cidr.all(),
+            cluster_cidrs: self.config.cluster_cidr.all(),
+            cluster_dns: self.config.dns_addresses(),
             cluster_domain: self.config.cluster_domain.clone(),
             node_port_range: self.config.node_ports()?,
             load_balancer_pools: self.config.load_balancer_pools.clone(),
@@ -274,8 +275,7 @@ impl Server {
     async fn run_components(&self, api: &ApiServer) -> anyhow::Result<()> {
         let pool = |net: &ipnet::IpNet| net.to_string().parse().map_err(|e| anyhow::anyhow!("{e}"));
         let config = xebec_controllers::Config {
-            cluster_cidr: self.config.cluster_cidr,
-            node_prefix_bits: self.config.node_prefix,
+            pod_ranges: self.config.pod_ranges(),
             load_balancer_pools: self.config.load_balancer_pools.iter().map(pool).collect::<anyhow::Result<_>>()?,
             ca: Some(Arc::clone(&self.ca)),
             ..xebec_controllers::Config::default()

@@ -50,10 +50,8 @@ use runtime::{recorder, start};
 /// What the controllers are to go by.
 #[derive(Clone)]
 pub struct Config {
-    /// Where pods' addresses come from.
-    pub cluster_cidr: Ipv4Net,
-    /// The length of a node's prefix in it, 24.
-    pub node_prefix_bits: u8,
+    /// Where pods' addresses come from: of one family or both, the preferred one first.
+    pub pod_ranges: Vec<nodeipam::Range>,
     /// How long a node may be silent until it counts as unreachable.
     pub node_monitor_grace_period: Duration,
     /// Where addresses of load balancers come from; none if empty.
@@ -67,8 +65,7 @@ pub struct Config {
 impl std::fmt::Debug for Config {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Config")
-            .field("cluster_cidr", &self.cluster_cidr)
-            .field("node_prefix_bits", &self.node_prefix_bits)
+            .field("pod_ranges", &self.pod_ranges)
             .field("node_monitor_grace_period", &self.node_monitor_grace_period)
             .field("load_balancer_pools", &self.load_balancer_pools)
             .field("event_ttl", &self.event_ttl)
@@ -79,8 +76,10 @@ impl std::fmt::Debug for Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            cluster_cidr: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 244, 0, 0), 16),
-            node_prefix_bits: 24,
+            pod_ranges: vec![nodeipam::Range {
+                cluster: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 244, 0, 0), 16).into(),
+                node_prefix: 24,
+            }],
             node_monitor_grace_period: Duration::from_secs(40),
             load_balancer_pools: Vec::new(),
             ca: None,
@@ -113,7 +112,7 @@ pub async fn run_all(client: kube::Client, clock: Clock, random: Random, config:
         }};
     }
     run!(namespace_contents::NamespaceContents::new(&cx, certificate));
-    run!(nodeipam::NodeIpam::new(&cx, config.cluster_cidr, config.node_prefix_bits));
+    run!(nodeipam::NodeIpam::new(&cx, config.pod_ranges.clone()));
     run!(node_lifecycle::NodeLifecycle::new(&cx, config.node_monitor_grace_period));
     run!(taint_eviction::TaintEviction::new(&cx));
     run!(deployment::Deployments::new(&cx));

@@ -28,9 +28,19 @@ fn is_ours(service: &Service) -> bool {
         && !service.metadata.is_terminating()
 }
 
+/// The addresses that the service asks for: one, or one of each family.
 fn asked_for(service: &Service) -> Option<&str> {
     let field = Some(service.spec.load_balancer_ip.as_str()).filter(|ip| !ip.is_empty());
     field.or_else(|| service.metadata.annotations.get(ADDRESS_ANNOTATION).map(String::as_str))
+}
+
+/// The families that the service wants addresses of: for each, whether it is IPv6.
+fn families(service: &Service) -> Vec<bool> {
+    let mut families: Vec<bool> = service.spec.ip_families.iter().map(|family| family == "IPv6").collect();
+    if families.is_empty() {
+        families.push(false);
+    }
+    families
 }
 
 /// The ranges that make up a pool: a network (its first and last address are left out if it has more than two), or
@@ -82,56 +92,42 @@ impl Pool {
 
 /// Gives addresses to services that want one, and takes back those of services that do not any more.
 pub fn plan(services: &[Arc<Service>], pools: &[Pool]) -> Plan {
-    let in_pools = |ip: IpAddr| pools.iter().any(|p| p.contains(ip));
-    let held = |service: &Service| -> Vec<IpAddr> {
-        service.status.load_balancer.ingress.iter().filter_map(|i| i.ip.parse().ok()).collect()
-    };
     let mut taken: BTreeSet<IpAddr> = BTreeSet::new();
-    let mut unserved = Vec::new();
     let mut actions = Vec::new();
+    // Who has what it wants keeps it, before others are served.
+    let mut served: Vec<(&Service, Vec<Option<IpAddr>>)> = Vec::new();
     for service in services {
-        let addresses = held(service);
+        let held = held(service);
         if !is_ours(service) {
             // What someone else's load balancer gave is theirs to take.
-            if service.spec.kind != "LoadBalancer" && addresses.iter().any(|ip| in_pools(*ip)) {
+            if service.spec.kind != "LoadBalancer" && held.iter().any(|ip| in_pools(pools, *ip)) {
                 actions.push(set(service, &[]));
             }
             continue;
         }
-        let right = |ip: &IpAddr| {
-            in_pools(*ip) && asked_for(service).is_none_or(|asked| asked.parse().is_ok_and(|a: IpAddr| a == *ip))
-        };
-        match addresses.first().filter(|ip| right(ip)) {
-            Some(ip) if taken.insert(*ip) => {}
-            _ => unserved.push(service),
-        }
+        let keep = |is_v6: bool| held.iter().copied().find(|ip| ip.is_ipv6() == is_v6 && is_right(service, pools, *ip));
+        let kept = families(service).into_iter().map(|is_v6| keep(is_v6).filter(|ip| taken.insert(*ip))).collect();
+        served.push((service, kept));
     }
-    for service in unserved {
-        let wants_ipv6 = service.spec.ip_families.first().is_some_and(|f| f == "IPv6");
-        let found =
-            match asked_for(service) {
-                Some(asked) => asked.parse().ok().filter(|ip| in_pools(*ip) && !taken.contains(ip)).ok_or_else(|| {
-                    format!("The address {asked} is in no pool of the cluster, or another service has it")
-                }),
-                None => pools
-                    .iter()
-                    .flat_map(|p| p.addresses().take(SEARCH_LIMIT))
-                    .find(|ip| ip.is_ipv6() == wants_ipv6 && !taken.contains(ip))
-                    .ok_or_else(|| "No address is left in the cluster's load balancer pools".to_owned()),
-            };
-        match found {
-            Ok(ip) => {
-                taken.insert(ip);
-                actions.push(set(service, &[ip]));
-                let message = format!("Assigned the address {ip}");
-                let regarding = service.metadata.reference(&kind::SERVICE);
-                actions.push(Note::normal(regarding, "EnsuredLoadBalancer", message).into());
+    for (service, kept) in served {
+        let regarding = service.metadata.reference(&kind::SERVICE);
+        match complete(service, &kept, pools, &taken) {
+            Ok(addresses) => {
+                let new: Vec<String> =
+                    addresses.iter().filter(|ip| !kept.contains(&Some(**ip))).map(IpAddr::to_string).collect();
+                taken.extend(&addresses);
+                if addresses != held(service) {
+                    actions.push(set(service, &addresses));
+                }
+                if !new.is_empty() {
+                    let message = format!("Assigned the address {}", new.join(" and "));
+                    actions.push(Note::normal(regarding, "EnsuredLoadBalancer", message).into());
+                }
             }
             Err(message) => {
                 if !service.status.load_balancer.ingress.is_empty() {
                     actions.push(set(service, &[]));
                 }
-                let regarding = service.metadata.reference(&kind::SERVICE);
                 actions.push(Note::warning(regarding, "SyncLoadBalancerFailed", message).into());
             }
         }
@@ -139,6 +135,66 @@ pub fn plan(services: &[Arc<Service>], pools: &[Pool]) -> Plan {
     let mut plan = Plan::nothing();
     plan.step(actions);
     plan
+}
+
+fn held(service: &Service) -> Vec<IpAddr> {
+    service.status.load_balancer.ingress.iter().filter_map(|i| i.ip.parse().ok()).collect()
+}
+
+fn in_pools(pools: &[Pool], ip: IpAddr) -> bool {
+    pools.iter().any(|pool| pool.contains(ip))
+}
+
+/// The address that the service asks for in this family.
+fn asked_of(service: &Service, is_v6: bool) -> Option<&str> {
+    asked_for(service)?.split(',').map(str::trim).find(|asked| asked.contains(':') == is_v6)
+}
+
+/// Whether the service may keep this address.
+fn is_right(service: &Service, pools: &[Pool], ip: IpAddr) -> bool {
+    let asked = asked_of(service, ip.is_ipv6());
+    in_pools(pools, ip) && asked.is_none_or(|asked| asked.parse().is_ok_and(|asked: IpAddr| asked == ip))
+}
+
+/// The addresses that a service is to have: those that it keeps, and one for each family without. A second family that
+/// no pool has is left out.
+fn complete(
+    service: &Service,
+    kept: &[Option<IpAddr>],
+    pools: &[Pool],
+    taken: &BTreeSet<IpAddr>,
+) -> Result<Vec<IpAddr>, String> {
+    let mut out = Vec::new();
+    for (index, (is_v6, kept)) in families(service).into_iter().zip(kept).enumerate() {
+        let has_pool = pools.iter().any(|pool| pool.first.is_ipv6() == is_v6);
+        // An address of the other family alone is asked for: that is the one which is wanted.
+        let elsewhere = asked_for(service).is_some() && asked_of(service, is_v6).is_none();
+        let is_needed = if index == 0 { !(elsewhere && families(service).len() > 1) } else { has_pool };
+        match kept {
+            Some(ip) => out.push(*ip),
+            None if is_needed => out.push(find(service, is_v6, pools, taken)?),
+            None => {}
+        }
+    }
+    Ok(out)
+}
+
+/// A free address for the service in this family.
+fn find(service: &Service, is_v6: bool, pools: &[Pool], taken: &BTreeSet<IpAddr>) -> Result<IpAddr, String> {
+    // One family: whatever is asked for is asked for in it, and may be wrong.
+    let asked = asked_of(service, is_v6).or_else(|| asked_for(service).filter(|_| families(service).len() == 1));
+    match asked {
+        Some(asked) => asked
+            .parse()
+            .ok()
+            .filter(|ip: &IpAddr| ip.is_ipv6() == is_v6 && in_pools(pools, *ip) && !taken.contains(ip))
+            .ok_or_else(|| format!("The address {asked} is in no pool of the cluster, or another service has it")),
+        None => pools
+            .iter()
+            .flat_map(|p| p.addresses().take(SEARCH_LIMIT))
+            .find(|ip| ip.is_ipv6() == is_v6 && !taken.contains(ip))
+            .ok_or_else(|| "No address is left in the cluster's load balancer pools".to_owned()),
+    }
 }
 
 fn set(service: &Service, addresses: &[IpAddr]) -> Action {
@@ -254,6 +310,39 @@ mod tests {
             given(&[service("a", "ClusterIP", Some("10.0.0.5"), "")], "10.0.0.0/29"),
             [("a".into(), Value::Null)]
         );
+    }
+
+    #[test]
+    fn a_service_of_two_families_gets_an_address_of_each() {
+        let pools: Vec<Pool> = ["10.0.0.0/29", "fd00::10-fd00::20"].map(|p| p.parse().unwrap()).into();
+        let dual = |has: &[&str], asks: &str| -> Arc<Service> {
+            let ingress: Vec<Value> = has.iter().map(|ip| json!({"ip": ip})).collect();
+            let service = json!({"metadata": {"name": "a", "namespace": "n"},
+                "spec": {"type": "LoadBalancer", "ipFamilies": ["IPv6", "IPv4"], "loadBalancerIP": asks},
+                "status": {"loadBalancer": {"ingress": ingress}}});
+            Arc::new(serde_json::from_value(service).unwrap())
+        };
+        let given = |service: Arc<Service>, pools: &[Pool]| -> Vec<Value> {
+            let plan = plan(&[service], pools);
+            let patches = plan.actions().filter_map(|a| match a {
+                Action::Write(write) => match &write.verb {
+                    Verb::Patch(_, _, p) => Some(p["status"]["loadBalancer"]["ingress"].clone()),
+                    _ => None,
+                },
+                Action::Event(_) => None,
+            });
+            patches
+                .flat_map(|ingress| ingress.as_array().cloned().unwrap_or_default())
+                .map(|i| i["ip"].clone())
+                .collect()
+        };
+        assert_eq!(given(dual(&[], ""), &pools), ["fd00::10", "10.0.0.1"]);
+        assert_eq!(given(dual(&["10.0.0.3"], ""), &pools), ["fd00::10", "10.0.0.3"], "what it has it keeps");
+        assert_eq!(given(dual(&["fd00::10", "10.0.0.1"], ""), &pools), Vec::<Value>::new());
+        assert_eq!(given(dual(&[], "10.0.0.4,fd00::11"), &pools), ["fd00::11", "10.0.0.4"]);
+        // A second family without a pool is left out; the first is not.
+        assert_eq!(given(dual(&[], ""), &pools[1..]), ["fd00::10"]);
+        assert_eq!(given(dual(&[], ""), &pools[..1]), Vec::<Value>::new());
     }
 
     #[test]

@@ -271,9 +271,9 @@ fn facts() -> Facts {
     Facts {
         advertise_address: IpAddr::V4(Ipv4Addr::new(172, 30, 0, 2)),
         secure_port: 6443,
-        service_cidr: service_cidr(),
-        cluster_cidr: IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16)),
-        cluster_dns: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
+        service_cidrs: vec![service_cidr()],
+        cluster_cidrs: vec![IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16))],
+        cluster_dns: vec![IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10))],
         cluster_domain: "cluster.local".into(),
         node_port_range: (30000, 32767),
         load_balancer_pools: Vec::new(),

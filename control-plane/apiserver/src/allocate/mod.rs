@@ -5,6 +5,7 @@
 //! when a write fails, nor on deletion: what looks taken is looked up in the store, and if no service there has it, it is
 //! free.
 
+mod families;
 mod held;
 mod range;
 mod service;
@@ -68,13 +69,13 @@ impl ServiceAllocator {
     }
 
     /// Gives `service` what it needs and does not have, and checks what it asks for. With `dry_run` nothing is held.
-    fn allocate(&self, service: &mut Value, owner: &Owner, dry_run: bool) -> Result<(), Failure> {
+    fn allocate(&self, service: &mut Value, old: Option<&Value>, owner: &Owner, dry_run: bool) -> Result<(), Failure> {
         let mut state = self.state.lock();
         if !state.loaded {
             state.load(&*self.reader);
         }
         let mut trial = Trial { allocator: self, state: &mut state, owner, taken: Vec::new(), ports: Vec::new() };
-        let result = trial.addresses(service).and_then(|()| trial.ports(service));
+        let result = trial.addresses(service, old).and_then(|()| trial.ports(service));
         let (addresses, ports) = (trial.taken, trial.ports);
         if dry_run || result.is_err() {
             for address in addresses {
@@ -91,7 +92,7 @@ impl ServiceAllocator {
 /// Why a service cannot have what it needs.
 enum Failure {
     /// It asks for what it cannot have.
-    Field(FieldError),
+    Fields(Vec<FieldError>),
     /// There is nothing left.
     Full(String),
 }
@@ -170,23 +171,22 @@ impl Trial<'_> {
         true
     }
 
-    fn addresses(&mut self, service: &mut Value) -> Result<(), Failure> {
-        let families = match service::families(service, &self.allocator.addresses) {
-            Ok(families) => families,
-            Err(error) => return Err(Failure::Field(error)),
-        };
+    fn addresses(&mut self, service: &mut Value, old: Option<&Value>) -> Result<(), Failure> {
+        let families = families::settle(service, old, &self.allocator.addresses).map_err(Failure::Fields)?;
         if !service::needs_addresses(service) {
             return Ok(());
         }
         let asked = service::addresses(service);
         let mut given = Vec::new();
         for family in families {
-            let Some(range) = self.allocator.addresses.iter().find(|r| r.is_ipv4() == (family == "IPv4")) else {
-                continue;
-            };
-            let address = match asked.iter().find(|a| a.is_ipv4() == range.is_ipv4()) {
-                Some(address) => self.asked_address(range, *address)?,
-                None => self.any_address(range)?,
+            let is_ipv4 = family == "IPv4";
+            let range = self.allocator.addresses.iter().find(|r| r.is_ipv4() == is_ipv4);
+            let address = match (range, asked.iter().find(|a| a.is_ipv4() == is_ipv4)) {
+                (Some(range), Some(address)) => self.asked_address(range, *address)?,
+                (Some(range), None) => self.any_address(range)?,
+                // Of a family that the cluster had once.
+                (None, Some(address)) => *address,
+                (None, None) => continue,
             };
             given.push(address);
         }
@@ -205,7 +205,7 @@ impl Trial<'_> {
         };
         let why = format!("failed to allocate IP {address}: {problem}");
         let path = xebec_schema::field::Path::new("spec.clusterIPs");
-        Err(Failure::Field(FieldError::invalid(path, vec![Value::from(address.to_string())], why)))
+        Err(Failure::Fields(vec![FieldError::invalid(path, vec![Value::from(address.to_string())], why)]))
     }
 
     /// A free address; from the upper part of the range if there is one, so that the lower stays for those who choose
@@ -240,8 +240,9 @@ impl Trial<'_> {
     }
 
     fn asked_port(&mut self, path: String, port: i64) -> Result<u16, Failure> {
-        let error =
-            |detail: String| Failure::Field(FieldError::invalid(xebec_schema::field::Path::new(path), port, detail));
+        let error = |detail: String| {
+            Failure::Fields(vec![FieldError::invalid(xebec_schema::field::Path::new(path), port, detail)])
+        };
         let range = &self.allocator.ports;
         let Some(port) = u16::try_from(port).ok().filter(|p| range.contains(*p)) else {
             return Err(error(format!("provided port is not in the valid range. The range of valid ports is {range}")));
@@ -303,10 +304,10 @@ impl Plugin for ServiceAllocator {
             service::carry_over(service, old);
         }
         service::drop_unneeded(service, review.old);
-        self.allocate(service, &owner, review.dry_run).map_err(|failure| match failure {
-            Failure::Field(error) => {
+        self.allocate(service, review.old, &owner, review.dry_run).map_err(|failure| match failure {
+            Failure::Fields(errors) => {
                 let name = if review.name.is_empty() { text(service, "/metadata/generateName") } else { review.name };
-                Status::invalid("", "Service", name, &[error])
+                Status::invalid("", "Service", name, &errors)
             }
             Failure::Full(why) => Status::internal(why),
         })

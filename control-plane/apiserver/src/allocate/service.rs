@@ -3,19 +3,18 @@
 use std::net::IpAddr;
 
 use serde_json::Value;
-use xebec_schema::field::{Error as FieldError, Path};
 
 use super::range::AddressRange;
 use crate::json::{list, strings, text};
 
-fn kind(service: &Value) -> &str {
+pub(super) fn kind(service: &Value) -> &str {
     match text(service, "/spec/type") {
         "" => "ClusterIP",
         kind => kind,
     }
 }
 
-fn is_headless(service: &Value) -> bool {
+pub(super) fn is_headless(service: &Value) -> bool {
     text(service, "/spec/clusterIP") == "None" || text(service, "/spec/clusterIPs/0") == "None"
 }
 
@@ -89,67 +88,12 @@ pub(super) fn set_addresses(service: &mut Value, addresses: &[IpAddr]) {
     service["spec"]["clusterIPs"] = addresses.iter().map(|a| Value::from(a.to_string())).collect();
 }
 
-fn set(service: &mut Value, key: &str, value: impl Into<Value>) {
+pub(super) fn set(service: &mut Value, key: &str, value: impl Into<Value>) {
     service["spec"][key] = value.into();
 }
 
-fn family_of(range: &AddressRange) -> &'static str {
+pub(super) fn family_of(range: &AddressRange) -> &'static str {
     if range.is_ipv4() { "IPv4" } else { "IPv6" }
-}
-
-/// Fills in the families and the family policy (upstream `defaultOnWriteIPFamilies`); answers the families to allocate
-/// from.
-pub(super) fn families(service: &mut Value, ranges: &[AddressRange]) -> Result<Vec<String>, FieldError> {
-    if kind(service) == "ExternalName" {
-        return Ok(Vec::new());
-    }
-    let available: Vec<&str> = ranges.iter().map(family_of).collect();
-    let asked = strings(service, "/spec/ipFamilies");
-    for (index, family) in asked.iter().enumerate() {
-        if !available.contains(&family.as_str()) {
-            let path = Path::new("spec.ipFamilies").index(index);
-            return Err(FieldError::invalid(path, family.as_str(), "not configured on this cluster"));
-        }
-    }
-    let headless_without_selector = is_headless(service)
-        && service.pointer("/spec/selector").and_then(Value::as_object).is_none_or(serde_json::Map::is_empty);
-    let policy = match text(service, "/spec/ipFamilyPolicy") {
-        // Who writes the endpoints of such a service may write both families.
-        "" if headless_without_selector && asked.is_empty() && addresses(service).is_empty() => "RequireDualStack",
-        "" if asked.len() == 2 || strings(service, "/spec/clusterIPs").len() == 2 => "RequireDualStack",
-        "" => "SingleStack",
-        policy => policy,
-    }
-    .to_owned();
-    if policy == "RequireDualStack" && ranges.len() < 2 && !headless_without_selector {
-        let why = "this cluster is not configured for dual-stack services";
-        return Err(FieldError::invalid(Path::new("spec.ipFamilyPolicy"), policy, why));
-    }
-    let mut families = asked;
-    for address in addresses(service) {
-        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-        if !families.iter().any(|f| f == family) {
-            families.push(family.to_owned());
-        }
-    }
-    if families.is_empty() {
-        families.extend(available.first().map(|f| (*f).to_owned()));
-    }
-    if policy != "SingleStack" && families.len() == 1 {
-        let second = available.iter().find(|f| **f != families[0]).copied();
-        let both = if families[0] == "IPv4" { "IPv6" } else { "IPv4" };
-        families.extend(second.or(headless_without_selector.then_some(both)).map(str::to_owned));
-    }
-    if policy == "SingleStack" {
-        families.truncate(1);
-    }
-    set(service, "ipFamilyPolicy", policy);
-    set(service, "ipFamilies", families.clone());
-    if is_headless(service) {
-        set(service, "clusterIP", "None");
-        set(service, "clusterIPs", vec!["None"]);
-    }
-    Ok(families)
 }
 
 /// What an update may leave out and keeps (upstream `patchAllocatedValues`): the addresses, and the node ports of ports

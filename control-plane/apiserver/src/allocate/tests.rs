@@ -218,6 +218,127 @@ async fn two_families() {
     assert_eq!(preferred["ipFamilies"], json!(["IPv4"]));
 }
 
+const DUAL: [&str; 2] = ["10.96.0.0/16", "fd00:96::/108"];
+
+fn families(spec: &Value) -> (Vec<String>, &str, usize) {
+    (
+        crate::json::strings(spec, "/ipFamilies"),
+        text(spec, "/ipFamilyPolicy"),
+        spec["clusterIPs"].as_array().map_or(0, Vec::len),
+    )
+}
+
+#[tokio::test]
+async fn what_is_asked_for_says_the_families() {
+    let world = world(&DUAL, (30000, 32767));
+    let single = |family: &str| (vec![family.to_owned()], "SingleStack", 1);
+    let both = |first: &str, second: &str, policy| (vec![first.to_owned(), second.to_owned()], policy, 2);
+    for (index, (spec, expected)) in [
+        (json!({}), single("IPv4")),
+        (json!({"clusterIP": "fd00:96::7"}), single("IPv6")),
+        (json!({"ipFamilyPolicy": "PreferDualStack"}), both("IPv4", "IPv6", "PreferDualStack")),
+        (json!({"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv6"]}), both("IPv6", "IPv4", "PreferDualStack")),
+        (
+            json!({"ipFamilyPolicy": "RequireDualStack", "clusterIPs": ["fd00:96::8"], "clusterIP": "fd00:96::8"}),
+            both("IPv6", "IPv4", "RequireDualStack"),
+        ),
+        (
+            json!({"clusterIP": "None", "selector": {"a": "b"}, "ipFamilyPolicy": "PreferDualStack"}),
+            (vec!["IPv4".to_owned(), "IPv6".to_owned()], "PreferDualStack", 1),
+        ),
+        (json!({"clusterIP": "None"}), (vec!["IPv4".to_owned(), "IPv6".to_owned()], "RequireDualStack", 1)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let given = world.put(&format!("s{index}"), spec.clone()).await.unwrap();
+        assert_eq!(families(&given), expected, "{spec}");
+        if let [first, second] = &crate::json::strings(&given, "/clusterIPs")[..] {
+            assert_ne!(first.contains(':'), second.contains(':'), "{spec}");
+            assert_eq!(first.contains(':'), expected.0[0] == "IPv6", "{spec}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn contradictions_are_refused() {
+    let dual = world(&DUAL, (30000, 32767));
+    let single = usual();
+    for (world, spec, says) in [
+        (
+            &dual,
+            json!({"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4", "IPv6"]}),
+            "spec.ipFamilyPolicy: Invalid value: \"SingleStack\": must be 'RequireDualStack' or 'PreferDualStack' when \
+             multiple IP families are specified",
+        ),
+        (&dual, json!({"ipFamilies": ["IPv4", "IPv6"]}), "when multiple IP families are specified"),
+        (
+            &dual,
+            json!({"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9", "fd00:96::9"]}),
+            "spec.ipFamilyPolicy: Invalid value: \"SingleStack\": must be 'RequireDualStack' or 'PreferDualStack' when \
+             multiple cluster IPs are specified",
+        ),
+        (
+            &dual,
+            json!({"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9", "10.96.0.8"]}),
+            "may specify no more than one IP for each IP family",
+        ),
+        (
+            &dual,
+            json!({"clusterIP": "10.96.0.9", "ipFamilies": ["IPv6"]}),
+            "spec.clusterIPs[0]: Invalid value: \"10.96.0.9\": expected an IPv6 value as indicated by `ipFamilies[0]`",
+        ),
+        (
+            &single,
+            json!({"clusterIP": "fd00:96::9"}),
+            "spec.clusterIPs[0]: Invalid value: [\"fd00:96::9\"]: IPv6 is not configured on this cluster",
+        ),
+    ] {
+        let refused = world.put("x", spec.clone()).await.unwrap_err();
+        assert!(refused.ends_with(says), "{spec}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_family_comes_and_goes() {
+    let world = world(&DUAL, (30000, 32767));
+    let single = world.put("a", json!({})).await.unwrap();
+    let mut wanted = single.clone();
+    wanted["ipFamilyPolicy"] = "PreferDualStack".into();
+    let dual = world.change("a", wanted).await.unwrap();
+    assert_eq!(families(&dual), (vec!["IPv4".into(), "IPv6".into()], "PreferDualStack", 2));
+    assert_eq!(dual["clusterIPs"][0], single["clusterIP"], "the first one stays");
+    // An update that says nothing of all this changes nothing.
+    assert_eq!(world.change("a", json!({})).await.unwrap(), dual);
+    // Giving one up takes the policy.
+    let mut less = dual.clone();
+    less["ipFamilies"] = json!(["IPv4"]);
+    let refused = world.change("a", less).await.unwrap_err();
+    assert!(refused.ends_with("must be 'SingleStack' to release the secondary IP family"), "{refused}");
+    let mut back = dual.clone();
+    back["ipFamilyPolicy"] = "SingleStack".into();
+    assert_eq!(world.change("a", back).await.unwrap(), single);
+    // Its address is free again.
+    world.put("b", json!({"clusterIP": dual["clusterIPs"][1]})).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_prefers_two_families_stays_as_they_are_when_the_cluster_changes() {
+    let before = usual();
+    let preferred = before.put("a", json!({"ipFamilyPolicy": "PreferDualStack"})).await.unwrap();
+    let after = world(&DUAL, (30000, 32767));
+    after.reader.put("", "services", json!({"metadata": {"name": "a", "namespace": "ns"}, "spec": preferred}));
+    assert_eq!(after.change("a", preferred.clone()).await.unwrap(), preferred);
+    let mut required = preferred.clone();
+    required["ipFamilyPolicy"] = "RequireDualStack".into();
+    assert_eq!(families(&after.change("a", required).await.unwrap()).2, 2);
+    // And back to a cluster of one family.
+    let both = after.change("a", json!({"ipFamilyPolicy": "PreferDualStack"})).await.unwrap();
+    let single = usual();
+    single.reader.put("", "services", json!({"metadata": {"name": "a", "namespace": "ns"}, "spec": both}));
+    assert_eq!(single.change("a", both.clone()).await.unwrap(), both);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 

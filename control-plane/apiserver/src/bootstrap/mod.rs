@@ -21,7 +21,7 @@ use xebec_clock::Clock;
 use xebec_schema::registry::Registry;
 
 use crate::fairness;
-pub use objects::{FRONT_PROXY, Facts, api_service_address};
+pub use objects::{FRONT_PROXY, Facts, address_in};
 pub use plan::{Change, plan};
 pub use reconcile::{Error, reconcile};
 

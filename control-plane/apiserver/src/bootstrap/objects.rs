@@ -12,12 +12,13 @@ pub struct Facts {
     pub advertise_address: IpAddr,
     /// Its port.
     pub secure_port: u16,
-    /// Addresses of services; the first one is that of the service `kubernetes`.
-    pub service_cidr: IpNet,
-    /// Addresses of pods.
-    pub cluster_cidr: IpNet,
-    /// The address of the service `kube-dns`.
-    pub cluster_dns: IpAddr,
+    /// Addresses of services: of one family or both, the preferred one first, of which the first address is that of the
+    /// service `kubernetes`.
+    pub service_cidrs: Vec<IpNet>,
+    /// Addresses of pods, likewise.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// The addresses of the service `kube-dns`, likewise.
+    pub cluster_dns: Vec<IpAddr>,
     /// `cluster.local`.
     pub cluster_domain: String,
     /// First and last.
@@ -71,25 +72,27 @@ fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
-/// The address after the network's own: the service `kubernetes`.
-pub fn api_service_address(service_cidr: IpNet) -> IpAddr {
-    match service_cidr.network() {
-        IpAddr::V4(network) => IpAddr::V4(u32::from(network).saturating_add(1).into()),
-        IpAddr::V6(network) => IpAddr::V6(u128::from(network).saturating_add(1).into()),
+/// The address `offset` after the network's own: with 1, that of the service `kubernetes`.
+pub fn address_in(network: IpNet, offset: u8) -> IpAddr {
+    match network.network() {
+        IpAddr::V4(network) => IpAddr::V4(u32::from(network).saturating_add(offset.into()).into()),
+        IpAddr::V6(network) => IpAddr::V6(u128::from(network).saturating_add(offset.into()).into()),
     }
 }
 
-fn service(metadata: Value, address: IpAddr, ports: Value) -> Value {
+fn service(metadata: Value, addresses: &[IpAddr], ports: Value) -> Value {
+    let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    let families: Vec<&str> = addresses.iter().map(|address| family(*address)).collect();
     json!({
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": metadata,
         "spec": {
             "type": "ClusterIP",
-            "clusterIP": address.to_string(),
-            "clusterIPs": [address.to_string()],
-            "ipFamilies": [family(address)],
-            "ipFamilyPolicy": "SingleStack",
+            "clusterIP": texts.first(),
+            "clusterIPs": texts,
+            "ipFamilies": families,
+            "ipFamilyPolicy": if addresses.len() > 1 { "PreferDualStack" } else { "SingleStack" },
             "internalTrafficPolicy": "Cluster",
             "sessionAffinity": "None",
             "ports": ports,
@@ -109,9 +112,11 @@ pub(super) fn services(facts: &Facts) -> Vec<Value> {
     });
     let dns_metadata = json!({"name": "kube-dns", "namespace": "kube-system", "labels": labels});
     let dns = json!([port("dns", "UDP", 53, 53), port("dns-tcp", "TCP", 53, 53)]);
+    let api = facts.service_cidrs.first().map(|range| address_in(*range, 1));
     vec![
-        service(metadata, api_service_address(facts.service_cidr), https),
-        service(dns_metadata, facts.cluster_dns, dns),
+        // Of one family, as upstream: the server is reached by one address.
+        service(metadata, &api.into_iter().collect::<Vec<_>>(), https),
+        service(dns_metadata, &facts.cluster_dns, dns),
     ]
 }
 
@@ -143,10 +148,11 @@ pub(super) fn endpoints(facts: &Facts) -> Vec<Value> {
 pub(super) fn config_maps(facts: &Facts) -> Vec<Value> {
     let pools: Vec<String> = facts.load_balancer_pools.iter().map(IpNet::to_string).collect();
     let (first, last) = facts.node_port_range;
+    let listed = |all: &[IpNet]| all.iter().map(IpNet::to_string).collect::<Vec<_>>().join(",");
     let config = json!({
-        "clusterCidr": facts.cluster_cidr.to_string(),
-        "serviceCidr": facts.service_cidr.to_string(),
-        "clusterDns": facts.cluster_dns.to_string(),
+        "clusterCidr": listed(&facts.cluster_cidrs),
+        "serviceCidr": listed(&facts.service_cidrs),
+        "clusterDns": facts.cluster_dns.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(","),
         "clusterDomain": facts.cluster_domain,
         "nodePortRange": format!("{first}-{last}"),
         "loadBalancerPools": pools,

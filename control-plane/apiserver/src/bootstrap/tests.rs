@@ -15,9 +15,9 @@ fn facts() -> Facts {
     Facts {
         advertise_address: "172.30.0.2".parse().unwrap(),
         secure_port: 6443,
-        service_cidr: "10.96.0.0/16".parse().unwrap(),
-        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
-        cluster_dns: "10.96.0.10".parse().unwrap(),
+        service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        cluster_dns: vec!["10.96.0.10".parse().unwrap()],
         cluster_domain: "cluster.local".into(),
         node_port_range: (30000, 32767),
         load_balancer_pools: vec!["172.30.0.128/25".parse().unwrap()],

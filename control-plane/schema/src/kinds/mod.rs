@@ -51,7 +51,7 @@ mod replication_controller;
 mod resource_quota;
 mod runtime_class;
 mod secret;
-mod service;
+pub mod service;
 mod service_account;
 mod service_cidr;
 mod stateful_set;

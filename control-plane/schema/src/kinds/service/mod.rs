@@ -1,10 +1,9 @@
 //! Services (`pkg/apis/core`, `pkg/registry/core/service`). Addresses and node ports are given out by the API server,
 //! between the preparation here and the validation.
 
+mod addresses;
 mod ports;
 mod update;
-
-use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
@@ -16,6 +15,8 @@ use super::endpoints::check_ip;
 use super::json::{at, default_int, default_text, default_to, has, int, list, list_mut, set, text, within};
 use crate::field::{Error, ErrorList, Path};
 use crate::resource::{NameRule, PLAIN, Strategy};
+
+pub use addresses::problems as address_problems;
 
 pub(super) const STRATEGY: Strategy = Strategy {
     default,
@@ -108,7 +109,7 @@ fn validate(service: &Value) -> ErrorList {
     ports::check_ports(&mut errors, spec, &path.child("ports"));
     check_labels(&mut errors, spec, "selector", &path.child("selector"));
     check_affinity(&mut errors, spec, &path);
-    check_cluster_ips(&mut errors, spec, &path);
+    errors.extend(addresses::problems(spec));
     for (index, address) in list(spec, "externalIPs").iter().enumerate() {
         check_ip(&mut errors, address.as_str().unwrap_or_default(), &path.child("externalIPs").index(index));
     }
@@ -176,44 +177,6 @@ fn check_affinity(errors: &mut ErrorList, spec: &Value, path: &Path) {
         let detail = "must not be set when session affinity is None";
         errors.push(Error::forbidden(config, detail));
     }
-}
-
-fn check_cluster_ips(errors: &mut ErrorList, spec: &Value, path: &Path) {
-    // Those are forbidden elsewhere.
-    if text(spec, "type") == "ExternalName" {
-        return;
-    }
-    let (first, all) = (text(spec, "clusterIP"), list(spec, "clusterIPs"));
-    if first.is_empty() && !all.is_empty() {
-        let detail = "must be empty when `clusterIP` is not specified";
-        errors.push(Error::invalid(path.child("clusterIPs"), all.to_vec(), detail));
-    } else if let Some(listed) = all.first()
-        && listed != first
-    {
-        let detail = "first value must match `clusterIP`";
-        errors.push(Error::invalid(path.child("clusterIPs"), at(spec, "clusterIPs").clone(), detail));
-    }
-    if all.len() > 2 {
-        errors.push(Error::invalid(
-            path.child("clusterIPs"),
-            at(spec, "clusterIPs").clone(),
-            "may only hold up to 2 values",
-        ));
-    }
-    let given: Vec<_> = if all.is_empty() { vec![first] } else { all.iter().filter_map(Value::as_str).collect() };
-    for (index, address) in given.into_iter().enumerate().filter(|(_, a)| !a.is_empty() && *a != "None") {
-        report(errors, &path.child("clusterIPs").index(index), address, ip_problems(address));
-    }
-    let mut seen = BTreeSet::new();
-    for (index, family) in list(spec, "ipFamilies").iter().enumerate() {
-        let (path, family) = (path.child("ipFamilies").index(index), family.as_str().unwrap_or_default());
-        if family != "IPv4" && family != "IPv6" {
-            errors.push(Error::not_supported(path, family, &["IPv4", "IPv6"]));
-        } else if !seen.insert(family) {
-            errors.push(Error::duplicate(path, family));
-        }
-    }
-    one_of(errors, spec, path, "ipFamilyPolicy", &["PreferDualStack", "RequireDualStack", "SingleStack"]);
 }
 
 fn check_load_balancer(errors: &mut ErrorList, spec: &Value, path: &Path) {

@@ -1,0 +1,116 @@
+//! Networks of one family or both, as flags and configuration files name them: `10.244.0.0/16,fd00:10:244::/56`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Context as _, ensure};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A network of IPv4, and maybe one of IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ranges {
+    /// The preferred one.
+    pub v4: Ipv4Net,
+    /// Dual stack: the other one.
+    pub v6: Option<Ipv6Net>,
+}
+
+impl Ranges {
+    /// The preferred one first.
+    pub fn all(&self) -> Vec<IpNet> {
+        [IpNet::V4(self.v4)].into_iter().chain(self.v6.map(IpNet::V6)).collect()
+    }
+
+    /// Whether the two have addresses in common.
+    pub fn overlap(&self, other: &Self) -> bool {
+        let common = |a: &IpNet| other.all().iter().any(|b| a.contains(b) || b.contains(a));
+        self.all().iter().any(common)
+    }
+
+    /// Whether they can be what `what` names; `v4` and `v6` are the lengths that their prefixes may have.
+    pub fn check(
+        &self,
+        what: &str,
+        v4: std::ops::RangeInclusive<u8>,
+        v6: std::ops::RangeInclusive<u8>,
+    ) -> anyhow::Result<()> {
+        for net in self.all() {
+            ensure!(
+                net.addr() == net.network(),
+                "{what} {net} has bits set after its prefix; did you mean {}?",
+                net.trunc()
+            );
+            let allowed = if matches!(net, IpNet::V4(_)) { &v4 } else { &v6 };
+            let (first, last) = (allowed.start(), allowed.end());
+            ensure!(
+                allowed.contains(&net.prefix_len()),
+                "{what} {net}: the prefix must be {first} to {last} bits long"
+            );
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Ranges {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let nets = text.split(',').map(|part| {
+            let part = part.trim();
+            part.parse::<IpNet>().with_context(|| format!("{part:?} is not a network, such as 10.244.0.0/16"))
+        });
+        match nets.collect::<Result<Vec<_>, _>>()?[..] {
+            [IpNet::V4(v4)] => Ok(Self { v4, v6: None }),
+            [IpNet::V4(v4), IpNet::V6(v6)] => Ok(Self { v4, v6: Some(v6) }),
+            [IpNet::V6(_)] | [IpNet::V6(_), IpNet::V4(_)] => {
+                anyhow::bail!("{text}: clusters of IPv6 alone, or with IPv6 first, are not supported: give IPV4,IPV6")
+            }
+            _ => anyhow::bail!("{text}: give one network, or one of IPv4 and one of IPv6: IPV4,IPV6"),
+        }
+    }
+}
+
+impl fmt::Display for Ranges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.v4)?;
+        self.v6.map_or(Ok(()), |v6| write!(f, ",{v6}"))
+    }
+}
+
+impl Serialize for Ranges {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Ranges {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(input)?;
+        text.parse().map_err(|error| serde::de::Error::custom(format!("{error:#}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_network_or_one_of_each_family() {
+        for text in ["10.244.0.0/16", "10.244.0.0/16,fd00:10:244::/56"] {
+            assert_eq!(text.parse::<Ranges>().unwrap().to_string(), text);
+        }
+        for (text, says) in [
+            ("fd00::/56", "IPv6 alone"),
+            ("fd00::/56,10.0.0.0/8", "with IPv6 first"),
+            ("10.0.0.0/8,11.0.0.0/8", "one of IPv4 and one of IPv6"),
+            ("10.0.0.0/8,x", "\"x\" is not a network"),
+        ] {
+            let error = format!("{:#}", text.parse::<Ranges>().unwrap_err());
+            assert!(error.contains(says), "{text}: {error}");
+        }
+        let (a, b): (Ranges, Ranges) =
+            ("10.0.0.0/16,fd00::/56".parse().unwrap(), "10.1.0.0/16,fd00::/112".parse().unwrap());
+        assert!(a.overlap(&b));
+    }
+}
