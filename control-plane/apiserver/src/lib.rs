@@ -40,6 +40,7 @@ pub mod verbs;
 pub mod versions;
 mod virtual_kinds;
 pub mod webhook;
+mod websocket;
 
 #[cfg(test)]
 mod test_reader;

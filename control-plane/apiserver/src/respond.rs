@@ -114,6 +114,21 @@ impl Wanted {
         }
     }
 
+    /// What the client gets of a kind that has no tables (reviews): the object, where that will do.
+    ///
+    /// # Errors
+    ///
+    /// 406 if it takes nothing but tables.
+    pub fn without_tables(self) -> Result<Self, Status> {
+        match self.form {
+            Form::Table(_) if self.json => Ok(Self { form: Form::Object, ..self.as_json() }),
+            Form::Table(_) => {
+                Err(not_acceptable("application/json, application/yaml, application/vnd.kubernetes.protobuf"))
+            }
+            _ => Ok(self),
+        }
+    }
+
     fn content_type(self) -> HeaderValue {
         HeaderValue::from_static(match self {
             Self { protobuf: true, .. } => PROTOBUF,

@@ -22,6 +22,7 @@ pub async fn create(call: &mut Call, body: RequestBody) -> Result<Response<Body>
     let server = call.server.clone();
     let key = (call.resource.group.to_string(), call.resource.plural.to_string());
     let handler = server.extensions.virtual_kinds.get(&key).ok_or_else(Status::no_such_path)?;
+    let wanted = call.wanted.without_tables()?;
     let dry_run = decode::dry_run(&call.query)?;
     let body = body::read(body).await?;
     let mut object = decode::object(call, &body)?;
@@ -41,5 +42,5 @@ pub async fn create(call: &mut Call, body: RequestBody) -> Result<Response<Body>
         dry_run,
     };
     let answer = handler.answer(question).await?;
-    Ok(respond::encoded(201, &answer, call.wanted))
+    Ok(respond::encoded(201, &answer, wanted))
 }

@@ -76,6 +76,8 @@ pub struct Strategy {
     pub prepare_delete: fn(&mut Value, Timestamp),
     /// `(new, old)`: carries over what an update of the main resource may not change.
     pub prepare_update: fn(&mut Value, &Value),
+    /// `(subresource, new, old, now)`: what an update by a subresource that exchanges the object keeps and fills in.
+    pub prepare_part: fn(&str, &mut Value, &Value, Timestamp),
     /// Everything that is wrong with a new object, metadata excepted.
     pub validate: fn(&Value) -> ErrorList,
     /// `(new, old)`: everything that is wrong with an update, immutable fields included, metadata excepted.
@@ -84,6 +86,8 @@ pub struct Strategy {
     pub validate_status: fn(&Value, &Value) -> ErrorList,
     /// Field-selector labels beyond `metadata.name` and `metadata.namespace`, with their values.
     pub fields: fn(&Value) -> Vec<(&'static str, String)>,
+    /// What clients of this group and version call some of `fields`: its name for a label, and the label.
+    pub field_names: &'static [(&'static str, &'static str)],
     /// Warnings for the client about a new or changed object.
     pub warnings: fn(&Value) -> Vec<String>,
     /// `metadata.generation` is kept: it starts at 1, and goes up when anything but metadata and status changes.
@@ -125,10 +129,12 @@ pub const PLAIN: Strategy = Strategy {
     prepare_create: |_| {},
     prepare_delete: |_, _| {},
     prepare_update: |_, _| {},
+    prepare_part: |_, _, _, _| {},
     validate: |_| Vec::new(),
     validate_update: |_, _| Vec::new(),
     validate_status: |_, _| Vec::new(),
     fields: |_| Vec::new(),
+    field_names: &[],
     warnings: |_| Vec::new(),
     generation: false,
     create_on_update: false,

@@ -1,6 +1,7 @@
 //! Pods' files on this node: directories below one root, tmpfs mounts for what must not reach the disk, and a task per
 //! pod that keeps the files made of objects up to date.
 
+mod log_tail;
 mod mounts;
 mod refresh;
 
@@ -75,8 +76,6 @@ impl Drop for Kept {
 
 /// What a termination message may be, in bytes.
 const MESSAGE_BYTES_MAX: usize = 4096;
-/// How much of a log stands in for one.
-const LOG_TAIL_BYTES: usize = 2048;
 /// The size of a pod's shared memory.
 const SHM_BYTES: i64 = 64 << 20;
 
@@ -371,36 +370,6 @@ fn remove_all(path: &Path) -> Result<(), VolumeError> {
     }
 }
 
-/// What the end of a log says, as a termination message.
-fn log_tail(path: &Path) -> String {
-    use std::io::{Read, Seek, SeekFrom};
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = fs::File::open(path)?;
-        // A line's head takes about as much again as a short line's text.
-        let want = i64::try_from(4 * LOG_TAIL_BYTES).unwrap_or(8192);
-        let length = i64::try_from(file.metadata()?.len()).unwrap_or(0);
-        file.seek(SeekFrom::End(-want.min(length)))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = read().unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    let mut message: String = text
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.splitn(4, ' ');
-            let (_, _, kind, text) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-            Some(if kind == "P" { text.to_owned() } else { format!("{text}\n") })
-        })
-        .collect();
-    if message.len() > LOG_TAIL_BYTES {
-        let cut = (message.len() - LOG_TAIL_BYTES..message.len()).find(|i| message.is_char_boundary(*i));
-        message.drain(..cut.unwrap_or(0));
-    }
-    message
-}
-
 #[async_trait]
 impl Volumes for LocalVolumes {
     async fn mount(&self, pod: Arc<Pod>) -> Result<PodVolumes, VolumeError> {
@@ -441,7 +410,7 @@ impl Volumes for LocalVolumes {
         drop(fs::remove_file(&path));
         let mut message = String::from_utf8_lossy(&bytes).into_owned();
         if message.is_empty() && ended.failed && ended.container.termination_message_policy == "FallbackToLogsOnError" {
-            message = log_tail(&ended.log_path);
+            message = log_tail::read(&ended.log_path).await;
         }
         (!message.is_empty()).then_some(message)
     }

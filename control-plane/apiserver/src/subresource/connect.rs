@@ -22,6 +22,7 @@ use crate::extension::NodeStream;
 use crate::query::{self, Query};
 use crate::reader::Reader;
 use crate::verbs::admit::{self, Admission};
+use crate::websocket::{self, Wish};
 
 /// The agent's port, where the node does not say another.
 const AGENT_PORT: u16 = 10250;
@@ -59,6 +60,12 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
         admit::validate(call, admission, None).await?;
     }
     let (address, port) = agent(call, &node)?;
+    if subresource == "log" && websocket::is_wanted(&call.parts.headers) {
+        let wish = Wish::take(&mut call.parts)?;
+        let (framing, protocol) = wish.bytes()?;
+        let answer = forward(call, body, &node, &address, port, &path).await?;
+        return wish.grant(answer, framing, protocol, call.server.stop.clone());
+    }
     forward(call, body, &node, &address, port, &path).await
 }
 

@@ -31,7 +31,7 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
     let rules = if part == "finalize" { Rules::Internal } else { Rules::Status };
     let how = Modify { rules, admission: true, dry_run };
     let next = |call: &Call, new: Value, old: &Value| {
-        let mut new = merged(&part, new, old);
+        let mut new = merged(call, &part, new, old);
         // What the server's own rules change is not tracked of itself.
         if rules == Rules::Internal {
             track::update(call, &mut new, Some(old));
@@ -43,7 +43,7 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
         let compute = |call: &mut Call, old: &Value| {
             let new = configuration.applied(call, Some(old))?;
             let managed = new["metadata"]["managedFields"].clone();
-            let mut new = merged(&part, new, old);
+            let mut new = merged(call, &part, new, old);
             new["metadata"]["managedFields"] = managed;
             Ok(Next::Tracked(new))
         };
@@ -62,7 +62,7 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
 }
 
 /// What a part of the new object makes of the old one.
-fn merged(part: &str, new: Value, old: &Value) -> Value {
+fn merged(call: &Call, part: &str, mut new: Value, old: &Value) -> Value {
     match part {
         "finalize" => {
             let mut out = old.clone();
@@ -70,25 +70,11 @@ fn merged(part: &str, new: Value, old: &Value) -> Value {
             set(&mut out, "metadata", "resourceVersion", &new["metadata"]["resourceVersion"]);
             out
         }
-        "approval" => {
-            let mut out = old.clone();
-            let conditions = approval_conditions(&new, old);
-            set(&mut out, "status", "conditions", &conditions);
-            set(&mut out, "metadata", "resourceVersion", &new["metadata"]["resourceVersion"]);
-            out
+        _ => {
+            (call.stored.strategy.prepare_part)(part, &mut new, old, call.server.clock.now());
+            new
         }
-        _ => new,
     }
-}
-
-/// The approval says `Approved` and `Denied`; other conditions are for the status
-/// (`certificates/strategy.go populateConditionTimestamps`, `csrApprovalStrategy`).
-fn approval_conditions(new: &Value, old: &Value) -> Value {
-    let is_approval = |c: &&Value| matches!(c["type"].as_str(), Some("Approved" | "Denied"));
-    let list = |object: &Value| object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let mut conditions: Vec<Value> = list(old).into_iter().filter(|c| !is_approval(&c)).collect();
-    conditions.extend(list(new).into_iter().filter(|c| is_approval(&c)));
-    conditions.into()
 }
 
 /// Sets or removes a field of a struct.

@@ -30,7 +30,7 @@ impl Filter {
         };
         let fields = match call.query.get("fieldSelector") {
             "" => None,
-            text => Some(FieldSelector::parse(text).map_err(Status::bad_request)?),
+            text => Some(FieldSelector::parse(text).map_err(Status::bad_request)?.translated(&call.resource)),
         };
         if let Some(fields) = &fields {
             fields.check(&call.stored).map_err(Status::bad_request)?;

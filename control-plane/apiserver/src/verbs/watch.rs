@@ -27,6 +27,7 @@ use crate::reader::Entry;
 use crate::respond::{self, Form, Wanted};
 use crate::server::Shared;
 use crate::versions;
+use crate::websocket::{self, Framing, Wish};
 
 /// Between two bookmarks.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -103,6 +104,18 @@ impl Options {
 ///
 /// 400 and 422 for options that make no sense. A resource version that is too old is an event, not an error.
 pub async fn serve(call: &mut Call) -> Result<Response<Body>, Status> {
+    if websocket::is_wanted(&call.parts.headers) {
+        let wish = Wish::take(&mut call.parts)?;
+        // Messages are events, and these JSON.
+        call.wanted = call.wanted.as_json();
+        let answer = events(call).await?;
+        return wish.grant(answer, Framing::Lines, None, call.server.stop.clone());
+    }
+    events(call).await
+}
+
+/// The events, as they are sent over HTTP.
+async fn events(call: &mut Call) -> Result<Response<Body>, Status> {
     let filter = Filter::of(call)?;
     let options = Options::of(call)?;
     if matches!(options.start, Start::State) {

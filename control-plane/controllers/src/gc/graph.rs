@@ -164,7 +164,9 @@ impl Graph {
         for reference in old.iter().flat_map(|n| &n.owners) {
             self.unlink(&reference.uid, &uid);
             // An owner that waits may have waited for this reference.
-            if !meta.owner_references.iter().any(|r| r.uid == reference.uid) {
+            let still =
+                |r: &OwnerReference| r.uid == reference.uid && r.block_owner_deletion == reference.block_owner_deletion;
+            if !meta.owner_references.iter().any(still) {
                 look.push(reference.uid.clone().into());
             }
         }

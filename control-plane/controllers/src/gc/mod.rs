@@ -97,6 +97,11 @@ pub fn plan(view: &View<'_>) -> Plan {
         return plan;
     }
     let policy = if view.owners.contains(&Owner::Waiting) && !view.dependents.is_empty() {
+        if closes_circle(view) {
+            // Everybody in a circle would wait for the next one: this object holds its owners up no longer.
+            plan.act(unblocking(view).into());
+            return plan;
+        }
         "Foreground"
     } else if has(ORPHAN) {
         "Orphan"
@@ -113,6 +118,21 @@ pub fn plan(view: &View<'_>) -> Plan {
     };
     plan.act(Write::delete_with(view.kind, view.meta, options).into());
     plan
+}
+
+/// Whether what the object owns waits for its dependents already, while the object blocks an owner that waits, too: they
+/// may wait for each other (upstream `attemptToDeleteItem`, which takes some for circles that are none, harmlessly).
+fn closes_circle(view: &View<'_>) -> bool {
+    let waits = |meta: &Meta| meta.is_terminating() && meta.finalizers.iter().any(|f| f == FOREGROUND);
+    view.dependents.iter().any(|(_, meta, _)| waits(meta))
+        && view.meta.owner_references.iter().any(|r| r.block_owner_deletion == Some(true))
+}
+
+/// Takes `blockOwnerDeletion` off all references of the object.
+fn unblocking(view: &View<'_>) -> Write {
+    let mut references = view.meta.owner_references.clone();
+    references.iter_mut().for_each(|r| r.block_owner_deletion = Some(false));
+    Write::merge_exact(view.kind, view.meta, "", json!({"metadata": {"ownerReferences": references}}))
 }
 
 fn without_owners(kind: &Kind, meta: &Meta, uids: &[&str]) -> Write {

@@ -56,6 +56,16 @@ fn foreground_deletion_goes_down_and_comes_back_up() {
 }
 
 #[test]
+fn a_circle_is_opened() {
+    // a owns b owns c owns a; a and b wait already: c holds b up no longer, and then goes.
+    let first = (POD.clone(), meta("a", &[("c", true)], &[FOREGROUND], true), true);
+    let last = run(&meta("c", &[("b", true)], &[], false), &[Owner::Waiting], std::slice::from_ref(&first));
+    assert!(last.len() == 1 && last[0].contains(r#""blockOwnerDeletion":false"#), "{last:?}");
+    let opened = meta("c", &[("b", false)], &[], false);
+    assert_eq!(run(&opened, &[Owner::Waiting], &[first]), ["delete c Foreground"]);
+}
+
+#[test]
 fn orphans_are_let_go_before_their_owner_is() {
     let owner = meta("a", &[], &[ORPHAN], true);
     let child = (POD.clone(), meta("p", &[("a", true)], &[], false), true);

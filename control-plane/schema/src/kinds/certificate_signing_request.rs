@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use super::checks::required;
 use super::clear_status;
-use super::json::{at, carry_over, int, list, text};
+use super::json::{at, carry_over, default_text, default_to, has, int, list, set, text, within};
 use crate::field::{Error, ErrorList, Path};
 use crate::resource::{PLAIN, Strategy};
 
@@ -20,6 +21,7 @@ pub(super) const STRATEGY: Strategy = Strategy {
         carry_over(new, old, "spec");
         carry_over(new, old, "status");
     },
+    prepare_part,
     validate,
     validate_update: |_, _| Vec::new(),
     validate_status,
@@ -55,6 +57,34 @@ const USAGES: [&str; 23] = [
 
 /// The shortest certificate that may be asked for.
 const MIN_SECONDS: i64 = 600;
+
+/// Approval changes conditions alone, of any type; the status keeps what approval said
+/// (`pkg/registry/certificates/certificates/strategy.go`). Times that are not given are filled in.
+fn prepare_part(part: &str, new: &mut Value, old: &Value, now: Timestamp) {
+    let before = list(old, "status.conditions");
+    let is_approval = |c: &&Value| matches!(text(c, "type"), "Approved" | "Denied");
+    let mut conditions = list(new, "status.conditions").to_vec();
+    match part {
+        "approval" => carry_over(new, old, "status"),
+        "status" => {
+            let given = conditions.into_iter().filter(|c| !is_approval(&c));
+            conditions = before.iter().filter(is_approval).cloned().chain(given).collect();
+        }
+        _ => return,
+    }
+    for condition in &mut conditions {
+        let same = before.iter().find(|b| text(b, "type") == text(condition, "type"));
+        let changed = same.is_none_or(|b| text(b, "status") != text(condition, "status"));
+        let since = same.filter(|_| !changed).map(|b| text(b, "lastTransitionTime").to_owned());
+        let since = since.filter(|time| !time.is_empty()).unwrap_or_else(|| now.to_string());
+        default_text(condition, "lastUpdateTime", &now.to_string());
+        default_text(condition, "lastTransitionTime", &since);
+    }
+    if !conditions.is_empty() || has(new, "status.conditions") {
+        default_to(new, "status", json!({}));
+        within(new, "status", |status| set(status, "conditions", conditions));
+    }
+}
 
 fn validate(request: &Value) -> ErrorList {
     let mut errors = Vec::new();
@@ -132,4 +162,32 @@ fn validate_status(new: &Value, old: &Value) -> ErrorList {
         errors.push(Error::forbidden(Path::new("status.certificate"), detail));
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn approval_changes_conditions_and_the_status_keeps_them() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let old = json!({ "status": { "certificate": "eA==" } });
+        let mut new = json!({
+            "metadata": { "annotations": { "a": "b" } },
+            "status": { "conditions": [{ "type": "Other", "status": "True" }, { "type": "Approved", "status": "True" }] },
+        });
+        prepare_part("approval", &mut new, &old, now);
+        assert_eq!(new["metadata"]["annotations"]["a"], "b");
+        assert_eq!(new["status"]["certificate"], "eA==");
+        assert_eq!(new["status"]["conditions"][0]["type"], "Other");
+        assert_eq!(new["status"]["conditions"][1]["lastUpdateTime"], "2026-01-01T00:00:00Z");
+
+        let later: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
+        let mut status =
+            json!({ "status": { "conditions": [{ "type": "Denied" }, { "type": "Other", "status": "True" }] } });
+        prepare_part("status", &mut status, &new, later);
+        let kinds: Vec<_> = list(&status, "status.conditions").iter().map(|c| text(c, "type")).collect();
+        assert_eq!(kinds, ["Approved", "Other"]);
+        assert_eq!(status["status"]["conditions"][1]["lastTransitionTime"], "2026-01-01T00:00:00Z");
+    }
 }

@@ -8,6 +8,22 @@ use crate::resource::{PLAIN, Strategy};
 
 pub(super) const STRATEGY: Strategy = Strategy { validate, fields, create_on_update: true, ..PLAIN };
 
+/// Of `events.k8s.io`, whose clients have their own names for what the core group selects by
+/// (`pkg/apis/events/v1/conversion.go`).
+pub(super) const NEW_STRATEGY: Strategy = Strategy {
+    field_names: &[
+        ("regarding.kind", "involvedObject.kind"),
+        ("regarding.namespace", "involvedObject.namespace"),
+        ("regarding.name", "involvedObject.name"),
+        ("regarding.uid", "involvedObject.uid"),
+        ("regarding.apiVersion", "involvedObject.apiVersion"),
+        ("regarding.resourceVersion", "involvedObject.resourceVersion"),
+        ("regarding.fieldPath", "involvedObject.fieldPath"),
+        ("reportingController", "reportingComponent"),
+    ],
+    ..STRATEGY
+};
+
 /// The object that an event is about, by either group's name for it.
 fn regarding(event: &Value) -> (&'static str, &Value) {
     let key = if has(event, "regarding") { "regarding" } else { "involvedObject" };

@@ -288,7 +288,7 @@ fn check_service(errors: &mut ErrorList, service: &Value, path: &Path) {
     }
     let Some(request) = at(service, "path").as_str() else { return };
     let path = path.child("path");
-    if request == "/" {
+    if matches!(request, "" | "/") {
         return;
     }
     if !request.starts_with('/') {

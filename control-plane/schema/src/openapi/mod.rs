@@ -137,7 +137,14 @@ fn to_v2(schema: &mut Value) {
             if let Some(Value::String(reference)) = entries.get_mut("$ref") {
                 *reference = reference.replace("#/components/schemas/", "#/definitions/");
             }
-            entries.values_mut().for_each(to_v2);
+            for (key, value) in entries.iter_mut() {
+                match (key.as_str(), value) {
+                    // What is named here are properties, whatever words they use: JSONSchemaProps has "oneOf", too.
+                    ("properties", Value::Object(properties)) => properties.values_mut().for_each(to_v2),
+                    ("default" | "enum" | "example", _) => {}
+                    (_, value) => to_v2(value),
+                }
+            }
         }
         Value::Array(items) => items.iter_mut().for_each(to_v2),
         _ => {}

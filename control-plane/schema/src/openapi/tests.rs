@@ -82,6 +82,16 @@ fn every_reference_leads_somewhere() {
     assert!(delete["x-kubernetes-group-version-kind"].as_array().unwrap().len() > 5);
 }
 
+/// The schema of schemas has properties called as what Swagger 2 lacks.
+#[test]
+fn properties_keep_their_names_in_v2() {
+    let v2 = v2(&Registry::builtin());
+    let name = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+    let properties = v2["definitions"][name]["properties"].as_object().unwrap();
+    assert!(properties.contains_key("oneOf") && properties.contains_key("allOf"));
+    assert!(properties.values().all(Value::is_object), "{properties:?}");
+}
+
 #[test]
 fn operations_have_ids_of_their_own() {
     let v2 = v2(&Registry::builtin());

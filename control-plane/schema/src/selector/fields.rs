@@ -45,6 +45,18 @@ impl FieldSelector {
         Ok(Self { requirements })
     }
 
+    /// The same by the names that the stored kind has for the fields, for a client that used those of `resource`.
+    #[must_use]
+    pub fn translated(mut self, resource: &Resource) -> Self {
+        let names = resource.strategy.field_names;
+        for requirement in &mut self.requirements {
+            if let Some((_, label)) = names.iter().find(|(name, _)| *name == requirement.field) {
+                requirement.field = (*label).to_owned();
+            }
+        }
+        self
+    }
+
     /// Whether everything is selected.
     pub fn is_everything(&self) -> bool {
         self.requirements.is_empty()

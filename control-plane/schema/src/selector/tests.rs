@@ -135,6 +135,13 @@ fn field_labels_of_kinds() {
         let wrong = FieldSelector::parse("spec.nope=a").unwrap().check(row).unwrap_err();
         assert_eq!(wrong, "field label not supported: spec.nope", "{plural}");
     }
+    // Two groups serve events, each by its own names.
+    let events = registry.get("events.k8s.io", "v1", "events").unwrap();
+    let selector = FieldSelector::parse("regarding.name=a,reportingController=b").unwrap();
+    assert!(selector.check(events).is_err());
+    let translated = selector.translated(events);
+    assert_eq!(translated.check(events), Ok(()));
+    assert_eq!(translated.to_string(), "involvedObject.name=a,reportingComponent=b");
     let object = json!({"metadata": {"name": "a", "namespace": "n"}});
     let matches = |text: &str| FieldSelector::parse(text).unwrap().matches_object(row, &object);
     assert!(matches("metadata.name=a") && !matches("metadata.name!=a") && !matches("metadata.namespace=x"));

@@ -381,7 +381,7 @@ fn webhook_service(errors: &mut ErrorList, service: &Value, path: &Path) {
         let why = "port is not valid: must be between 1 and 65535, inclusive";
         errors.push(Error::invalid(path.child("port"), port, why));
     }
-    let Some(url_path) = service["path"].as_str() else { return };
+    let Some(url_path) = service["path"].as_str().filter(|path| !path.is_empty()) else { return };
     let path = path.child("path");
     if !url_path.starts_with('/') {
         errors.push(Error::invalid(path.clone(), url_path, "must start with a '/'"));

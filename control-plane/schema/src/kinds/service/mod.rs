@@ -12,7 +12,7 @@ use super::checks::{
     required_one_of,
 };
 use super::endpoints::check_ip;
-use super::json::{at, default_int, default_text, default_to, has, int, list, list_mut, set, text, within};
+use super::json::{at, default_int, default_text, default_to, has, int, list, list_mut, set, text, unset, within};
 use crate::field::{Error, ErrorList, Path};
 use crate::resource::{NameRule, PLAIN, Strategy};
 
@@ -48,6 +48,9 @@ fn default(service: &mut Value) {
         within(spec, "sessionAffinityConfig", |config| {
             within(config, "clientIP", |ip| default_int(ip, "timeoutSeconds", AFFINITY_SECONDS));
         });
+    } else if text(spec, "sessionAffinity") == "None" {
+        // Who turns affinity off need not take its settings away, too.
+        unset(spec, "sessionAffinityConfig");
     }
     default_text(spec, "type", "ClusterIP");
     for port in list_mut(spec, "ports") {
