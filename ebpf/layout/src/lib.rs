@@ -18,7 +18,7 @@ pub use address::{Addr, Port};
 pub use config::Config;
 pub use event::{DropReason, EVENT_DROP, EVENT_NEW_FLOW, Event};
 pub use flow::{DatagramKey, DatagramPorts, Flow, FlowKey, FlowKind, flow_counters, flow_flags};
-pub use network::{LocalPod, Peer, lb_address_flags, node_address_flags, peer_flags};
+pub use network::{ALIVE_PORT, ALIVE_QUESTION, LocalPod, Peer, lb_address_flags, node_address_flags, peer_flags};
 pub use policy::{Connection, DENY_ALL, Direction, FragmentKey, RuleKey, verdict};
 pub use service::{
     Affinity, AffinityKey, Backend, CLIENT_NAMESPACE, CLIENT_SOCKET, Chunk, ChunkKey, Frontend, MemberKey,
@@ -64,6 +64,8 @@ pub mod map {
     pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
     /// A load balancer [`super::Addr`] to [`super::lb_address_flags`].
     pub const LB_ADDRESSES: &str = "LB_ADDRESSES";
+    /// A load balancer [`super::Addr`] that has moved here to an [`super::Addr`] at the node that had it before.
+    pub const FORMER_OWNERS: &str = "FORMER_OWNERS";
     /// A pod's [`super::Addr`] to its identity.
     pub const IDENTITIES: &str = "IDENTITIES";
     /// A prefix of addresses to the identity of those in it that are in no longer one.
@@ -92,7 +94,7 @@ pub mod map {
         [AFFINITY, SERVICE_COUNTERS, SOCKETS, FLOWS, FLOW_COUNTERS, DATAGRAMS, CONNECTIONS, WATCHED, DROPS, EVENTS];
 
     /// Those that outlive the agent. (`EVENTS` does too: a reader that reopens it goes on where it was.)
-    pub const PINNED: [&str; 23] = [
+    pub const PINNED: [&str; 24] = [
         SERVICES,
         SLOTS,
         MEMBERS,
@@ -108,6 +110,7 @@ pub mod map {
         PEERS,
         NODE_ADDRESSES,
         LB_ADDRESSES,
+        FORMER_OWNERS,
         IDENTITIES,
         BLOCKS,
         RULES,

@@ -49,6 +49,11 @@ pub struct Peer {
     pub padding: [u8; 2],
 }
 
+/// Where a node's datapath answers that it lives (UDP).
+pub const ALIVE_PORT: u16 = 10_254;
+/// What it is asked, and what it answers.
+pub const ALIVE_QUESTION: [u8; 8] = *b"xbalive1";
+
 /// Bits of [`Peer::flags`].
 pub mod peer_flags {
     /// Reached through VXLAN; without it, by the uplink's link.

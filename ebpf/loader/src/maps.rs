@@ -239,6 +239,8 @@ pub struct Maps {
     pub peers: Prefixes<Peer>,
     pub node_addresses: Table<Addr, u32>,
     pub lb_addresses: Table<Addr, u32>,
+    /// Load balancer addresses that have moved here: the way to who had them.
+    pub former_owners: Table<Addr, Addr>,
     pub identities: Table<Addr, [u32; 2]>,
     pub blocks: Prefixes<[u32; 2]>,
     pub rules: Prefixes<u32, RuleKey>,
@@ -296,6 +298,7 @@ impl Maps {
             peers: Prefixes::new(names::PEERS, map(names::PEERS)?)?,
             node_addresses: Table::new(names::NODE_ADDRESSES, map(names::NODE_ADDRESSES)?)?,
             lb_addresses: Table::new(names::LB_ADDRESSES, map(names::LB_ADDRESSES)?)?,
+            former_owners: Table::new(names::FORMER_OWNERS, map(names::FORMER_OWNERS)?)?,
             identities: Table::new(names::IDENTITIES, map(names::IDENTITIES)?)?,
             blocks: Prefixes::new(names::BLOCKS, map(names::BLOCKS)?)?,
             rules: Prefixes::new(names::RULES, map(names::RULES)?)?,
@@ -320,7 +323,7 @@ impl Maps {
 }
 
 /// Sizes of the keys and values that pinned maps must have.
-pub(crate) const SIZES: [(&str, usize, usize); 18] = [
+pub(crate) const SIZES: [(&str, usize, usize); 19] = [
     (map::SERVICES, size_of::<ServiceKey>(), size_of::<Service>()),
     (map::SLOTS, size_of::<ChunkKey>(), size_of::<Chunk>()),
     (map::MEMBERS, size_of::<MemberKey>(), 4),
@@ -335,6 +338,7 @@ pub(crate) const SIZES: [(&str, usize, usize); 18] = [
     (map::PEERS, 4 + size_of::<Addr>(), size_of::<Peer>()),
     (map::NODE_ADDRESSES, size_of::<Addr>(), 4),
     (map::LB_ADDRESSES, size_of::<Addr>(), 4),
+    (map::FORMER_OWNERS, size_of::<Addr>(), size_of::<Addr>()),
     (map::IDENTITIES, size_of::<Addr>(), 8),
     (map::BLOCKS, 4 + size_of::<Addr>(), 8),
     (map::RULES, 4 + size_of::<RuleKey>(), 4),

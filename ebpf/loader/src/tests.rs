@@ -1,5 +1,6 @@
 //! The classifiers on made-up packets (`BPF_PROG_TEST_RUN`): what becomes of each, and whether its checksums are right.
 
+mod alive;
 mod packet;
 mod policy;
 mod services;

@@ -29,7 +29,8 @@ const IPV4: u16 = 0x0800_u16.to_be();
 const REQUEST: u16 = 1_u16.to_be();
 const REPLY: u16 = 2_u16.to_be();
 
-/// Answers a request for an address this node owns; leaves everything else to the kernel.
+/// Answers a request for an address this node owns, and gives up one that another node announces; leaves everything else to
+/// the kernel.
 #[inline(always)]
 pub fn answer(ctx: &TcContext) -> i32 {
     let pass = TC_ACT_OK;
@@ -39,8 +40,9 @@ pub fn answer(ctx: &TcContext) -> i32 {
     }
     let target = u32::from(request.target[0]) | u32::from(request.target[1]) << 16;
     let target = u32::from_ne_bytes(target.to_le_bytes());
+    let target = Addr::from_v4_word(target);
     // SAFETY: read at once.
-    match unsafe { LB_ADDRESSES.get(Addr::from_v4_word(target)) } {
+    match unsafe { LB_ADDRESSES.get(target) } {
         Some(flags) if *flags & lb_address_flags::OWNED != 0 => {}
         _ => return pass,
     }
@@ -50,6 +52,14 @@ pub fn answer(ctx: &TcContext) -> i32 {
         u16::from_ne_bytes([mac[2], mac[3]]),
         u16::from_ne_bytes([mac[4], mac[5]]),
     ];
+    if request.sender == request.target {
+        // An announcement (RFC 5227 section 3): another node has taken the address, and it does not wait for our agent,
+        // which may be away, to let go of it.
+        if request.sender_mac != own {
+            let _ = LB_ADDRESSES.remove(target);
+        }
+        return pass;
+    }
     let reply = Arp {
         operation: REPLY,
         sender_mac: own,

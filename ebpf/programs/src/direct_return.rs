@@ -12,7 +12,7 @@ use crate::config::in_pod_net;
 use crate::maps::Scratch;
 use crate::nat::{self, store};
 use crate::packet::Packet;
-use crate::{deliver, flows, mss, trace};
+use crate::{deliver, flows, handover, mss, trace};
 
 /// In the packet's own MAC addresses, from the uplink's program to the tunnel's.
 #[repr(C)]
@@ -56,7 +56,7 @@ pub fn chosen(ctx: &TcContext) -> Option<(Addr, Port)> {
 #[inline(always)]
 pub fn accept(ctx: &TcContext, scratch: &mut Scratch) -> Result<bool, DropReason> {
     let Some((backend, port)) = chosen(ctx) else { return Ok(false) };
-    if deliver::leaves_node(&backend) || !deliver::leaves_node(&scratch.packet.key.dst) {
+    if port == handover::NO_PORT || deliver::leaves_node(&backend) || !deliver::leaves_node(&scratch.packet.key.dst) {
         return Ok(false);
     }
     let known = flows::known(&scratch.packet, &mut scratch.to);

@@ -55,6 +55,14 @@ pub fn known(packet: &Packet, to: &mut Tuple) -> bool {
     true
 }
 
+/// As [`known`], of packets that answer: a pod that sends what seems to be a client's from outside has no flow there.
+#[inline(always)]
+pub fn answers(packet: &Packet, to: &mut Tuple) -> bool {
+    // SAFETY: read at once.
+    let Some(flow) = (unsafe { FLOWS.get(&packet.key) }) else { return false };
+    (flow.kind == FlowKind::ServiceReply as u8 || flow.kind == FlowKind::MasqueradeReply as u8) && known(packet, to)
+}
+
 /// Whether a packet to a service follows the flow's earlier choice: not a new connection, and for UDP, which has none,
 /// not to an endpoint that is gone.
 #[inline(always)]

@@ -16,17 +16,19 @@
 //! - [`latency`]: the steps of TCP connections.
 //!
 //! Vocabulary: [`packet`] (parsing), [`service`] (frontend and backend lookup), [`flows`] (the flow table), [`nat`]
-//! (rewriting with right checksums), [`deliver`] (the way on), [`reject`] (answers instead of silence), [`arp`],
+//! (rewriting with right checksums), [`deliver`] (the way on), [`reject`] (answers instead of silence), [`arp`], [`alive`] (that this node lives),
 //! [`policy`] (who may talk to whom), [`icmp`] (errors about translated flows), [`mss`] (segments that fit the tunnel), [`direct_return`] (backends that
-//! answer clients themselves), [`event`] (drops and flows made visible), [`trace`] (decisions
-//! written down, in copies of the programs that see made-up packets).
+//! answer clients themselves), [`handover`] (addresses that have moved), [`event`] (drops and flows made visible), [`trace`]
+//! (decisions written down, in copies of the programs that see made-up packets).
 
+mod alive;
 mod arp;
 mod config;
 mod deliver;
 mod direct_return;
 mod event;
 mod flows;
+mod handover;
 mod icmp;
 mod latency;
 mod maps;

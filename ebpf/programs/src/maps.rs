@@ -46,6 +46,8 @@ pub static NODE_ADDRESSES: HashMap<Addr, u32, 16_384, ON_DEMAND> = HashMap::new(
 #[btf_map]
 pub static LB_ADDRESSES: HashMap<Addr, u32, 65_536, ON_DEMAND> = HashMap::new();
 #[btf_map]
+pub static FORMER_OWNERS: HashMap<Addr, Addr, 65_536, ON_DEMAND> = HashMap::new();
+#[btf_map]
 pub static IDENTITIES: HashMap<Addr, [u32; 2], 262_144, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static BLOCKS: LpmTrie<Addr, [u32; 2], 65_536> = LpmTrie::new();

@@ -4,13 +4,13 @@ use aya_ebpf::bindings::{BPF_F_ZERO_CSUM_TX, TC_ACT_OK, bpf_tunnel_key};
 use aya_ebpf::helpers::bpf_skb_set_tunnel_key;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use xebec_ebpf_layout::{DropReason, Port, StepKind};
+use xebec_ebpf_layout::{DropReason, Port, SCOPE_EXTERNAL, StepKind};
 
 use crate::config::{config, in_pod_net};
 use crate::maps::Scratch;
 use crate::nat::store;
 use crate::packet::{Kind, Packet};
-use crate::{deliver, direct_return, event, flows, icmp, mss, packet, trace, uplink};
+use crate::{deliver, direct_return, event, flows, handover, icmp, mss, packet, service, trace, uplink};
 
 const PASS: i32 = TC_ACT_OK;
 
@@ -81,6 +81,13 @@ fn ingress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
     }
     if direct_return::accept(ctx, scratch)? || flows::known(&scratch.packet, &mut scratch.to) {
         return uplink::translate(ctx, scratch);
+    }
+    // A connection that this node was thought to know: it is treated as if it had come here in the first place.
+    if direct_return::chosen(ctx).is_some_and(|(_, port)| port == handover::NO_PORT) {
+        let key = &scratch.packet.key;
+        if let Some((frontend, found)) = service::lookup(&key.dst, key.dst_port, key.proto, SCOPE_EXTERNAL, 0) {
+            return uplink::begin(ctx, scratch, &frontend, found);
+        }
     }
     Ok(PASS)
 }

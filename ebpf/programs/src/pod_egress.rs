@@ -42,7 +42,7 @@ fn egress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
         return deliver::to_local_pod(ctx, &key.dst).unwrap_or(Ok(PASS));
     }
     // The answer to a flow that had to take this node's address for its source (see `uplink`).
-    if key.dst == config!(node) && packet.is(Kind::Flow) && flows::known(packet, to) {
+    if key.dst == config!(node) && packet.is(Kind::Flow) && flows::answers(packet, to) {
         return uplink::translate(ctx, scratch);
     }
     if in_cluster_net(&key.dst) || config!(vxlan_ifindex) != 0 {

@@ -21,7 +21,7 @@ pub fn refuse(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
 
 /// Exchanges the MAC addresses.
 #[inline(always)]
-fn turn_round(ctx: &TcContext) -> Result<(), DropReason> {
+pub fn turn_round(ctx: &TcContext) -> Result<(), DropReason> {
     let macs: [[u16; 3]; 2] = ctx.load(0).map_err(|_| DropReason::RewriteFailed)?;
     store(ctx, 0, &[macs[1], macs[0]])
 }

@@ -17,7 +17,7 @@ use crate::icmp::Way;
 use crate::maps::{NODE_ADDRESSES, Scratch};
 use crate::packet::{ETH_P_ARP, Kind};
 use crate::service::Count;
-use crate::{arp, deliver, direct_return, event, flows, icmp, nat, packet, reject, service};
+use crate::{alive, arp, deliver, direct_return, event, flows, handover, icmp, nat, packet, reject, service};
 
 const PASS: i32 = TC_ACT_OK;
 const VXLAN_PORT: u16 = 4789;
@@ -62,7 +62,11 @@ fn ingress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
         return Ok(PASS);
     }
     match service::lookup(&key.dst, key.dst_port, key.proto, SCOPE_EXTERNAL, node_address_flags::LOCAL) {
-        Some((frontend, found)) => begin(ctx, scratch, &frontend, found),
+        Some((frontend, found)) => match handover::former_owner(&scratch.packet) {
+            Some(node) => direct_return::forward(ctx, &scratch.packet, &node, handover::NO_PORT),
+            None => begin(ctx, scratch, &frontend, found),
+        },
+        None if alive::is_asked(ctx, &scratch.packet) => alive::answer(ctx, &scratch.packet, &mut scratch.to),
         None => Ok(PASS),
     }
 }
@@ -99,7 +103,12 @@ pub fn translate(ctx: &TcContext, scratch: &Scratch) -> Result<i32, DropReason> 
 
 /// A new flow to a service.
 #[inline(always)]
-fn begin(ctx: &TcContext, scratch: &mut Scratch, frontend: &ServiceKey, mut found: Service) -> Result<i32, DropReason> {
+pub fn begin(
+    ctx: &TcContext,
+    scratch: &mut Scratch,
+    frontend: &ServiceKey,
+    mut found: Service,
+) -> Result<i32, DropReason> {
     let key = &scratch.packet.key;
     if found.flags & service_flags::SOURCE_RANGES != 0 && !service::allows(found.id, &key.src) {
         event::count_drop(ctx, DropReason::SourceNotAllowed, key, found.id);

@@ -1,11 +1,13 @@
-//! Which nodes have fallen silent.
+//! Which nodes are dead.
 //!
 //! The API takes most of a minute to call a node dead; a load balancer address cannot wait that long for another node to
-//! answer for it. So where there are such addresses, the nodes that may answer tell each other that they live. A node that
-//! was heard and is not any more counts as silent; one that was never heard is left to the API's judgement.
+//! answer for it. So where there are such addresses, the nodes that may answer ask each other whether they live. It is the
+//! datapath that is asked and that answers: while a node's agent is away its packets are carried all the same, and its
+//! addresses have no reason to move. A node that answered and does not any more counts as silent; one that never did is left
+//! to the API's judgement.
 //!
-//! A word is taken for its sender's by its source address, no more: who can forge that on the nodes' link can answer ARP in
-//! their place anyhow.
+//! An answer is taken for its sender's by its source address, no more: who can forge that on the nodes' link can answer ARP
+//! in their place anyhow.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,33 +17,31 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
+use xebec_ebpf_loader::layout::{ALIVE_PORT, ALIVE_QUESTION};
 
-/// Where nodes listen for each other's words (UDP).
-pub const PORT: u16 = 10_254;
-const WORD: &[u8] = b"xebec-alive-1";
-/// How often a node speaks, at best.
+/// How often a node asks, at best.
 const INTERVAL: Duration = Duration::from_millis(400);
-/// Words a second that a node may send: with more nodes, each hears from it less often.
-const WORDS_PER_SECOND: u32 = 250;
-/// So many words may be missed.
+/// Questions a second that a node may send: with more nodes, each is asked less often.
+const QUESTIONS_PER_SECOND: u32 = 250;
+/// So many answers may be missed.
 const MISSED: u32 = 3;
 
-/// How often to speak to so many nodes.
+/// How often to ask so many nodes.
 fn pace(nodes: usize) -> Duration {
     let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
-    INTERVAL.max(Duration::from_secs(1).saturating_mul(nodes) / WORDS_PER_SECOND)
+    INTERVAL.max(Duration::from_secs(1).saturating_mul(nodes) / QUESTIONS_PER_SECOND)
 }
 
-/// Speaks to `others` and listens to them for ever; tells which of them are silent. With nobody to speak to it rests.
+/// Asks `others` for ever; tells which of them are silent. With nobody to ask it rests.
 pub async fn watch_over(
     own: Ipv4Addr,
     mut others: watch::Receiver<BTreeSet<Ipv4Addr>>,
     silent: watch::Sender<BTreeSet<Ipv4Addr>>,
 ) {
-    let socket = match UdpSocket::bind((own, PORT)).await {
+    let socket = match UdpSocket::bind((own, 0)).await {
         Ok(socket) => socket,
         Err(error) => {
-            tracing::warn!(%error, port = PORT, "cannot hear other nodes: load balancer addresses move only when the API calls a node dead");
+            tracing::warn!(%error, "cannot ask other nodes whether they live: load balancer addresses move only when the API calls a node dead");
             return std::future::pending().await;
         }
     };
@@ -59,7 +59,7 @@ pub async fn watch_over(
         let gone = tokio::select! {
             biased;
             changed = others.changed() => changed.is_err(),
-            never = speak_and_listen(&socket, &nodes, &mut heard, &silent) => match never {},
+            never = ask_and_listen(&socket, &nodes, &mut heard, &silent) => match never {},
         };
         if gone {
             return std::future::pending().await;
@@ -67,7 +67,7 @@ pub async fn watch_over(
     }
 }
 
-async fn speak_and_listen(
+async fn ask_and_listen(
     socket: &UdpSocket,
     nodes: &BTreeSet<Ipv4Addr>,
     heard: &mut Heard,
@@ -83,14 +83,14 @@ async fn speak_and_listen(
             biased;
             received = socket.recv_from(&mut buffer) => heard.take(received, &buffer, nodes, Instant::now()),
             now = ticks.tick() => {
-                // If it was us who were held up, the others' words may still be on their way.
+                // If it was us who were held up, the others' answers may still be on their way.
                 if now.duration_since(last_tick) > pace * 2 {
                     heard.forgive(now);
                 }
                 last_tick = now;
                 for node in nodes {
                     // A node that cannot be reached is what this is about.
-                    let _ = socket.try_send_to(WORD, SocketAddr::from((*node, PORT)));
+                    let _ = socket.try_send_to(&ALIVE_QUESTION, SocketAddr::from((*node, ALIVE_PORT)));
                 }
             }
         }
@@ -122,11 +122,12 @@ impl Heard {
         nodes: &BTreeSet<Ipv4Addr>,
         now: Instant,
     ) {
-        // An error here is a node's kernel that refuses our words: its agent is not up.
+        // An error here is a node's kernel that refuses our question: its datapath is not loaded.
         let Ok((length, from)) = received else { return };
         if let IpAddr::V4(ip) = from.ip()
             && nodes.contains(&ip)
-            && buffer.get(..length) == Some(WORD)
+            && from.port() == ALIVE_PORT
+            && buffer.get(..length) == Some(&ALIVE_QUESTION[..])
         {
             self.0.insert(ip, now);
         }
@@ -157,17 +158,17 @@ mod tests {
     async fn who_was_heard_and_is_not_any_more_is_silent_until_it_is_heard_again() {
         let (a, b) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
         let nodes = BTreeSet::from([a, b]);
-        let word = |from: Ipv4Addr| Ok((WORD.len(), SocketAddr::from((from, PORT))));
+        let answer = |from: Ipv4Addr| Ok((ALIVE_QUESTION.len(), SocketAddr::from((from, ALIVE_PORT))));
         let mut heard = Heard::default();
         let begin = Instant::now();
-        heard.take(word(a), WORD, &nodes, begin);
-        heard.take(word(Ipv4Addr::new(10, 0, 0, 9)), WORD, &nodes, begin);
-        heard.take(word(b), b"something else", &nodes, begin);
+        heard.take(answer(a), &ALIVE_QUESTION, &nodes, begin);
+        heard.take(answer(Ipv4Addr::new(10, 0, 0, 9)), &ALIVE_QUESTION, &nodes, begin);
+        heard.take(answer(b), b"something else", &nodes, begin);
         let patience = INTERVAL * MISSED;
         assert!(heard.silent(begin + patience, patience).is_empty());
         let later = begin + patience + Duration::from_millis(1);
         assert_eq!(heard.silent(later, patience), BTreeSet::from([a]), "who was never heard is not silent");
-        heard.take(word(a), WORD, &nodes, later);
+        heard.take(answer(a), &ALIVE_QUESTION, &nodes, later);
         assert!(heard.silent(later, patience).is_empty());
         heard.forgive(later + patience * 2);
         assert!(heard.silent(later + patience * 3, patience).is_empty());

@@ -5,11 +5,13 @@
 //! - [`pod_network`] connects pods, by the CNI library and the datapath;
 //! - [`peers`] says which routes, tunnels and addresses the other nodes call for (pure), [`load_balancer`] which node
 //!   answers for which load balancer address (pure), and [`run`] follows the API and carries both out;
-//! - [`alive`] notices nodes that have fallen silent, sooner than the API does; [`flow_table`] notices when there are more
+//! - [`handover`] says which node had an address before (pure);
+//! - [`alive`] notices nodes that have died, sooner than the API does; [`flow_table`] notices when there are more
 //!   flows than the node can keep.
 
 pub mod alive;
 pub mod flow_table;
+pub mod handover;
 pub mod load_balancer;
 pub mod nodes;
 pub mod peers;

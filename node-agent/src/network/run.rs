@@ -13,6 +13,7 @@ use xebec_cni::netlink::{Link, Netlink, Route};
 use xebec_ebpf_loader::layout::{Addr, lb_address_flags};
 
 use super::alive::watch_over;
+use super::handover::{Past, former_owners};
 use super::load_balancer::owners;
 use super::nodes::Node;
 use super::peers::{Local, Plan, plan};
@@ -41,12 +42,13 @@ pub async fn run(
 ) {
     let (sender, mut changes) = mpsc::channel(256);
     let watcher = follow::<Node>(rest, "/api/v1/nodes".to_owned(), String::new(), random, sender);
-    let mut peers = Peers { local, uplink, maps, nodes: BTreeMap::new(), known: BTreeSet::new() };
+    let mut peers =
+        Peers { local, uplink, maps, nodes: BTreeMap::new(), known: BTreeSet::new(), owners: BTreeMap::new() };
     let (others, heeded) = watch::channel(BTreeSet::new());
     let (silence, mut silent) = watch::channel(BTreeSet::new());
     let watching = watch_over(peers.local.address, heeded, silence);
     let work = async {
-        let mut listed = false;
+        let (mut listed, mut told) = (false, false);
         let mut wait = COMPARE;
         loop {
             tokio::select! {
@@ -59,7 +61,12 @@ pub async fn run(
                         peers.take(change);
                     }
                 }
-                changed = addresses.changed() => if changed.is_err() { return },
+                changed = addresses.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    told = true;
+                }
                 changed = silent.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
             }
@@ -76,7 +83,8 @@ pub async fn run(
                 changed
             });
             let silent = silent.borrow_and_update().clone();
-            wait = match peers.update(&wanted, &silent) {
+            // Until the addresses are known, what an agent before this one answered for stays.
+            wait = match peers.update(told.then_some(&wanted), &silent) {
                 Ok(()) => COMPARE,
                 Err(error) => {
                     tracing::warn!(%error, "cannot bring the network's routes up to date; trying again");
@@ -109,6 +117,8 @@ struct Peers {
     nodes: BTreeMap<String, Arc<Node>>,
     /// Nodes known to be unreachable: said once.
     known: BTreeSet<String>,
+    /// Who answered for load balancer addresses when that was last worked out.
+    owners: BTreeMap<Ipv4Addr, String>,
 }
 
 impl Peers {
@@ -138,7 +148,11 @@ impl Peers {
         others.filter(|node| node.takes_load_balancers()).filter_map(|node| node.internal_ip()).collect()
     }
 
-    fn update(&mut self, addresses: &LoadBalancerAddresses, silent: &BTreeSet<Ipv4Addr>) -> Result<(), Failure> {
+    fn update(
+        &mut self,
+        addresses: Option<&LoadBalancerAddresses>,
+        silent: &BTreeSet<Ipv4Addr>,
+    ) -> Result<(), Failure> {
         let wanted = plan(self.nodes.values().map(|node| &**node), &self.local);
         for (node, reason) in &wanted.unreachable {
             if self.known.insert(node.clone()) {
@@ -147,15 +161,45 @@ impl Peers {
         }
         self.known.retain(|node| wanted.unreachable.contains_key(node));
         self.apply(&wanted)?;
+        let Some(addresses) = addresses else { return Ok(()) };
         let is_silent = |node: &Node| node.internal_ip().is_some_and(|ip| silent.contains(&ip));
         let fit = self.nodes.values().filter(|node| node.takes_load_balancers() && !is_silent(node));
         let fit: BTreeSet<String> = fit.map(|node| node.metadata.name.clone()).collect();
-        let owned: BTreeSet<Ipv4Addr> = owners(addresses, &fit)
-            .into_iter()
-            .filter(|(_, owner)| *owner == self.local.name)
-            .map(|(address, _)| address)
-            .collect();
+        let owners = owners(addresses, &fit);
+        let owned: BTreeSet<Ipv4Addr> =
+            owners.iter().filter(|(_, owner)| **owner == self.local.name).map(|(address, _)| *address).collect();
+        self.remember_owners(addresses, &owned, &is_silent)?;
+        self.owners = owners;
         self.announce(&owned)
+    }
+
+    /// Says where the connections are known of the addresses that have moved, or are to move, here.
+    fn remember_owners(
+        &mut self,
+        addresses: &LoadBalancerAddresses,
+        owned: &BTreeSet<Ipv4Addr>,
+        is_silent: &dyn Fn(&Node) -> bool,
+    ) -> Result<(), Failure> {
+        let others = self.nodes.values().filter(|node| node.metadata.name != self.local.name && !is_silent(node));
+        let ways = |node: &Arc<Node>| Some((node.metadata.name.clone(), node.pod_cidr()?.network().into()));
+        let ways: BTreeMap<String, Addr> = others.filter_map(ways).collect();
+        let table = &mut self.maps.former_owners;
+        let present: BTreeMap<Addr, Addr> = table.entries()?.into_iter().collect();
+        let held = self.maps.lb_addresses.entries()?;
+        let past = Past {
+            held: held.into_iter().map(|(addr, _)| (addr, present.get(&addr).copied())).collect(),
+            last: std::mem::take(&mut self.owners),
+            otherwise: owners(addresses, &ways.keys().cloned().collect()),
+            ways,
+        };
+        let wanted = former_owners(owned, &past);
+        for addr in present.keys().filter(|addr| !wanted.contains_key(addr)) {
+            table.remove(addr)?;
+        }
+        for (addr, way) in wanted.iter().filter(|(addr, way)| present.get(addr) != Some(way)) {
+            table.insert(addr, way)?;
+        }
+        Ok(())
     }
 
     /// Peers before routes: what a route sends into the tunnel must find its peer there.

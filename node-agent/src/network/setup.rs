@@ -141,6 +141,8 @@ pub struct PeerMaps {
     pub node_addresses: Table<Addr, u32>,
     /// Load balancer addresses.
     pub lb_addresses: Table<Addr, u32>,
+    /// The way to who had those before that have moved here.
+    pub former_owners: Table<Addr, Addr>,
 }
 
 impl Network {
@@ -185,6 +187,7 @@ impl Network {
             peers,
             node_addresses,
             lb_addresses,
+            former_owners,
             ..
         } = maps;
         let policy =
@@ -199,7 +202,7 @@ impl Network {
             services: ServiceMaps { services, slots, members, source_ranges, backends, service_counters },
             sockets,
             flow_table: FlowTable { flows, counters: flow_counters },
-            peers: PeerMaps { peers, node_addresses, lb_addresses },
+            peers: PeerMaps { peers, node_addresses, lb_addresses, former_owners },
             policy: (policy, questions),
             sight: (Sight::new(&config.node_name, seen), maps.events),
             local,

@@ -109,7 +109,10 @@ pub async fn run(
                 out.ledger.all_applied();
                 out.synced.send_if_modified(|done| !std::mem::replace(done, true));
             }
-            if let Some(wanted) = proxy.world.load_balancer_addresses() {
+            // All or none: an address that is not known yet is not one to let go of.
+            if proxy.is_synced()
+                && let Some(wanted) = proxy.world.load_balancer_addresses()
+            {
                 out.addresses.send_replace(wanted);
             }
             if let Some(wanted) = proxy.world.health_checks() {

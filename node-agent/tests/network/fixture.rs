@@ -592,6 +592,24 @@ impl Cluster {
             .unwrap_or_default()
     }
 
+    /// The client asks for everybody's MAC anew.
+    pub fn forget_neighbours(&self) {
+        self.client.namespace.ip("neighbour flush all");
+    }
+
+    /// Starts an agent over what one of another version left, and connects the node's pods again, as their workers do.
+    pub fn start_newer_agent(&mut self, node: &str) {
+        let root = self.nodes[node].bpffs.join("xebec");
+        let version = xebec_ebpf_loader::layout::VERSION;
+        fs::rename(root.join(format!("v{version}")), root.join(format!("v{}", version - 1))).unwrap();
+        self.start_agent(node);
+        for pod in fs::read_dir(self.pod_namespaces(node)).unwrap() {
+            let uid = pod.unwrap().file_name().into_string().unwrap();
+            let netns = self.pods[&uid].path();
+            self.order(node, &json!({ "do": "setup", "uid": uid, "netns": netns }));
+        }
+    }
+
     /// Neither route, interface nor pin is left of a pod.
     pub fn assert_no_trace(&self, node: &str, address: &str) {
         let node = &self.nodes[node];

@@ -12,6 +12,7 @@
 
 mod agent;
 mod fixture;
+mod outage;
 mod policy;
 mod services;
 

@@ -15,7 +15,7 @@ fn with(mut service: Value, fields: &Value) -> Value {
     service
 }
 
-fn balanced(fields: &Value) -> Value {
+pub fn balanced(fields: &Value) -> Value {
     let mut service = with(service("web", "LoadBalancer", "10.96.0.20", 80, 30_080), fields);
     service["status"] = json!({ "loadBalancer": { "ingress": [{ "ip": "172.30.0.130" }] } });
     service
