@@ -4,7 +4,7 @@
 #   scripts/setup.sh build   what `cargo build` needs: protoc, bpf-linker, the core library's source
 #   scripts/setup.sh run     what a cluster needs: containerd, runc, kubectl, image tools (includes build)
 #   scripts/setup.sh test    what the tests need besides: a registry, load and network tools (includes run)
-#   scripts/setup.sh bench   what the benches compare with: etcd, iptables (includes run)
+#   scripts/setup.sh bench   what the benches compare with: etcd, iptables, unbound (includes run)
 #   scripts/setup.sh vm      what virtual machines need (includes run)
 #
 # Tools that Debian does not package at the version we need go to $XEBEC_TOOLS.
@@ -163,7 +163,7 @@ packages containerd runc iproute2 nftables python3 python3-pip python3-venv mmde
 kubectl
 case $what in
     run) exit 0 ;;
-    bench) packages etcd-server iptables; exit 0 ;;
+    bench) packages etcd-server iptables unbound dnsperf; exit 0 ;;
     vm) packages qemu-system-x86 qemu-system-common cpio kmod; exit 0 ;;
 esac
 

@@ -125,7 +125,7 @@ impl Netlink {
 }
 
 /// The name of the bridge, in the fabric's namespace.
-const BRIDGE: &str = "nodes";
+pub const BRIDGE: &str = "nodes";
 /// The fabric's end of the link to the host.
 const TO_HOST: &str = "host";
 

@@ -1,15 +1,17 @@
 //! The network, side by side in one run: the bare path as the limit, Xebec, and the rules that kube-proxy writes for
 //! iptables and for nftables.
 //!
-//! Clients are on node 1 (for cluster addresses) or on the host (for node ports), the server is on node 2. The other
-//! ways' rules are in node 1's network namespace while they are measured, and nowhere else.
+//! The server is on a machine of its own ([`stage`]). Clients are on a node, on the machine of another way, in a container,
+//! or on the host, which is outside. A round measures every way, one right after the other, and what counts is the median
+//! of the rounds, and of their ratios: this machine is busy with other things, too.
 
 pub mod load;
 mod picture;
+mod pods;
+mod rows;
 mod rules;
+mod stage;
 
-use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -21,50 +23,58 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use self::load::{Kind, Measured};
+use self::pods::Pod;
+use self::rows::{Measures, PICTURED};
+pub use self::rows::{Row, figures, table};
+use self::stage::{BARE, BARE_PODS, ROUTED, SERVER, Stage};
 use super::OwnCluster;
-use super::figure::{Figure, percentile};
 use crate::api;
 use crate::cluster::Cluster;
 
 const NAMESPACE: &str = "xebec-bench";
 const SERVER_PORT: u16 = 7_000;
-/// The node port of Xebec's service, and that of the rules.
+/// The node port of every way's first service.
 const NODE_PORT: u16 = 30_999;
-const RULES_PORT: u16 = 31_999;
-/// The services' addresses in the rules: no networks of the cluster's, and two, so that both sets can be there.
-const IPTABLES_BASE: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
-const NFTABLES_BASE: Ipv4Addr = Ipv4Addr::new(10, 201, 0, 1);
-/// An address of the server that is reached through node 1, as node ports are.
-const ROUTED: Ipv4Addr = Ipv4Addr::new(10, 202, 0, 2);
+/// The services' addresses in the rules: no network of the cluster's.
+const RULES_BASE: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
+/// The load balancer's addresses in the rules.
+const RULES_BALANCERS: [(Way, Ipv4Addr); 2] =
+    [(Way::Iptables, Ipv4Addr::new(10, 203, 0, 1)), (Way::Nftables, Ipv4Addr::new(10, 203, 0, 2))];
 /// Clients at a time where many connect.
 const CLIENTS: usize = 32;
-/// Where the client is.
-const HOST: u16 = 0;
+/// The node that Xebec's way leads through.
+const NODE: u16 = 1;
 
 /// What is measured.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// How many services there are while it is measured; may be given again
-    #[arg(long = "services", default_values_t = [1, 1_000, 10_000])]
+    /// How many services there are while it is measured; may be given again, in rising order
+    #[arg(long = "services", default_values_t = [1, 1_000, 10_000, 30_000])]
     services: Vec<usize>,
     /// How long each load runs, in ms
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 250)]
     time_ms: u64,
     /// How often each is measured; the median counts
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Draw the comparison into this file (SVG)
+    /// Draw the comparisons into this folder (SVG)
     #[arg(long)]
-    picture: Option<PathBuf>,
+    pictures: Option<PathBuf>,
+    /// An archive of an image that has `sleep`, for pods; without it, paths between pods are not measured
+    #[arg(long)]
+    archive: Option<PathBuf>,
+    /// Its name
+    #[arg(long, default_value = "xebec.local/busybox:1")]
+    image: String,
 }
 
 /// A way that packets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Way {
-    /// To the server's own address: the limit.
+    /// To the server's own address, without Xebec: the limit.
     Bare,
-    /// To a service of this cluster.
+    /// Of this cluster.
     Xebec,
     /// To a service of iptables' rules.
     Iptables,
@@ -73,10 +83,10 @@ pub enum Way {
 }
 
 impl Way {
-    /// What it is called in tables and pictures.
+    /// What it is called in tables and pictures, and its machine is.
     fn name(self) -> &'static str {
         match self {
-            Self::Bare => "bare",
+            Self::Bare => BARE,
             Self::Xebec => "xebec",
             Self::Iptables => "iptables",
             Self::Nftables => "nftables",
@@ -85,46 +95,50 @@ impl Way {
 }
 
 const WAYS: [Way; 4] = [Way::Bare, Way::Xebec, Way::Iptables, Way::Nftables];
+const LOADS: [(Kind, usize); 4] =
+    [(Kind::Connect, CLIENTS), (Kind::Request, 1), (Kind::Stream, 1), (Kind::Datagrams, 1)];
 
-/// What was measured on one way.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    /// How many services there were.
-    pub services: usize,
-    /// `ClusterIP` or `NodePort`.
-    pub entry: &'static str,
-    /// The way.
-    pub way: Way,
-    /// New connections a second.
-    pub connections_per_second: f64,
-    /// A connection and its first answer, in microseconds.
-    pub connect_p50_us: f64,
-    /// The same, of the slowest hundredth.
-    pub connect_p99_us: f64,
-    /// An answer on a kept connection.
-    pub request_p50_us: f64,
-    /// The same, of the slowest hundredth.
-    pub request_p99_us: f64,
-    /// Throughput of one connection, in Gbit/s.
-    pub gbit_per_second: f64,
+/// Where a client or a server is.
+#[derive(Clone, Debug)]
+enum Place {
+    Host,
+    Node(u16),
+    Machine(&'static str),
+    Pod(Pod),
 }
+
+/// Who asks whom on one way.
+type Ends = (Place, SocketAddr);
 
 /// Measures.
 pub async fn run(args: &Args) -> anyhow::Result<Vec<Row>> {
     ensure!(!args.services.is_empty() && args.rounds > 0, "nothing to measure");
+    ensure!(args.services.is_sorted(), "the numbers of services must rise");
     let own = OwnCluster::up()?;
-    let bench = Bench::new(&own).await?;
+    let mut bench = Bench::new(&own).await?;
     let mut rows = Vec::new();
+    if let Some(archive) = &args.archive {
+        rows.extend(bench.between_pods(args, &own, archive).await?);
+    }
     for services in &args.services {
-        bench.make_services(*services).await?;
+        bench.make_services(*services, args).await?;
         bench.put_rules(*services)?;
-        for (entry, from) in [("ClusterIP", 1), ("NodePort", HOST)] {
-            rows.extend(bench.compare(args, *services, entry, from).await?);
+        for path in ["ClusterIP", "NodePort", "LoadBalancer"] {
+            let mut ends = Vec::new();
+            for way in WAYS {
+                ends.push((way, bench.ends(way, path, *services).await?));
+            }
+            rows.extend(bench.compare(args, *services, path, &ends)?);
         }
         bench.drop_rules()?;
     }
-    if let Some(path) = &args.picture {
-        std::fs::write(path, picture::draw(&rows)).with_context(|| format!("cannot write {}", path.display()))?;
+    if let Some(folder) = &args.pictures {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        for measure in &PICTURED {
+            let file = folder.join(format!("{}.svg", measure.name));
+            std::fs::write(&file, picture::draw(&rows, measure))
+                .with_context(|| format!("cannot write {}", file.display()))?;
+        }
     }
     Ok(rows)
 }
@@ -132,11 +146,12 @@ pub async fn run(args: &Args) -> anyhow::Result<Vec<Row>> {
 struct Bench {
     cluster: Cluster,
     client: kube::Client,
+    stage: Stage,
     server: Ipv4Addr,
-    _serving: Serving,
+    serving: Vec<Serving>,
 }
 
-/// The server's process; killed when dropped.
+/// A server's process; killed when dropped.
 struct Serving(Child);
 
 impl Drop for Serving {
@@ -150,157 +165,217 @@ impl Drop for Serving {
 impl Bench {
     async fn new(own: &OwnCluster) -> anyhow::Result<Self> {
         let paths = own.paths();
-        let cluster = Cluster::load(&paths)?.context("the cluster is gone")?;
-        let client = api::client(&paths.kubeconfig()).await?;
-        let server = cluster.addresses().node(2);
-        let address = format!("0.0.0.0:{SERVER_PORT}");
-        let serving = on(&cluster, 2, &["/proc/self/exe", "bench-load", "serve", &address])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot start the server")?;
-        route_through_node_1(&cluster)?;
-        let bench = Self { cluster, client, server, _serving: Serving(serving) };
+        let load = || Cluster::load(&paths)?.context("the cluster is gone");
+        let (cluster, client) = (load()?, api::client(&paths.kubeconfig()).await?);
+        let stage = Stage::new(load()?, &paths)?;
+        let server = stage.address(SERVER)?;
+        for (way, address) in RULES_BALANCERS {
+            stage.route_from_host(address, stage.address(way.name())?)?;
+        }
+        let mut bench = Self { cluster, client, stage, server, serving: Vec::new() };
+        bench.serve(&Place::Machine(SERVER))?;
         super::make_namespace(&bench.client, NAMESPACE).await?;
         Ok(bench)
     }
 
-    /// Sees to it that there are `count` services; the last one made has a node port.
-    async fn make_services(&self, count: usize) -> anyhow::Result<()> {
+    /// Starts a server.
+    fn serve(&mut self, at: &Place) -> anyhow::Result<()> {
+        let mut command = self.at(at)?;
+        command.args(["bench-load", "serve", &format!("0.0.0.0:{SERVER_PORT}")]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.serving.push(Serving(command.spawn().context("cannot start the server")?));
+        Ok(())
+    }
+
+    /// Paths without services: between containers of one machine, of two on a link, and of two with a tunnel between them.
+    async fn between_pods(
+        &mut self,
+        args: &Args,
+        own: &OwnCluster,
+        archive: &std::path::Path,
+    ) -> anyhow::Result<Vec<Row>> {
+        let archive = archive.to_str().context("the archive's path is not UTF-8")?;
+        super::xebec(&["image", "load", archive, "--name", own.0.as_str()])?;
+        let pods = pods::make(&self.client, &self.cluster, NAMESPACE, &args.image).await?;
+        for pod in &pods[1..] {
+            self.serve(&Place::Pod(pod.clone()))?;
+        }
+        for pod in &BARE_PODS[1..] {
+            self.serve(&Place::Machine(pod))?;
+        }
+        let ends = |bench: &Self, server: usize| -> anyhow::Result<Vec<(Way, Ends)>> {
+            let bare = (Place::Machine(BARE_PODS[0]), (bench.stage.address(BARE_PODS[server])?, SERVER_PORT).into());
+            let xebec = (Place::Pod(pods[0].clone()), (pods[server].address, SERVER_PORT).into());
+            Ok(vec![(Way::Bare, bare), (Way::Xebec, xebec)])
+        };
+        let mut rows = self.compare(args, 0, "pods of one node", &ends(self, 1)?)?;
+        rows.extend(self.compare(args, 0, "pods, routed", &ends(self, 2)?)?);
+        self.tunnel(own, true).await?;
+        rows.extend(self.compare(args, 0, "pods, by VXLAN", &ends(self, 2)?)?);
+        self.tunnel(own, false).await?;
+        Ok(rows)
+    }
+
+    /// Has all that goes between machines, nodes and others, go through tunnels; or none of it.
+    async fn tunnel(&self, own: &OwnCluster, through: bool) -> anyhow::Result<()> {
+        self.stage.tunnel(through)?;
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(file.path(), if through { "tunnel: always\n" } else { "tunnel: auto\n" })?;
+        let path = file.path().to_str().context("the file's path is not UTF-8")?;
+        super::xebec(&["up", "--name", own.0.as_str(), "--no-context", "--agent-config", path])?;
+        let is_so = async || {
+            let command = ["ip", "-4", "route", "show", "dev", "xb-vxlan"];
+            let output = on(&self.cluster, NODE, command[0]).args(&command[1..]).output()?;
+            Ok(through != output.stdout.trim_ascii().is_empty())
+        };
+        super::until("the nodes do not take the other way to each other's pods", is_so).await
+    }
+
+    /// Sees to it that there are `count` services. The first has a node port, the last is reached by its address, and both
+    /// from outside by the load balancer's.
+    async fn make_services(&self, count: usize, args: &Args) -> anyhow::Result<()> {
         let url = format!("/api/v1/namespaces/{NAMESPACE}/services");
-        let have: Value = self.get(&url).await?;
+        let have = self.get(&url).await?;
         let have = have["items"].as_array().map_or(0, Vec::len);
         ensure!(have <= count, "the numbers of services must rise");
         futures::stream::iter(have..count)
-            .map(|n| self.make_service(n))
+            .map(|n| self.make_service(n, n == 0 || args.services.contains(&(n + 1))))
             .buffer_unordered(32)
             .try_collect::<()>()
             .await?;
         // The kernel has the newest when it answers.
-        let newest = self.service_address(count - 1).await?;
-        super::until("the newest service does not answer", async || Ok(self.try_once(1, newest).is_ok())).await?;
-        let node_port = SocketAddr::from((self.cluster.addresses().node(1), NODE_PORT));
-        super::until("the node port does not answer", async || Ok(self.try_once(HOST, node_port).is_ok())).await
+        for path in ["ClusterIP", "NodePort", "LoadBalancer"] {
+            super::until("the newest service does not answer", async || {
+                let Ok((from, address)) = self.ends(Way::Xebec, path, count).await else { return Ok(false) };
+                Ok(self.ask(&from, Kind::Connect, address, 1, 1).is_ok_and(|m| m.per_second > 0.0))
+            })
+            .await?;
+        }
+        Ok(())
     }
 
-    async fn make_service(&self, number: usize) -> anyhow::Result<()> {
+    async fn make_service(&self, number: usize, is_measured: bool) -> anyhow::Result<()> {
         let name = format!("service-{number}");
-        let mut port = json!({"name": "main", "port": rules::PORT, "targetPort": SERVER_PORT});
-        let mut spec = json!({"ports": [port]});
+        let protocols: &[&str] = if is_measured { &["TCP", "UDP"] } else { &["TCP"] };
+        let mut ports: Vec<Value> = protocols
+            .iter()
+            .map(|p| json!({"name": p.to_lowercase(), "protocol": p, "port": rules::PORT, "targetPort": SERVER_PORT}))
+            .collect();
         if number == 0 {
-            port["nodePort"] = NODE_PORT.into();
-            spec = json!({"type": "NodePort", "ports": [port]});
+            ports.iter_mut().for_each(|port| port["nodePort"] = NODE_PORT.into());
         }
+        let spec = json!({"type": if is_measured { "LoadBalancer" } else { "ClusterIP" }, "ports": ports});
         api::post(
             &self.client,
             &format!("/api/v1/namespaces/{NAMESPACE}/services"),
             &json!({"metadata": {"name": name}, "spec": spec}),
         )
         .await?;
+        let ports: Vec<Value> =
+            protocols.iter().map(|p| json!({"name": p.to_lowercase(), "protocol": p, "port": SERVER_PORT})).collect();
         let slice = json!({
             "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
             "addressType": "IPv4",
             "endpoints": [{"addresses": [self.server]}],
-            "ports": [{"name": "main", "port": SERVER_PORT, "protocol": "TCP"}],
+            "ports": ports,
         });
         api::post(&self.client, &format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"), &slice)
             .await
     }
 
-    async fn service_address(&self, number: usize) -> anyhow::Result<SocketAddr> {
-        let service = self.get(&format!("/api/v1/namespaces/{NAMESPACE}/services/service-{number}")).await?;
-        let ip = service["spec"]["clusterIP"].as_str().context("the service has no address")?;
-        Ok(SocketAddr::from((ip.parse::<Ipv4Addr>()?, rules::PORT)))
-    }
-
     fn put_rules(&self, services: usize) -> anyhow::Result<()> {
         let backend = (self.server, SERVER_PORT);
-        let iptables = rules::iptables(services, IPTABLES_BASE, backend, RULES_PORT);
-        self.feed(&["iptables-restore"], &iptables)?;
-        let nftables = rules::nftables(services, NFTABLES_BASE, backend, RULES_PORT + 1);
-        self.feed(&["nft", "-f", "-"], &nftables)
-    }
-
-    fn drop_rules(&self) -> anyhow::Result<()> {
-        self.feed(&["iptables-restore"], rules::NO_IPTABLES)?;
-        self.feed(&["nft", "-f", "-"], rules::NO_NFTABLES)
-    }
-
-    fn feed(&self, command: &[&str], input: &str) -> anyhow::Result<()> {
-        let mut child = on(&self.cluster, 1, command)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot run {}", command[0]))?;
-        let written = child.stdin.take().context("no input")?.write_all(input.as_bytes());
-        let output = child.wait_with_output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{} (Debian's iptables and nftables are needed): {}", command[0], said.trim());
-        written.context("the rules were not read")
-    }
-
-    /// All ways, round by round, so that what disturbs disturbs all of them.
-    async fn compare(&self, args: &Args, services: usize, entry: &'static str, from: u16) -> anyhow::Result<Vec<Row>> {
-        let mut samples: BTreeMap<(Way, Kind), Vec<Measured>> = BTreeMap::new();
-        for _ in 0..args.rounds {
-            for way in WAYS {
-                let address = self.target(way, entry, services).await?;
-                for (kind, clients) in [(Kind::Connect, CLIENTS), (Kind::Request, 1), (Kind::Stream, 1)] {
-                    // The rules are asked about new connections only: a flow that is known passes them by.
-                    let measured = self.ask(from, kind, address, args.time_ms, clients)?;
-                    ensure!(
-                        measured.failed == 0 || way != Way::Xebec,
-                        "{} of the connections to {address} failed",
-                        measured.failed
-                    );
-                    samples.entry((way, kind)).or_default().push(measured);
+        for (way, load_balancer) in RULES_BALANCERS {
+            let entries = rules::Entries { base: RULES_BASE, node_port: NODE_PORT, load_balancer };
+            match way {
+                Way::Iptables => {
+                    let rules = rules::iptables(services, entries, backend);
+                    self.stage.feed(way.name(), "iptables-restore", &[], &rules)?;
+                }
+                _ => {
+                    let rules = rules::nftables(services, entries, backend);
+                    self.stage.feed(way.name(), "nft", &["-f", "-"], &rules)?;
                 }
             }
         }
-        let median = |way, kind, field: fn(&Measured) -> f64| {
-            let mut values: Vec<f64> = samples[&(way, kind)].iter().map(field).collect();
-            percentile(&mut values, 50)
-        };
-        let row = |way| Row {
-            services,
-            entry,
-            way,
-            connections_per_second: median(way, Kind::Connect, |m| m.per_second),
-            connect_p50_us: median(way, Kind::Connect, |m| m.p50_us),
-            connect_p99_us: median(way, Kind::Connect, |m| m.p99_us),
-            request_p50_us: median(way, Kind::Request, |m| m.p50_us),
-            request_p99_us: median(way, Kind::Request, |m| m.p99_us),
-            gbit_per_second: median(way, Kind::Stream, |m| m.per_second * 8e-9),
-        };
-        Ok(WAYS.into_iter().map(row).collect())
-    }
-
-    async fn target(&self, way: Way, entry: &str, services: usize) -> anyhow::Result<SocketAddr> {
-        let node = self.cluster.addresses().node(1);
-        Ok(match (way, entry) {
-            (Way::Bare, "NodePort") => (ROUTED, SERVER_PORT).into(),
-            (Way::Bare, _) => (self.server, SERVER_PORT).into(),
-            (Way::Xebec, "NodePort") => (node, NODE_PORT).into(),
-            (Way::Iptables, "NodePort") => (node, RULES_PORT).into(),
-            (Way::Nftables, "NodePort") => (node, RULES_PORT + 1).into(),
-            (Way::Xebec, _) => self.service_address(services - 1).await?,
-            (Way::Iptables, _) => (rules::address(IPTABLES_BASE, services - 1), rules::PORT).into(),
-            (Way::Nftables, _) => (rules::address(NFTABLES_BASE, services - 1), rules::PORT).into(),
-        })
-    }
-
-    fn try_once(&self, from: u16, address: SocketAddr) -> anyhow::Result<()> {
-        let measured = self.ask(from, Kind::Connect, address, 1, 1)?;
-        ensure!(measured.per_second > 0.0, "no connection to {address}");
         Ok(())
     }
 
-    /// Loads `address` from a node, or from the host.
+    fn drop_rules(&self) -> anyhow::Result<()> {
+        self.stage.feed(Way::Iptables.name(), "iptables-restore", &[], rules::NO_IPTABLES)?;
+        self.stage.feed(Way::Nftables.name(), "nft", &["-f", "-"], rules::NO_NFTABLES)
+    }
+
+    /// All ways, round by round; each round begins with another.
+    fn compare(
+        &self,
+        args: &Args,
+        services: usize,
+        path: &'static str,
+        ends: &[(Way, Ends)],
+    ) -> anyhow::Result<Vec<Row>> {
+        let mut rounds = vec![vec![Measures::default(); args.rounds]; ends.len()];
+        for round in 0..args.rounds {
+            for (kind, clients) in LOADS {
+                for turn in 0..ends.len() {
+                    let which = (turn + round) % ends.len();
+                    let (way, (from, address)) = &ends[which];
+                    let measured = self
+                        .ask(from, kind, *address, args.time_ms, clients)
+                        .with_context(|| format!("{path}, {}", way.name()))?;
+                    ensure!(
+                        measured.failed == 0 || *way != Way::Xebec,
+                        "{} of the connections to {address} failed",
+                        measured.failed
+                    );
+                    rounds[which][round].add(kind, &measured);
+                }
+            }
+        }
+        let rows = ends.iter().zip(rounds).map(|((way, _), rounds)| Row::new(services, path, *way, rounds));
+        Ok(rows.collect())
+    }
+
+    /// Where the client is, and what it asks.
+    async fn ends(&self, way: Way, path: &str, services: usize) -> anyhow::Result<Ends> {
+        let machine = Place::Machine(way.name());
+        let is_from_outside = path != "ClusterIP";
+        Ok(match (way, is_from_outside) {
+            (Way::Bare, false) => (machine, (self.server, SERVER_PORT).into()),
+            (Way::Bare, true) => (Place::Host, (ROUTED, SERVER_PORT).into()),
+            (Way::Xebec, false) => (Place::Node(NODE), self.service_address(services - 1, "spec").await?),
+            (Way::Xebec, true) if path == "NodePort" => {
+                (Place::Host, (self.cluster.addresses().node(NODE), NODE_PORT).into())
+            }
+            (Way::Xebec, true) => (Place::Host, self.service_address(services - 1, "status").await?),
+            (Way::Iptables | Way::Nftables, false) => {
+                (machine, (rules::address(RULES_BASE, services - 1), rules::PORT).into())
+            }
+            (Way::Iptables | Way::Nftables, true) if path == "NodePort" => {
+                (Place::Host, (self.stage.address(way.name())?, NODE_PORT).into())
+            }
+            (Way::Iptables | Way::Nftables, true) => {
+                let found = RULES_BALANCERS.iter().find(|(other, _)| *other == way);
+                (Place::Host, (found.context("no balancer")?.1, rules::PORT).into())
+            }
+        })
+    }
+
+    /// The address of a service of this cluster: its own, or the load balancer's.
+    async fn service_address(&self, number: usize, part: &str) -> anyhow::Result<SocketAddr> {
+        let service = self.get(&format!("/api/v1/namespaces/{NAMESPACE}/services/service-{number}")).await?;
+        let ip = match part {
+            "spec" => &service["spec"]["clusterIP"],
+            _ => &service["status"]["loadBalancer"]["ingress"][0]["ip"],
+        };
+        let ip = ip.as_str().context("the service has no address")?;
+        Ok(SocketAddr::from((ip.parse::<Ipv4Addr>()?, rules::PORT)))
+    }
+
+    /// Loads `address`.
     fn ask(
         &self,
-        from: u16,
+        from: &Place,
         kind: Kind,
         address: SocketAddr,
         time_ms: u64,
@@ -309,15 +384,27 @@ impl Bench {
         let kind = clap::ValueEnum::to_possible_value(&kind).context("no load has this name")?;
         let (address, time, clients) = (address.to_string(), time_ms.to_string(), clients.to_string());
         let load = ["bench-load", "ask", kind.get_name(), &address, "--time-ms", &time, "--connections", &clients];
-        let mut command = match from {
-            HOST => Command::new("/proc/self/exe"),
-            node => on(&self.cluster, node, &["/proc/self/exe"]),
-        };
-        let output = command.args(load).stdin(Stdio::null()).output().context("cannot start the load")?;
+        let output = self.at(from)?.args(load).stdin(Stdio::null()).output().context("cannot start the load")?;
         if !output.status.success() {
             bail!("{}: {}", load.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
         serde_json::from_slice(&output.stdout).context("the load printed no measurement")
+    }
+
+    /// This same program, somewhere.
+    fn at(&self, place: &Place) -> anyhow::Result<Command> {
+        let exe = std::env::current_exe().context("cannot find this program")?;
+        let exe = exe.to_str().context("this program's path is not UTF-8")?;
+        Ok(match place {
+            Place::Host => Command::new(exe),
+            Place::Node(node) => on(&self.cluster, *node, exe),
+            Place::Machine(machine) => self.stage.on(machine, exe)?,
+            Place::Pod(pod) => {
+                let mut command = on(&self.cluster, pod.node, "nsenter");
+                command.args([&format!("--net={}", pod.namespace), exe]);
+                command
+            }
+        })
     }
 
     async fn get(&self, url: &str) -> anyhow::Result<Value> {
@@ -325,112 +412,9 @@ impl Bench {
     }
 }
 
-/// Gives the server an address that the host reaches through node 1, and it the host: node ports take that way too.
-fn route_through_node_1(cluster: &Cluster) -> anyhow::Result<()> {
-    let (first, second) = (cluster.addresses().node(1).to_string(), cluster.addresses().node(2).to_string());
-    let routed = ROUTED.to_string();
-    let commands: [(u16, Vec<&str>); 5] = [
-        (2, vec!["ip", "address", "add", &routed, "dev", "lo"]),
-        (2, vec!["ip", "rule", "add", "from", &routed, "lookup", "202"]),
-        (2, vec!["ip", "route", "add", "default", "via", &first, "table", "202"]),
-        (1, vec!["ip", "route", "add", &routed, "via", &second]),
-        (HOST, vec!["ip", "route", "replace", &routed, "via", &first]),
-    ];
-    for (node, command) in commands {
-        let mut process = match node {
-            HOST => Command::new(command[0]),
-            node => on(cluster, node, &command[..1]),
-        };
-        let output = process.args(&command[1..]).stdin(Stdio::null()).output().context("cannot run ip")?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{}: {}", command.join(" "), said.trim());
-    }
-    Ok(())
-}
-
 /// A command on a node.
-fn on(cluster: &Cluster, node: u16, command: &[&str]) -> Command {
+fn on(cluster: &Cluster, node: u16, program: &str) -> Command {
     let mut exec = Command::new("/proc/self/exe");
-    exec.args(["exec", "--name", cluster.name.as_str(), &node.to_string(), "--"]).args(command);
+    exec.args(["exec", "--name", cluster.name.as_str(), &node.to_string(), "--", program]);
     exec
-}
-
-/// A table for people.
-pub fn table(rows: &[Row]) -> String {
-    let mut text =
-        String::from("services  entry      way         conn/s  conn p50  conn p99   req p50   req p99   Gbit/s\n");
-    for row in rows {
-        text += &format!(
-            "{:>8}  {:9}  {:9}  {:>7.0}  {:>5.0} us  {:>5.0} us  {:>4.0} us  {:>5.0} us  {:>7.2}\n",
-            row.services,
-            row.entry,
-            row.way.name(),
-            row.connections_per_second,
-            row.connect_p50_us,
-            row.connect_p99_us,
-            row.request_p50_us,
-            row.request_p99_us,
-            row.gbit_per_second,
-        );
-    }
-    text + "\n"
-}
-
-/// The ratios that must hold, worst case over the numbers of services.
-pub fn figures(rows: &[Row]) -> Vec<Figure> {
-    let find = |services: usize, entry: &str, way: Way| {
-        rows.iter().find(|r| r.services == services && r.entry == entry && r.way == way)
-    };
-    let mut counts: Vec<usize> = rows.iter().map(|r| r.services).collect();
-    counts.dedup();
-    let ratios = |entry: &str, against: Way, field: fn(&Row) -> f64| -> Vec<f64> {
-        let pair = |n: &usize| Some((find(*n, entry, Way::Xebec)?, find(*n, entry, against)?));
-        counts.iter().filter_map(pair).map(|(ours, theirs)| field(ours) / field(theirs)).collect()
-    };
-    let least = |values: Vec<f64>| values.into_iter().fold(f64::INFINITY, f64::min);
-    let most = |values: Vec<f64>| values.into_iter().fold(0.0, f64::max);
-    let cluster = |field| ratios("ClusterIP", Way::Bare, field);
-    let node_port = |against| ratios("NodePort", against, |r| r.connections_per_second);
-    let n = counts.len();
-    let mut figures = vec![
-        Figure::at_least(
-            "ClusterIP: throughput against the bare path",
-            "",
-            least(cluster(|r| r.gbit_per_second)),
-            0.99,
-            n,
-        ),
-        Figure::at_least(
-            "ClusterIP: connections against the bare path",
-            "",
-            least(cluster(|r| r.connections_per_second)),
-            0.97,
-            n,
-        ),
-        Figure::at_most(
-            "ClusterIP: request p99 against the bare path",
-            "",
-            most(cluster(|r| r.request_p99_us)),
-            1.03,
-            n,
-        ),
-        Figure::at_least("NodePort: connections against the bare path", "", least(node_port(Way::Bare)), 0.85, n),
-        Figure::at_least(
-            "NodePort: connections against iptables, fewest services",
-            "",
-            node_port(Way::Iptables)[0],
-            1.5,
-            1,
-        ),
-    ];
-    let (first, last) = (counts[0], counts[n - 1]);
-    if let (Some(few), Some(many)) = (find(first, "ClusterIP", Way::Xebec), find(last, "ClusterIP", Way::Xebec)) {
-        let ratio = many.connections_per_second / few.connections_per_second;
-        figures.push(Figure::at_least("ClusterIP: connections, most services against fewest", "", ratio, 0.98, 1));
-    }
-    if let (Some(few), Some(many)) = (find(first, "NodePort", Way::Xebec), find(last, "NodePort", Way::Xebec)) {
-        let ratio = many.connections_per_second / few.connections_per_second;
-        figures.push(Figure::at_least("NodePort: connections, most services against fewest", "", ratio, 0.98, 1));
-    }
-    figures
 }
