@@ -9,8 +9,37 @@ use core::fmt;
 pub struct Addr(pub [u32; 4]);
 
 impl Addr {
-    /// `::`, which in a service's key stands for any address of the node.
+    /// `::`, which in a service's key stands for any IPv6 address of the node.
     pub const UNSPECIFIED: Self = Self([0; 4]);
+    /// `0.0.0.0`, which in a service's key stands for any IPv4 address of the node.
+    pub const UNSPECIFIED_V4: Self = Self::from_v4_word(0);
+
+    /// What stands for any address of the node in this one's family.
+    #[inline(always)]
+    pub const fn any_of_family(&self) -> Self {
+        if self.is_v4() { Self::UNSPECIFIED_V4 } else { Self::UNSPECIFIED }
+    }
+
+    /// Whether this stands for any address of the node.
+    #[inline(always)]
+    pub const fn is_unspecified(&self) -> bool {
+        self.0[0] | self.0[1] == 0 && self.0[3] == 0 && (self.0[2] == 0 || self.is_v4())
+    }
+
+    /// Whether this is an IPv6 address that means something on its link only (`fe80::/10`).
+    #[inline(always)]
+    pub const fn is_link_local_v6(&self) -> bool {
+        self.0[0] & 0xffc0_0000_u32.to_be() == 0xfe80_0000_u32.to_be()
+    }
+
+    /// Whether this is in the network `net` with the mask `mask`.
+    #[inline(always)]
+    pub const fn is_in(&self, net: &Self, mask: &Self) -> bool {
+        self.0[0] & mask.0[0] == net.0[0]
+            && self.0[1] & mask.0[1] == net.0[1]
+            && self.0[2] & mask.0[2] == net.0[2]
+            && self.0[3] & mask.0[3] == net.0[3]
+    }
 
     /// The v4-mapped form of four bytes read from the wire as one word.
     #[inline(always)]
@@ -124,6 +153,24 @@ mod tests {
         assert_eq!(addr.v4_word().to_ne_bytes(), [10, 96, 0, 1]);
         assert_eq!(Addr::from_v4_word(addr.v4_word()), addr);
         assert!(addr.is_v4() && !Addr::UNSPECIFIED.is_v4());
+    }
+
+    #[test]
+    fn each_family_has_its_own_any() {
+        let (v4, v6) = (Addr::from(Ipv4Addr::new(10, 96, 0, 1)), Addr::from(IpAddr::V6(Ipv6Addr::LOCALHOST)));
+        assert_eq!(v4.any_of_family().to_ip(), IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        assert_eq!(v6.any_of_family().to_ip(), IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        assert!(v4.any_of_family().is_unspecified() && v6.any_of_family().is_unspecified());
+        assert!(!v4.is_unspecified() && !v6.is_unspecified());
+    }
+
+    #[test]
+    fn prefixes_and_scopes() {
+        let addr = |text: &str| Addr::from(text.parse::<IpAddr>().unwrap());
+        let (net, mask) = (addr("fd00:10:244::"), addr("ffff:ffff:ffff:ff00::"));
+        assert!(addr("fd00:10:244:7::9").is_in(&net, &mask) && !addr("fd00:10:245::9").is_in(&net, &mask));
+        assert!(addr("fe80::1").is_link_local_v6() && addr("febf::1").is_link_local_v6());
+        assert!(!addr("fec0::1").is_link_local_v6() && !addr("169.254.1.1").is_link_local_v6());
     }
 
     #[test]

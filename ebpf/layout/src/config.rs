@@ -42,8 +42,24 @@ pub struct Config {
     pub masquerade: u8,
     /// The VXLAN device's own MAC address.
     pub vxlan_mac: [u8; 6],
+    /// 1: there is IPv6, too; else the programs leave it to the kernel.
+    pub dual_stack: u8,
     /// Zero.
-    pub padding: [u8; 2],
+    pub padding: u8,
+    /// The node's main IPv6 address; zeros if it has none.
+    pub node6: Addr,
+    /// All IPv6 pods of the cluster: network.
+    pub cluster6_net: Addr,
+    /// Its mask.
+    pub cluster6_mask: Addr,
+    /// The IPv6 pods of this node: network.
+    pub pod6_net: Addr,
+    /// Its mask.
+    pub pod6_mask: Addr,
+    /// IPv6 addresses of services: network.
+    pub service6_net: Addr,
+    /// Its mask.
+    pub service6_mask: Addr,
     /// Zero; room for what comes without a new layout.
     pub reserved: [u8; 8],
 }
@@ -68,7 +84,15 @@ impl Config {
         trace: 0,
         masquerade: 0,
         vxlan_mac: [0; 6],
-        padding: [0; 2],
+        dual_stack: 0,
+        padding: 0,
+        node6: Addr::UNSPECIFIED,
+        cluster6_net: Addr::UNSPECIFIED,
+        cluster6_mask: Addr::UNSPECIFIED,
+        pod6_net: Addr::UNSPECIFIED,
+        pod6_mask: Addr::UNSPECIFIED,
+        service6_net: Addr::UNSPECIFIED,
+        service6_mask: Addr::UNSPECIFIED,
         reserved: [0; 8],
     };
 }

@@ -6,7 +6,7 @@
 
 use crate::{Addr, Port};
 
-/// A packet's five-tuple as it arrives. For ICMP echo the identifier stands in for the requester's port, and 0 for the
+/// A packet's five-tuple as it arrives. For ICMP echo, of either family, the identifier stands in for the requester's port, and 0 for the
 /// other.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,12 +98,12 @@ pub struct DatagramKey {
     pub src: Addr,
     /// Destination address.
     pub dst: Addr,
-    /// The datagram's identification.
-    pub id: u16,
+    /// The datagram's identification; of IPv4's 16 bits.
+    pub id: u32,
     /// IP protocol.
     pub proto: u8,
     /// Zero.
-    pub padding: u8,
+    pub padding: [u8; 3],
 }
 
 /// The ports that its first fragment has.

@@ -30,7 +30,7 @@ pub use trace::{StepKind, TRACE_STEPS, TraceLog, TraceStep};
 
 /// The version of this layout; part of the path where maps are pinned. Add one with every change that makes an
 /// existing map unreadable.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The maps' names, as they are pinned and as the programs' object file has them.
 pub mod map {
@@ -130,6 +130,8 @@ pub mod proto {
     pub const TCP: u8 = 6;
     /// User Datagram Protocol.
     pub const UDP: u8 = 17;
+    /// ICMP for IPv6, RFC 4443.
+    pub const ICMPV6: u8 = 58;
     /// Stream Control Transmission Protocol.
     pub const SCTP: u8 = 132;
 }
@@ -171,9 +173,9 @@ layout! {
     RuleKey: size 20 align 4;
     Connection: size 12 align 4;
     FragmentKey: size 40 align 4;
-    DatagramKey: size 36 align 4;
+    DatagramKey: size 40 align 4;
     DatagramPorts: size 4 align 2;
     Peer: size 28 align 4;
-    Config: size 88 align 4;
+    Config: size 200 align 4;
     Event: size 64 align 8;
 }

@@ -7,7 +7,8 @@ pub const SCOPE_CLUSTER: u8 = 0;
 /// For packets that come in by the uplink.
 pub const SCOPE_EXTERNAL: u8 = 1;
 
-/// A frontend. [`Addr::UNSPECIFIED`] as the address means: any address in [`crate::map::NODE_ADDRESSES`], for NodePorts.
+/// A frontend. [`Addr::any_of_family`] as the address means: any address of the family in
+/// [`crate::map::NODE_ADDRESSES`], for NodePorts.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey {

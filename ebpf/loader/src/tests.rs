@@ -2,10 +2,12 @@
 
 mod alive;
 mod packet;
+mod packet6;
 mod policy;
 mod services;
 mod trace;
 mod upgrade;
+mod v6;
 
 use std::net::Ipv4Addr;
 
@@ -167,7 +169,7 @@ fn a_local_backend_keeps_the_clients_address_and_its_answer_gets_the_services() 
 fn a_remote_backend_sees_the_node_and_answers_it() {
     for l4 in both() {
         let mut world = World::new();
-        world.service(Addr::UNSPECIFIED, 30_080, l4.proto(), SCOPE_EXTERNAL, &[(REMOTE_POD, 8_080)]);
+        world.service(Addr::UNSPECIFIED_V4, 30_080, l4.proto(), SCOPE_EXTERNAL, &[(REMOTE_POD, 8_080)]);
 
         let l4 = l4.with_ports(40_000, 30_080);
         let (verdict, out) = world.run("uplink_ingress", &Frame::new(CLIENT, NODE, l4.clone()));
@@ -208,7 +210,7 @@ fn two_clients_with_the_same_port_are_told_apart() {
 fn one_clients_port_towards_two_frontends_of_a_pod_does_not_collide() {
     let mut world = World::new();
     world.service(LB.into(), 80, proto::TCP, SCOPE_EXTERNAL, &[(POD, 8_080)]);
-    world.service(Addr::UNSPECIFIED, 30_080, proto::TCP, SCOPE_EXTERNAL, &[(POD, 8_080)]);
+    world.service(Addr::UNSPECIFIED_V4, 30_080, proto::TCP, SCOPE_EXTERNAL, &[(POD, 8_080)]);
     let (_, first) = world.run("uplink_ingress", &Frame::new(CLIENT, LB, L4::syn(40_000, 80)));
     let (_, second) = world.run("uplink_ingress", &Frame::new(CLIENT, NODE, L4::syn(40_000, 30_080)));
     assert_eq!((first.src, first.l4.ports().0), (CLIENT, 40_000));
@@ -337,7 +339,7 @@ fn with_policy_local_and_no_endpoint_here_the_packet_is_dropped_silently() {
 #[test]
 fn what_is_for_the_node_itself_passes_untouched() {
     let mut world = World::new();
-    world.service(Addr::UNSPECIFIED, 30_080, proto::TCP, SCOPE_EXTERNAL, &[(POD, 8_080)]);
+    world.service(Addr::UNSPECIFIED_V4, 30_080, proto::TCP, SCOPE_EXTERNAL, &[(POD, 8_080)]);
     world.service(LB.into(), 80, proto::TCP, SCOPE_CLUSTER, &[(POD, 8_080)]);
     for frame in [
         Frame::new(CLIENT, NODE, L4::syn(40_000, 22)),

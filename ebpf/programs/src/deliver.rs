@@ -6,12 +6,13 @@ use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::programs::TcContext;
 use xebec_ebpf_layout::{Addr, DropReason, LocalPod, Peer, Port, StepKind, peer_flags};
 
-use crate::config::{config, in_cluster_net, in_pod_net};
+use crate::config::{config, dual_stack, in_cluster_net, in_pod_net};
 use crate::maps::{LOCAL_PODS, NODE_ADDRESSES, PEERS};
 use crate::nat::store;
 use crate::trace;
 
 const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
 
 /// Into the network namespace of the pod that has `addr`; `None` if no pod here has it. Straight, or, if policies select
 /// it, by its interface's hook that judges.
@@ -44,7 +45,12 @@ pub fn to_neighbour(neighbour: &Addr) -> i32 {
         // SAFETY: all zeros is a valid value of the union, whose larger member the helper reads in whole.
         __bindgen_anon_1: unsafe { core::mem::zeroed::<bpf_redir_neigh__bindgen_ty_1>() },
     };
-    next_hop.__bindgen_anon_1.ipv4_nh = neighbour.v4_word();
+    if !dual_stack() || neighbour.is_v4() {
+        next_hop.__bindgen_anon_1.ipv4_nh = neighbour.v4_word();
+    } else {
+        next_hop.nh_family = AF_INET6;
+        next_hop.__bindgen_anon_1.ipv6_nh = neighbour.0;
+    }
     let uplink = config!(uplink_ifindex);
     trace::step(StepKind::ToNeighbour, uplink, neighbour, Port(0));
     // SAFETY: the pointer and the length are of a live local.

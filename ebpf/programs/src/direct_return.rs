@@ -39,7 +39,7 @@ pub fn forward(ctx: &TcContext, packet: &Packet, backend: &Addr, port: Port) -> 
     let [a, b, c, d] = backend.v4_word().to_ne_bytes();
     let macs =
         Macs { destination: [0; 3], backend: [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])], port: port.0 };
-    nat::rewrite_ip(ctx, packet, packet.ip.src, packet.ip.dst, true)?;
+    nat::count_hop(ctx, packet)?;
     trace::step(StepKind::DirectReturn, 0, backend, port);
     store(ctx, 0, &macs)?;
     Ok(deliver::into_tunnel())

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use xebec_ebpf_layout::{DropReason, Flow, FlowKey, FlowKind, Port, StepKind, flow_counters, flow_flags, proto};
 
-use crate::config::config;
+use crate::config::{config, node_like};
 use crate::event::{now_s, now_us};
 use crate::maps::{BACKENDS, FLOW_COUNTERS, FLOWS, Scratch};
 use crate::nat::Tuple;
@@ -146,7 +146,7 @@ pub fn record_with_port(
 ) -> Result<(), DropReason> {
     let [first, last] = config!(nat_ports);
     let range = u32::from(last.wrapping_sub(first)) + 1;
-    scratch.to.src = config!(node);
+    scratch.to.src = node_like(&scratch.packet.key.src);
     prepare(scratch, kinds.1, service, backend);
     for attempt in 0..PORT_TRIES {
         let port = Port::new(first.wrapping_add((hash.wrapping_add(attempt) % range) as u16));

@@ -16,7 +16,8 @@
 //! - [`latency`]: the steps of TCP connections.
 //!
 //! Vocabulary: [`packet`] (parsing), [`service`] (frontend and backend lookup), [`flows`] (the flow table), [`nat`]
-//! (rewriting with right checksums), [`deliver`] (the way on), [`reject`] (answers instead of silence), [`arp`], [`alive`] (that this node lives),
+//! (rewriting with right checksums), [`deliver`] (the way on), [`reject`] (answers instead of silence), [`arp`] and [`ndp`],
+//! [`alive`] (that this node lives),
 //! [`policy`] (who may talk to whom), [`icmp`] (errors about translated flows), [`mss`] (segments that fit the tunnel), [`direct_return`] (backends that
 //! answer clients themselves), [`handover`] (addresses that have moved), [`event`] (drops and flows made visible), [`trace`]
 //! (decisions written down, in copies of the programs that see made-up packets).
@@ -34,6 +35,7 @@ mod latency;
 mod maps;
 mod mss;
 mod nat;
+mod ndp;
 mod overlay;
 mod packet;
 mod pod_egress;

@@ -15,6 +15,8 @@ const NO_OPERATION: u8 = 1;
 const SEGMENT_SIZE: u8 = 2;
 /// IP and TCP headers without options.
 const HEADERS: u32 = 40;
+/// The same of IPv6.
+const HEADERS_V6: u32 = 60;
 /// Options looked at; the size is the first that any stack sends.
 const OPTIONS_MAX: u32 = 10;
 
@@ -22,10 +24,11 @@ const OPTIONS_MAX: u32 = 10;
 #[inline(always)]
 pub fn clamp(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
     let mtu = config!(vxlan_mtu);
-    if packet.key.proto != proto::TCP || !packet.is(Kind::Flow) || packet.tcp_flags & tcp::SYN == 0 || mtu <= HEADERS {
+    let headers = if packet.is_v6() { HEADERS_V6 } else { HEADERS };
+    if packet.key.proto != proto::TCP || !packet.is(Kind::Flow) || packet.tcp_flags & tcp::SYN == 0 || mtu <= headers {
         return Ok(());
     }
-    let most = (mtu - HEADERS) as u16;
+    let most = (mtu - headers) as u16;
     let l4 = packet.l4 as usize;
     let Ok(offset) = ctx.load::<u8>(l4 + 12) else { return Ok(()) };
     let end = ((offset >> 4) as usize) << 2;

@@ -5,7 +5,7 @@
 //! two parts: addresses as a change of the pseudo header, ports as a change of the rest.
 
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
-use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_skb_store_bytes};
+use aya_ebpf::helpers::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
 use xebec_ebpf_layout::{Addr, DropReason, Port, StepKind, proto};
 
@@ -31,6 +31,16 @@ struct Tail {
     check: u16,
     src: u32,
     dst: u32,
+}
+
+/// What follows the IPv6 header's first 4 bytes.
+#[repr(C)]
+struct Tail6 {
+    length: u16,
+    next: u8,
+    hop_limit: u8,
+    src: Addr,
+    dst: Addr,
 }
 
 /// One's complement sum of a change from `old` to `new` (RFC 1624), to be folded.
@@ -74,22 +84,107 @@ pub fn replace_l4(ctx: &TcContext, offset: usize, change: u64, flags: u32) -> Re
     if result == 0 { Ok(()) } else { Err(DropReason::RewriteFailed) }
 }
 
+/// The time to live (IPv6: hop limit) after a hop that we count; or as it is.
+#[inline(always)]
+fn after_hop(ttl: u8, hop: bool) -> Result<u8, DropReason> {
+    match (hop, ttl) {
+        (true, 0 | 1) => Err(DropReason::TtlExpired),
+        (true, _) => Ok(ttl - 1),
+        (false, _) => Ok(ttl),
+    }
+}
+
 /// Writes the IP header's addresses (and time to live) with its checksum.
 #[inline(always)]
-pub fn rewrite_ip(ctx: &TcContext, packet: &Packet, src: u32, dst: u32, hop: bool) -> Result<(), DropReason> {
+pub fn rewrite_ip(ctx: &TcContext, packet: &Packet, src: &Addr, dst: &Addr, hop: bool) -> Result<(), DropReason> {
+    if packet.is_v6() {
+        return rewrite_ip6(ctx, packet, src, dst, hop);
+    }
     let ip = &packet.ip;
-    let ttl = if hop {
-        if ip.ttl <= 1 {
-            return Err(DropReason::TtlExpired);
-        }
-        ip.ttl - 1
-    } else {
-        ip.ttl
-    };
+    let (src, dst) = (src.v4_word(), dst.v4_word());
+    let ttl = after_hop(ip.ttl, hop)?;
     let old = u32::from(u16::from_ne_bytes([ip.ttl, ip.proto]));
     let new = u32::from(u16::from_ne_bytes([ttl, ip.proto]));
     let sum = u64::from(!ip.check) + change(ip.src, src) + change(ip.dst, dst) + change(old, new);
     store(ctx, ETH_LEN + 8, &Tail { ttl, proto: ip.proto, check: !fold16(sum), src, dst })
+}
+
+/// The same for IPv6, which has no header checksum.
+#[inline(always)]
+fn rewrite_ip6(ctx: &TcContext, packet: &Packet, src: &Addr, dst: &Addr, hop: bool) -> Result<(), DropReason> {
+    let ip = &packet.ip6;
+    let hop_limit = after_hop(ip.hop_limit, hop)?;
+    if hop {
+        let old = u32::from(u16::from_ne_bytes([ip.next, ip.hop_limit]));
+        let new = u32::from(u16::from_ne_bytes([ip.next, hop_limit]));
+        update_sum(ctx, change(old, new));
+    }
+    store(ctx, ETH_LEN + 4, &Tail6 { length: ip.length, next: ip.next, hop_limit, src: *src, dst: *dst })
+}
+
+/// Counts a hop and leaves everything else.
+#[inline(always)]
+pub fn count_hop(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
+    rewrite_ip(ctx, packet, &packet.key.src, &packet.key.dst, true)
+}
+
+/// Tells the kernel that the bytes of the packet have changed by so much, if it has their sum from the network card.
+#[inline(always)]
+fn update_sum(ctx: &TcContext, change: u64) {
+    // SAFETY: the context the kernel gave us. Where there is no sum, the helper says so, and that is that.
+    unsafe { bpf_csum_update(ctx.skb.skb, fold32(change)) };
+}
+
+/// Changes the layer 4 checksum at `offset` as the addresses of its pseudo header change.
+#[inline(always)]
+fn replace_addresses(
+    ctx: &TcContext,
+    packet: &Packet,
+    offset: usize,
+    src: &Addr,
+    dst: &Addr,
+    flags: u32,
+) -> Result<(), DropReason> {
+    let change = addresses(packet, src, dst);
+    replace_l4(ctx, offset, change, flags | BPF_F_PSEUDO_HDR)?;
+    if packet.is_v6() {
+        // The helper takes it that a header checksum has made up for the addresses, and corrects the packet's own sum by the
+        // layer 4 one. IPv6 has none: addresses and layer 4 make up for each other. (Newer kernels can be told, by a flag that
+        // older ones refuse.)
+        update_sum(ctx, change);
+    }
+    Ok(())
+}
+
+/// How a pseudo header's sum changes with the addresses.
+#[inline(always)]
+fn addresses(packet: &Packet, src: &Addr, dst: &Addr) -> u64 {
+    if !packet.is_v6() {
+        return change(packet.ip.src, src.v4_word()) + change(packet.ip.dst, dst.v4_word());
+    }
+    let (old_src, old_dst) = (&packet.key.src, &packet.key.dst);
+    change_of(old_src, src) + change_of(old_dst, dst)
+}
+
+/// An address's part in a sum. Word by word: through an iterator the verifier would not see the end.
+#[inline(always)]
+pub fn sum_of(addr: &Addr) -> u64 {
+    u64::from(addr.0[0]) + u64::from(addr.0[1]) + u64::from(addr.0[2]) + u64::from(addr.0[3])
+}
+
+/// One's complement sum of a change of a whole address.
+#[inline(always)]
+pub fn change_of(old: &Addr, new: &Addr) -> u64 {
+    change(old.0[0], new.0[0]) + change(old.0[1], new.0[1]) + change(old.0[2], new.0[2]) + change(old.0[3], new.0[3])
+}
+
+/// Writes new addresses of an ICMP message that is no echo: ICMPv6's checksum sees them.
+#[inline(always)]
+pub fn readdress_icmp(ctx: &TcContext, packet: &Packet, src: &Addr, dst: &Addr, hop: bool) -> Result<(), DropReason> {
+    if packet.is_v6() {
+        replace_addresses(ctx, packet, packet.l4 as usize + 2, src, dst, 0)?;
+    }
+    rewrite_ip(ctx, packet, src, dst, hop)
 }
 
 /// Writes `to` into the packet. `hop`: the packet goes on without the kernel's forwarding, so we count its hop.
@@ -97,31 +192,33 @@ pub fn rewrite_ip(ctx: &TcContext, packet: &Packet, src: u32, dst: u32, hop: boo
 pub fn rewrite(ctx: &TcContext, packet: &Packet, to: &Tuple, hop: bool) -> Result<(), DropReason> {
     let key = &packet.key;
     let l4 = packet.l4 as usize;
-    let (src, dst) = (to.src.v4_word(), to.dst.v4_word());
-    trace::step(StepKind::Source, 0, &to.src, to.src_port);
-    trace::step(StepKind::Destination, 0, &to.dst, to.dst_port);
+    let (src, dst) = (&to.src, &to.dst);
+    trace::step(StepKind::Source, 0, src, to.src_port);
+    trace::step(StepKind::Destination, 0, dst, to.dst_port);
     // The header after IP's is in the first fragment.
     if packet.is(Kind::Fragment) {
         return rewrite_ip(ctx, packet, src, dst, hop);
     }
     let old_ports = u32::from(key.src_port.0) | u32::from(key.dst_port.0) << 16;
     let new_ports = u32::from(to.src_port.0) | u32::from(to.dst_port.0) << 16;
-    let addresses = change(packet.ip.src, src) + change(packet.ip.dst, dst);
     let ports = change(old_ports, new_ports);
     match key.proto {
         proto::TCP => {
-            replace_l4(ctx, l4 + 16, addresses, BPF_F_PSEUDO_HDR)?;
+            replace_addresses(ctx, packet, l4 + 16, src, dst, 0)?;
             replace_l4(ctx, l4 + 16, ports, 0)?;
             store(ctx, l4, &[to.src_port.0, to.dst_port.0])?;
         }
         proto::UDP => {
             // A zero checksum means none, and stays so.
-            replace_l4(ctx, l4 + 6, addresses, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0)?;
+            replace_addresses(ctx, packet, l4 + 6, src, dst, BPF_F_MARK_MANGLED_0)?;
             replace_l4(ctx, l4 + 6, ports, BPF_F_MARK_MANGLED_0)?;
             store(ctx, l4, &[to.src_port.0, to.dst_port.0])?;
         }
         _ => {
-            // ICMP echo: one of the two is the identifier, the other zero; no pseudo header.
+            // ICMP echo: one of the two is the identifier, the other zero; no pseudo header, but in IPv6.
+            if packet.is_v6() {
+                replace_addresses(ctx, packet, l4 + 2, src, dst, 0)?;
+            }
             replace_l4(ctx, l4 + 2, ports, 0)?;
             store(ctx, l4 + 4, &(to.src_port.0 | to.dst_port.0))?;
         }

@@ -3,6 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use xebec_ebpf_layout::{Addr, DatagramKey, DatagramPorts, FlowKey, Port, proto};
 
+use crate::config::dual_stack;
 use crate::maps::{DATAGRAMS, Scratch, scratch};
 
 /// Length of an Ethernet header; every interface with a hook is an Ethernet one.
@@ -11,6 +12,10 @@ pub const ETH_LEN: usize = 14;
 pub const IPV4_LEN: usize = 20;
 /// `__sk_buff.protocol` of an IPv4 packet.
 pub const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
+/// Length of an IPv6 header without extensions.
+pub const IPV6_LEN: usize = 40;
+/// `__sk_buff.protocol` of an IPv6 packet.
+pub const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
 /// `__sk_buff.protocol` of an ARP packet.
 pub const ETH_P_ARP: u32 = 0x0806_u16.to_be() as u32;
 
@@ -29,6 +34,27 @@ pub mod icmp_type {
     pub const ECHO_REQUEST: u8 = 8;
     pub const TIME_EXCEEDED: u8 = 11;
     pub const PARAMETER_PROBLEM: u8 = 12;
+}
+
+/// ICMPv6 types (RFC 4443, RFC 4861).
+pub mod icmp6_type {
+    pub const UNREACHABLE: u8 = 1;
+    /// Errors are numbered up to this one.
+    pub const PARAMETER_PROBLEM: u8 = 4;
+    pub const ECHO_REQUEST: u8 = 128;
+    pub const ECHO_REPLY: u8 = 129;
+    pub const NEIGHBOUR_SOLICITATION: u8 = 135;
+    pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+}
+
+/// IPv6 extension headers (RFC 8200).
+mod extension {
+    pub const HOP_BY_HOP: u8 = 0;
+    pub const ROUTING: u8 = 43;
+    pub const FRAGMENT: u8 = 44;
+    pub const DESTINATION: u8 = 60;
+    /// So many are looked through. What has more is left to the kernel, and no policy allows it.
+    pub const MOST: u32 = 6;
 }
 
 /// An IPv4 header (RFC 791), in network byte order.
@@ -53,6 +79,16 @@ impl Ipv4 {
     pub fn length(&self) -> usize {
         ((self.version_length & 0x0f) as usize) << 2
     }
+}
+
+/// An IPv6 header (RFC 8200) before its addresses, in network byte order.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Ipv6 {
+    pub version_class_flow: u32,
+    pub length: u16,
+    pub next: u8,
+    pub hop_limit: u8,
 }
 
 /// The first bytes of a TCP header (RFC 9293), in network byte order.
@@ -80,11 +116,18 @@ pub enum Kind {
     Fragment = 3,
 }
 
-/// An IPv4 packet.
+/// A packet. Of the two IP headers one is its own; its addresses are in the key.
 #[repr(C)]
 pub struct Packet {
     pub key: FlowKey,
     pub ip: Ipv4,
+    pub ip6: Ipv6,
+    /// Of an IPv6 packet: its fragment's identification.
+    fragment6_id: u32,
+    /// And its fragment field, as IPv4 has it.
+    fragment6: u16,
+    /// 1 for IPv6.
+    v6: u8,
     /// Where the header after IP's begins.
     pub l4: u32,
     /// A [`Kind`], as its number: this lives in memory that starts as zeros.
@@ -103,31 +146,38 @@ pub fn ipv4(ctx: &TcContext) -> Option<Ipv4> {
     Some(ip)
 }
 
-/// This CPU's working memory with the IPv4 packet read into it; `None` if it is something else, or malformed, and then the
+/// This CPU's working memory with the IP packet read into it; `None` if it is something else, or malformed, and then the
 /// kernel may judge it.
 #[inline(always)]
 pub fn take(ctx: &TcContext) -> Option<&'static mut Scratch> {
     // SAFETY: the context the kernel gave us.
-    if unsafe { (*ctx.skb.skb).protocol } != ETH_P_IP {
-        return None;
+    let protocol = unsafe { (*ctx.skb.skb).protocol };
+    if protocol == ETH_P_IP {
+        let scratch = scratch()?;
+        return parse(ctx, &mut scratch.packet).then_some(scratch);
     }
-    let scratch = scratch()?;
-    if parse(ctx, &mut scratch.packet) { Some(scratch) } else { None }
+    if dual_stack() && protocol == ETH_P_IPV6 {
+        let scratch = scratch()?;
+        return read_v6(ctx, &mut scratch.packet).is_some().then_some(scratch);
+    }
+    None
 }
+
+/// Bits of a fragment field in the machine's byte order, as IPv4 has it.
+pub const MORE_FRAGMENTS: u16 = 0x2000;
+pub const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 /// Remembers the ports of a datagram whose first fragment this is; finds them if it is a later one.
 #[inline(always)]
 pub fn join_fragments(packet: &mut Packet) {
-    const MORE: u16 = 0x2000;
-    const OFFSET: u16 = 0x1fff;
-    let fragment = u16::from_be(packet.ip.fragment);
-    if fragment & (MORE | OFFSET) == 0 {
+    let (id, fragment) = packet.fragment();
+    if fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0 {
         return;
     }
-    let Packet { key, ip, .. } = packet;
-    let datagram = DatagramKey { src: key.src, dst: key.dst, id: ip.id, proto: key.proto, padding: 0 };
-    if fragment & OFFSET == 0 {
-        if packet.is(Kind::Flow) && packet.key.proto != proto::ICMP {
+    let key = &packet.key;
+    let datagram = DatagramKey { src: key.src, dst: key.dst, id, proto: key.proto, padding: [0; 3] };
+    if fragment & FRAGMENT_OFFSET == 0 {
+        if packet.is(Kind::Flow) && !packet.is_icmp() {
             let ports = DatagramPorts { src: packet.key.src_port, dst: packet.key.dst_port };
             // If this fails the later fragments go untranslated, and the datagram is lost.
             let _ = DATAGRAMS.insert(datagram, ports, 0);
@@ -153,19 +203,64 @@ fn read(ctx: &TcContext, packet: &mut Packet) -> Option<()> {
     let ip = ipv4(ctx)?;
     let l4 = ETH_LEN + ip.length();
     packet.ip = ip;
-    packet.l4 = l4 as u32;
+    packet.v6 = 0;
     packet.key.src = Addr::from_v4_word(ip.src);
     packet.key.dst = Addr::from_v4_word(ip.dst);
+    read_l4(ctx, packet, l4, ip.proto, u16::from_be(ip.fragment) & FRAGMENT_OFFSET != 0)
+}
+
+/// Reads an IPv6 packet's headers into `packet`; `None` if it is malformed.
+#[inline(always)]
+fn read_v6(ctx: &TcContext, packet: &mut Packet) -> Option<()> {
+    let ip: Ipv6 = ctx.load(ETH_LEN).ok()?;
+    if ip.version_class_flow & 0xf000_0000_u32.to_be() != 0x6000_0000_u32.to_be() {
+        return None;
+    }
+    packet.ip6 = ip;
+    packet.v6 = 1;
+    packet.key.src = ctx.load(ETH_LEN + 8).ok()?;
+    packet.key.dst = ctx.load(ETH_LEN + 24).ok()?;
+    let (mut next, mut l4) = (ip.next, ETH_LEN + IPV6_LEN);
+    let (mut id, mut fragment) = (0, 0);
+    for _ in 0..extension::MOST {
+        if next == extension::FRAGMENT {
+            let header: [u32; 2] = ctx.load(l4).ok()?;
+            let [after, _, high, low] = header[0].to_ne_bytes();
+            let field = u16::from_be_bytes([high, low]);
+            next = after;
+            id = header[1];
+            fragment = field >> 3 | if field & 1 != 0 { MORE_FRAGMENTS } else { 0 };
+            l4 += 8;
+            if fragment & FRAGMENT_OFFSET != 0 {
+                break;
+            }
+        } else if matches!(next, extension::HOP_BY_HOP | extension::ROUTING | extension::DESTINATION) {
+            let [after, length]: [u8; 2] = ctx.load(l4).ok()?;
+            next = after;
+            l4 += (length as usize + 1) << 3;
+        } else {
+            break;
+        }
+    }
+    packet.fragment6_id = id;
+    packet.fragment6 = fragment;
+    read_l4(ctx, packet, l4, next, fragment & FRAGMENT_OFFSET != 0)
+}
+
+/// Reads the header after IP's.
+#[inline(always)]
+fn read_l4(ctx: &TcContext, packet: &mut Packet, l4: usize, protocol: u8, is_later_fragment: bool) -> Option<()> {
+    packet.l4 = l4 as u32;
     packet.key.src_port = Port(0);
     packet.key.dst_port = Port(0);
-    packet.key.proto = ip.proto;
+    packet.key.proto = protocol;
     packet.kind = Kind::Opaque as u8;
     packet.tcp_flags = 0;
-    // A later fragment: ports are in the first only.
-    if u16::from_be(ip.fragment) & 0x1fff != 0 {
+    // Ports are in the first only.
+    if is_later_fragment {
         return Some(());
     }
-    match ip.proto {
+    match protocol {
         proto::TCP => {
             let tcp: Tcp = ctx.load(l4).ok()?;
             packet.key.src_port = Port(tcp.ports[0]);
@@ -202,12 +297,63 @@ fn read(ctx: &TcContext, packet: &mut Packet) -> Option<()> {
                 _ => {}
             }
         }
+        proto::ICMPV6 if dual_stack() && packet.v6 != 0 => {
+            let icmp: [u16; 3] = ctx.load(l4).ok()?;
+            match icmp[0].to_ne_bytes()[0] {
+                icmp6_type::ECHO_REQUEST => {
+                    packet.key.src_port = Port(icmp[2]);
+                    packet.kind = Kind::Flow as u8;
+                }
+                icmp6_type::ECHO_REPLY => {
+                    packet.key.dst_port = Port(icmp[2]);
+                    packet.kind = Kind::Flow as u8;
+                }
+                icmp6_type::UNREACHABLE..=icmp6_type::PARAMETER_PROBLEM => {
+                    packet.kind = Kind::IcmpError as u8;
+                }
+                _ => {}
+            }
+        }
         _ => {}
     }
     Some(())
 }
 
 impl Packet {
+    /// Whether it is one of IPv6.
+    #[inline(always)]
+    pub fn is_v6(&self) -> bool {
+        dual_stack() && self.v6 != 0
+    }
+
+    /// Whether it is ICMP of its family.
+    #[inline(always)]
+    pub fn is_icmp(&self) -> bool {
+        if self.is_v6() { self.key.proto == proto::ICMPV6 } else { self.key.proto == proto::ICMP }
+    }
+
+    /// The identification of the datagram that it is a fragment of, and the fragment field as IPv4 has it, in the machine's
+    /// byte order: [`MORE_FRAGMENTS`] and [`FRAGMENT_OFFSET`].
+    #[inline(always)]
+    pub fn fragment(&self) -> (u32, u16) {
+        if self.is_v6() {
+            (self.fragment6_id, self.fragment6)
+        } else {
+            (u32::from(self.ip.id), u16::from_be(self.ip.fragment))
+        }
+    }
+
+    /// Length of what follows IP's header with its options or extensions, in bytes.
+    #[inline(always)]
+    pub fn payload_length(&self) -> u32 {
+        let headers = self.l4.wrapping_sub(ETH_LEN as u32);
+        if self.is_v6() {
+            (u32::from(u16::from_be(self.ip6.length)) + IPV6_LEN as u32).wrapping_sub(headers)
+        } else {
+            u32::from(u16::from_be(self.ip.total_length)).wrapping_sub(headers)
+        }
+    }
+
     /// What kind of packet it is.
     #[inline(always)]
     pub fn is(&self, kind: Kind) -> bool {

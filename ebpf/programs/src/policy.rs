@@ -13,8 +13,9 @@ use xebec_ebpf_layout::{
 
 use crate::config::config;
 use crate::event::{self, now_s};
+use crate::icmp;
 use crate::maps::{BLOCKS, CONNECTIONS, FRAGMENTS, IDENTITIES, NODE_ADDRESSES, REVISION, RULES};
-use crate::packet::{ETH_LEN, IPV4_LEN, Ipv4, Kind, Packet, icmp_type, tcp};
+use crate::packet::{FRAGMENT_OFFSET, Kind, MORE_FRAGMENTS, Packet, icmp_type, icmp6_type, tcp};
 use crate::trace;
 
 /// The first of the ports that sockets are given when they ask for none (Linux's default).
@@ -22,11 +23,6 @@ const EPHEMERAL: u16 = 32_768;
 /// For how long after a pod became isolated packets of connections from before are recognised. As long as an
 /// established connection may be silent.
 const ADOPTION_S: u32 = 7_440;
-/// Length of an ICMP header.
-const ICMP_LEN: usize = 8;
-/// "More fragments" and the offset of the IP header's fragment field.
-const MORE_FRAGMENTS: u16 = 0x2000;
-const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 /// Lets the packet pass or not. `key` is memory for the connection's tuple.
 #[inline(always)]
@@ -48,7 +44,7 @@ pub fn judge(
         trace::policy(StepKind::OwnNode, direction, set, [0; 2]);
         return Ok(());
     }
-    let fragment = u16::from_be(packet.ip.fragment);
+    let fragment = packet.fragment().1;
     if fragment & FRAGMENT_OFFSET != 0 {
         let known = is_free(set) || FRAGMENTS.get_ptr_mut(&fragment_key(packet, direction)).is_some();
         return if known { Ok(()) } else { Err(reason(direction)) };
@@ -118,7 +114,7 @@ fn connection(
         if !known {
             return Ok(());
         }
-    } else if !allows(set, &key.dst, key.proto, if key.proto == proto::ICMP { Port(0) } else { port }) {
+    } else if !allows(set, &key.dst, key.proto, if packet.is_icmp() { Port(0) } else { port }) {
         trace::policy(StepKind::Denied, direction, set, traced_identity(&key.dst));
         if again {
             let _ = CONNECTIONS.remove(key);
@@ -164,24 +160,21 @@ fn error(
     set: [u32; 2],
     direction: Direction,
 ) -> Result<(), DropReason> {
-    if is_free(set) || allows(set, &key.dst, proto::ICMP, Port(0)) {
+    if is_free(set) || allows(set, &key.dst, packet.key.proto, Port(0)) {
         return Ok(());
     }
     let denied = Err(reason(direction));
-    let quote = packet.l4 as usize + ICMP_LEN;
-    let Ok(ip) = ctx.load::<Ipv4>(quote) else { return denied };
-    if ip.length() != IPV4_LEN {
-        return denied;
-    }
-    let Ok(words) = ctx.load::<[u16; 4]>(quote + IPV4_LEN) else { return denied };
+    let Some(quote) = icmp::quote(ctx, packet) else { return denied };
+    let Ok(words) = ctx.load::<[u16; 4]>(quote.l4) else { return denied };
     let mut ports = (words[0], words[1]);
-    if ip.proto == proto::ICMP {
+    if quote.proto == packet.key.proto {
         // An echo's identifier, on the asker's side.
-        ports = if words[0].to_ne_bytes()[0] == icmp_type::ECHO_REQUEST { (words[2], 0) } else { (0, words[2]) };
+        let request = if packet.is_v6() { icmp6_type::ECHO_REQUEST } else { icmp_type::ECHO_REQUEST };
+        ports = if words[0].to_ne_bytes()[0] == request { (words[2], 0) } else { (0, words[2]) };
     }
     // What the pod is told of, it has sent; what it tells of, it has got.
-    let (src, dst) = (Addr::from_v4_word(ip.src), Addr::from_v4_word(ip.dst));
-    key.proto = ip.proto;
+    let (src, dst) = (quote.src, quote.dst);
+    key.proto = quote.proto;
     match direction {
         Direction::Ingress => {
             (key.src, key.dst) = (src, dst);
@@ -289,7 +282,7 @@ fn fragment_key(packet: &Packet, direction: Direction) -> FragmentKey {
     FragmentKey {
         src: packet.key.src,
         dst: packet.key.dst,
-        id: u32::from(packet.ip.id),
+        id: packet.fragment().0,
         proto: packet.key.proto,
         direction: direction as u8,
         padding: 0,

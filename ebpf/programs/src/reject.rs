@@ -3,17 +3,18 @@
 use aya_ebpf::bindings::{BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC};
 use aya_ebpf::helpers::bpf_skb_change_tail;
 use aya_ebpf::programs::TcContext;
-use xebec_ebpf_layout::{DropReason, proto};
+use xebec_ebpf_layout::{Addr, DropReason, proto};
 
 use crate::deliver;
 use crate::nat::{self, fold16, store};
-use crate::packet::{ETH_LEN, IPV4_LEN, Ipv4, Packet, Tcp, icmp_type, tcp};
+use crate::packet::{ETH_LEN, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, Packet, Tcp, icmp_type, icmp6_type, tcp};
 
 /// Answers with a TCP reset, or ICMP "port unreachable" for UDP, out of the interface the packet came in by.
 #[inline(always)]
 pub fn refuse(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
     match packet.key.proto {
         proto::TCP => reset(ctx, packet),
+        proto::UDP if packet.is_v6() => port_unreachable6(ctx, packet),
         proto::UDP => port_unreachable(ctx, packet),
         _ => Ok(TC_ACT_SHOT),
     }
@@ -36,8 +37,8 @@ fn reset(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
     let l4 = packet.l4 as usize;
     let old: Tcp = ctx.load(l4).map_err(|_| DropReason::RewriteFailed)?;
     let header = u32::from(old.offset >> 4) << 2;
-    let segment = u32::from(u16::from_be(packet.ip.total_length)).wrapping_sub(packet.ip.length() as u32);
-    let consumed = segment
+    let consumed = packet
+        .payload_length()
         .wrapping_sub(header)
         .wrapping_add(u32::from(old.flags & tcp::SYN != 0))
         .wrapping_add(u32::from(old.flags & tcp::FIN != 0));
@@ -59,7 +60,7 @@ fn reset(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
         + u64::from(last(&new));
     nat::replace_l4(ctx, l4 + 16, change, 0)?;
     store(ctx, l4, &new)?;
-    nat::rewrite_ip(ctx, packet, packet.ip.dst, packet.ip.src, false)?;
+    nat::rewrite_ip(ctx, packet, &packet.key.dst, &packet.key.src, false)?;
     turn_round(ctx)?;
     Ok(deliver::back(ctx))
 }
@@ -114,6 +115,61 @@ fn port_unreachable(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason>
         + u64::from(ip.src)
         + u64::from(ip.dst);
     let message = Unreachable { ip: Ipv4 { check: !fold16(ip_sum), ..ip }, kind, check: !fold16(sum), unused: 0 };
+    store(ctx, ETH_LEN, &message)?;
+    turn_round(ctx)?;
+    Ok(deliver::back(ctx))
+}
+
+/// The same for IPv6, whose checksum includes the addresses.
+#[repr(C)]
+struct Unreachable6 {
+    ip: Ipv6,
+    src: Addr,
+    dst: Addr,
+    /// Type and code.
+    kind: [u8; 2],
+    check: u16,
+    unused: u32,
+}
+
+/// As [`port_unreachable`], by ICMPv6 (RFC 4443 section 3.1).
+#[inline(always)]
+fn port_unreachable6(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
+    const QUOTE_LEN: usize = IPV6_LEN + 8;
+    const ADDED: usize = size_of::<Unreachable6>();
+    const LENGTH: usize = ADDED - IPV6_LEN + QUOTE_LEN;
+    let failed = |_| DropReason::RewriteFailed;
+    // With extensions the quote would be longer; nobody sends those.
+    if packet.l4 as usize != ETH_LEN + IPV6_LEN {
+        return Ok(TC_ACT_SHOT);
+    }
+    // SAFETY: the context the kernel gave us.
+    if unsafe { bpf_skb_change_tail(ctx.skb.skb, (ETH_LEN + QUOTE_LEN) as u32, 0) } != 0 {
+        return Err(DropReason::RewriteFailed);
+    }
+    let quote: [u32; QUOTE_LEN / 4] = ctx.load(ETH_LEN).map_err(failed)?;
+    ctx.adjust_room(ADDED as i32, BPF_ADJ_ROOM_MAC, u64::from(BPF_F_ADJ_ROOM_FIXED_GSO)).map_err(failed)?;
+    let kind = [icmp6_type::UNREACHABLE, 4];
+    // The pseudo header's length and next header; its addresses are those of the quote.
+    let mut sum = u64::from((LENGTH as u32).to_be()) + u64::from(u32::from(proto::ICMPV6).to_be());
+    sum += u64::from(u16::from_ne_bytes(kind));
+    for word in quote {
+        sum += u64::from(word);
+    }
+    sum += nat::sum_of(&packet.key.src) + nat::sum_of(&packet.key.dst);
+    let message = Unreachable6 {
+        ip: Ipv6 {
+            version_class_flow: 0x6000_0000_u32.to_be(),
+            length: (LENGTH as u16).to_be(),
+            next: proto::ICMPV6,
+            hop_limit: 64,
+        },
+        src: packet.key.dst,
+        dst: packet.key.src,
+        kind,
+        check: !fold16(sum),
+        unused: 0,
+    };
     store(ctx, ETH_LEN, &message)?;
     turn_round(ctx)?;
     Ok(deliver::back(ctx))

@@ -6,7 +6,7 @@ use xebec_ebpf_layout::{
     Service, ServiceCounters, ServiceKey, SourceRange, StepKind, connect_bucket,
 };
 
-use crate::config::is_node_port;
+use crate::config::{dual_stack, is_node_port};
 use crate::event::now_s;
 use crate::maps::{AFFINITY, BACKENDS, MEMBERS, NODE_ADDRESSES, SERVICE_COUNTERS, SERVICES, SLOTS, SOURCE_RANGES};
 use crate::trace;
@@ -28,7 +28,7 @@ pub fn lookup(addr: &Addr, port: Port, proto: u8, scope: u8, node_flags: u32) ->
     if *flags & node_flags == 0 {
         return None;
     }
-    key.addr = Addr::UNSPECIFIED;
+    key.addr = addr.any_of_family();
     // SAFETY: as above.
     let service = unsafe { SERVICES.get(key) }?;
     trace::step(StepKind::Service, service.id, &key.addr, port);
@@ -162,12 +162,21 @@ pub fn mix(hash: u32, word: u32) -> u32 {
     h ^ (h >> 16)
 }
 
+/// An address as one word: IPv4 as it is, IPv6 mixed.
+#[inline(always)]
+fn word(addr: &Addr) -> u32 {
+    if !dual_stack() || addr.is_v4() {
+        return addr.v4_word();
+    }
+    mix(mix(mix(addr.0[0], addr.0[1]), addr.0[2]), addr.0[3])
+}
+
 /// A hash of the five-tuple that every node computes alike.
 #[inline(always)]
 pub fn hash(key: &FlowKey) -> u32 {
     let ports = (key.src_port.0 as u32) << 16 | key.dst_port.0 as u32;
-    let mut h = mix(0x9747_b28c, key.src.0[3]);
-    h = mix(h, key.dst.0[3]);
+    let mut h = mix(0x9747_b28c, word(&key.src));
+    h = mix(h, word(&key.dst));
     h = mix(h, ports);
     mix(h, key.proto as u32)
 }
@@ -175,5 +184,5 @@ pub fn hash(key: &FlowKey) -> u32 {
 /// A hash of the client alone, for session affinity: every node chooses the same backend for it.
 #[inline(always)]
 pub fn client_hash(key: &FlowKey) -> u32 {
-    mix(0x85eb_ca77, key.src.0[3])
+    mix(0x85eb_ca77, word(&key.src))
 }

@@ -12,12 +12,12 @@ use xebec_ebpf_layout::{
     service_flags,
 };
 
-use crate::config::{config, in_cluster_net, in_pod_net};
+use crate::config::{config, in_cluster_net, in_pod_net, node_like};
 use crate::icmp::Way;
 use crate::maps::{NODE_ADDRESSES, Scratch};
 use crate::packet::{ETH_P_ARP, Kind};
 use crate::service::Count;
-use crate::{alive, arp, deliver, direct_return, event, flows, handover, icmp, nat, packet, reject, service};
+use crate::{alive, arp, deliver, direct_return, event, flows, handover, icmp, nat, ndp, packet, reject, service};
 
 const PASS: i32 = TC_ACT_OK;
 const VXLAN_PORT: u16 = 4789;
@@ -52,13 +52,13 @@ fn ingress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
         return icmp::error(ctx, packet, Way::In);
     }
     if !packet.has_ports() {
-        return Ok(PASS);
+        return Ok(if packet.is_v6() { ndp::answer(ctx, packet) } else { PASS });
     }
     if flows::known(packet, &mut scratch.to) {
         return translate(ctx, scratch);
     }
     let key = &packet.key;
-    if key.proto == proto::ICMP || packet.is(Kind::Fragment) {
+    if packet.is_icmp() || packet.is(Kind::Fragment) {
         return Ok(PASS);
     }
     match service::lookup(&key.dst, key.dst_port, key.proto, SCOPE_EXTERNAL, node_address_flags::LOCAL) {
@@ -131,7 +131,9 @@ pub fn begin(
     scratch.to.src_port = key.src_port;
     scratch.to.dst_port = backend.port;
     let leaves = deliver::leaves_node(&backend.addr);
-    let direct = leaves && found.flags & service_flags::DIRECT_RETURN != 0 && config!(vxlan_ifindex) != 0;
+    // The choice travels in a MAC address, which has no room for one of IPv6.
+    let can_return = config!(vxlan_ifindex) != 0 && !scratch.packet.is_v6();
+    let direct = leaves && found.flags & service_flags::DIRECT_RETURN != 0 && can_return;
     scratch.to.direct_return = u32::from(direct);
     record(scratch, &found, id, leaves, hash)?;
     service::count(found.id, Count::UplinkFlow);
@@ -193,6 +195,10 @@ fn egress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
         return Ok(PASS);
     }
     if config!(masquerade) == 0 || !in_pod_net(&key.src) || packet.is(Kind::Fragment) {
+        return Ok(PASS);
+    }
+    // A node without an address of the family cannot lend it.
+    if packet.is_v6() && node_like(&key.src).is_unspecified() {
         return Ok(PASS);
     }
     // Nodes know the way back to pods. SAFETY: only its presence is read.

@@ -142,8 +142,8 @@ fn compile_port<'a>(
     let cluster_ips = of_family(&service.cluster_ips);
     let ingress = of_family(&service.load_balancer_ips);
     let external_ips = of_family(&service.external_ips);
-    // Nodes are known by their IPv4 addresses; a service of IPv6 alone is reached by those from dual-stack sockets.
-    let node_port = port.node_port != 0 && service.cluster_ips.iter().any(IpAddr::is_ipv4) == is_v4;
+    // Of the families that the service has.
+    let node_port = port.node_port != 0 && !cluster_ips.is_empty();
     if cluster_ips.is_empty() && ingress.is_empty() && external_ips.is_empty() && !node_port {
         return;
     }
@@ -159,7 +159,8 @@ fn compile_port<'a>(
     for ip in &cluster_ips {
         add((*ip).into(), port.number, SCOPE_CLUSTER, sets.inside(internal));
     }
-    let node_ports = node_port.then_some((Addr::UNSPECIFIED, port.node_port));
+    let any = if is_v4 { Addr::UNSPECIFIED_V4 } else { Addr::UNSPECIFIED };
+    let node_ports = node_port.then_some((any, port.node_port));
     let others = external_ips.iter().map(|ip| (Addr::from(*ip), port.number)).chain(node_ports);
     for (addr, number) in others {
         // Clients inside the cluster are not subject to the external policy (KEP-2086, "traffic from inside to

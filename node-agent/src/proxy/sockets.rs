@@ -101,7 +101,7 @@ fn concerned(translated: &[(SocketKey, Frontend)], gone: &[Gone]) -> BTreeMap<u6
     for (socket, frontend) in translated {
         let backend = BackendAddress { addr: socket.addr, port: socket.port };
         let through = |key: &ServiceKey| {
-            key.port == frontend.port && (key.addr == frontend.addr || key.addr == Addr::UNSPECIFIED)
+            key.port == frontend.port && (key.addr == frontend.addr || key.addr == frontend.addr.any_of_family())
         };
         if lost.get(&backend).is_some_and(|frontends| frontends.iter().any(through)) {
             out.entry(socket.cookie).or_default().insert(backend);
@@ -333,7 +333,8 @@ mod tests {
             concerned(&translated, &gone).into_keys().collect::<Vec<_>>()
         };
         assert_eq!(of(addr("10.96.0.1")), [1]);
-        assert_eq!(of(Addr::UNSPECIFIED), [1, 2]);
+        assert_eq!(of(Addr::UNSPECIFIED_V4), [1, 2]);
+        assert!(of(Addr::UNSPECIFIED).is_empty(), "any address of the other family");
         assert_eq!(of(addr("10.96.0.3")), [0_u64; 0]);
     }
 }

@@ -65,7 +65,7 @@ fn endpoint(ip: &str, node: &str, conditions: &Value) -> Value {
 }
 
 fn key(addr: &str, port: u16, proto: u8, scope: u8) -> ServiceKey {
-    let addr = addr.parse().map_or(Addr::UNSPECIFIED, |ip: std::net::IpAddr| ip.into());
+    let addr = addr.parse().map_or(Addr::UNSPECIFIED_V4, |ip: std::net::IpAddr| ip.into());
     ServiceKey { addr, port: Port::new(port), proto, scope }
 }
 

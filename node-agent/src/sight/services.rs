@@ -15,7 +15,7 @@ use super::flows::protocol;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Frontend {
-    /// Its address and port; `[::]` stands for any address of a node.
+    /// Its address and port; `0.0.0.0` and `[::]` stand for any address of a node in their family.
     pub address: SocketAddr,
     /// `TCP`, ...
     pub protocol: String,

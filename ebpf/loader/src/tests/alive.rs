@@ -53,7 +53,7 @@ fn an_address_that_another_node_announces_is_given_up() {
 #[test]
 fn a_pod_does_not_follow_a_flow_from_outside() {
     let mut world = World::new();
-    world.service(Addr::UNSPECIFIED, 30_080, proto::TCP, SCOPE_EXTERNAL, &[(REMOTE_POD, 8_080)]);
+    world.service(Addr::UNSPECIFIED_V4, 30_080, proto::TCP, SCOPE_EXTERNAL, &[(REMOTE_POD, 8_080)]);
     let spoofed = Frame::new(POD, NODE, L4::tcp(40_000, 30_080, 16));
     assert_eq!(world.run("uplink_ingress", &spoofed).0, REDIRECT);
     assert_eq!(world.run("pod_egress", &spoofed), (OK, spoofed));

@@ -125,8 +125,33 @@ impl L4 {
         }
     }
 
+    pub fn parse(protocol: u8, bytes: &[u8]) -> Self {
+        let u16_at = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        let u32_at = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+        match protocol {
+            proto::SCTP => Self::Sctp { src: u16_at(0), dst: u16_at(2) },
+            proto::TCP => Self::Tcp {
+                src: u16_at(0),
+                dst: u16_at(2),
+                seq: u32_at(4),
+                ack: u32_at(8),
+                flags: bytes[13],
+                options: bytes[20..usize::from(bytes[12] >> 4) * 4].to_vec(),
+                payload: bytes[usize::from(bytes[12] >> 4) * 4..].to_vec(),
+            },
+            proto::UDP => Self::Udp { src: u16_at(0), dst: u16_at(2), payload: bytes[8..].to_vec() },
+            _ => Self::Icmp {
+                kind: bytes[0],
+                code: bytes[1],
+                id: u16_at(4),
+                sequence: u16_at(6),
+                body: bytes[8..].to_vec(),
+            },
+        }
+    }
+
     /// The bytes with a zero checksum, and where the checksum goes.
-    fn bytes(&self) -> (Vec<u8>, usize) {
+    pub fn bytes(&self) -> (Vec<u8>, usize) {
         let mut out = Vec::new();
         match self {
             Self::Tcp { src, dst, seq, ack, flags, options, payload } => {
@@ -254,26 +279,8 @@ impl Frame {
         }
         let ip = |at: usize| Ipv4Addr::from(<[u8; 4]>::try_from(&raw[at..at + 4]).unwrap());
         (frame.src, frame.dst, frame.ttl) = (ip(26), ip(30), raw[22]);
-        let l4 = &raw[34..];
-        let u16_at = |at: usize| u16::from_be_bytes([l4[at], l4[at + 1]]);
-        let u32_at = |at: usize| u32::from_be_bytes(l4[at..at + 4].try_into().unwrap());
-        frame.l4 = match raw[23] {
-            proto::SCTP => L4::Sctp { src: u16_at(0), dst: u16_at(2) },
-            proto::TCP => L4::Tcp {
-                src: u16_at(0),
-                dst: u16_at(2),
-                seq: u32_at(4),
-                ack: u32_at(8),
-                flags: l4[13],
-                options: l4[20..usize::from(l4[12] >> 4) * 4].to_vec(),
-                payload: l4[usize::from(l4[12] >> 4) * 4..].to_vec(),
-            },
-            proto::UDP => {
-                frame.without_udp_checksum = u16_at(6) == 0;
-                L4::Udp { src: u16_at(0), dst: u16_at(2), payload: l4[8..].to_vec() }
-            }
-            _ => L4::Icmp { kind: l4[0], code: l4[1], id: u16_at(4), sequence: u16_at(6), body: l4[8..].to_vec() },
-        };
+        frame.l4 = L4::parse(raw[23], &raw[34..]);
+        frame.without_udp_checksum = raw[23] == proto::UDP && raw[40..42] == [0, 0];
         frame
     }
 
@@ -325,7 +332,7 @@ pub fn sum(bytes: &[u8]) -> u16 {
     sum_with(bytes, 0)
 }
 
-fn sum_with(bytes: &[u8], start: u32) -> u16 {
+pub fn sum_with(bytes: &[u8], start: u32) -> u16 {
     let mut sum = start;
     for pair in bytes.chunks(2) {
         sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));

@@ -325,7 +325,7 @@ fn no_packet_leads_a_program_astray() {
     let backends = [(POD, 8_080), (REMOTE_POD, 8_080), (FAR_POD, 8_080)];
     for (protocol, flags) in [(proto::TCP, service_flags::DIRECT_RETURN), (proto::UDP, service_flags::STICKY)] {
         world.balanced(&backends, protocol, flags, 60);
-        world.service(Addr::UNSPECIFIED, 30_080, protocol, SCOPE_EXTERNAL, &backends);
+        world.service(Addr::UNSPECIFIED_V4, 30_080, protocol, SCOPE_EXTERNAL, &backends);
         world.service(LB.into(), 80, protocol, SCOPE_CLUSTER, &backends);
     }
     let verdicts = BTreeSet::from([OK, SHOT, REDIRECT]);
