@@ -215,6 +215,7 @@ async fn start(
             socket: config.containerd_socket.clone(),
             run_root: config.run_dir.clone(),
             cgroup_root: config.cgroup_root.clone(),
+            seccomp_root: config.data_dir.join("seccomp"),
             logger: config.logger.clone(),
         },
         containerd,
@@ -263,6 +264,7 @@ async fn start(
         let netns = runtime.clone();
         // Of a pod of the node's own network there is no such namespace, and nothing is known.
         let clients = Box::new(move |pod: &PodIdentity| quiet::connections_in(&netns.netns_path(pod)).ok());
+        let cluster_domain = cluster.cluster_domain.clone();
         let parts = Parts {
             runtime: runtime.clone(),
             images,
@@ -291,6 +293,7 @@ async fn start(
             PodManagerConfig {
                 node_name: config.node_name.clone(),
                 host_ip: config.node_ip,
+                cluster_domain,
                 allocatable,
                 log_root: config.log_root.clone(),
                 pod_pids_max: config.pod_pids_max,

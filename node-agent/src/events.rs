@@ -45,8 +45,11 @@ impl About {
 
     /// One of its containers.
     pub fn container(pod: &Pod, container: &str) -> Self {
-        let init = pod.spec.init_containers.iter().any(|c| c.name == container);
-        let list = if init { "initContainers" } else { "containers" };
+        let list = match () {
+            () if pod.spec.init_containers.iter().any(|c| c.name == container) => "initContainers",
+            () if pod.spec.is_ephemeral(container) => "ephemeralContainers",
+            () => "containers",
+        };
         Self { field_path: format!("spec.{list}{{{container}}}"), ..Self::pod(pod) }
     }
 

@@ -10,6 +10,7 @@ pub mod images;
 pub mod logger;
 pub mod network;
 pub mod node;
+pub mod pause;
 pub mod pods;
 pub mod policy;
 pub mod probes;

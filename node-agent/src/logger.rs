@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use xebec_clock::Clock;
 
+use crate::pause;
+
 /// A log is rotated when it has grown to this.
 const LOG_BYTES_MAX: u64 = 10 << 20;
 /// So many files are kept, the current one among them.
@@ -23,8 +25,8 @@ const PIPE_LOOK_MS: u16 = 5_000;
 /// A line is cut into parts of this.
 const LINE_BYTES_MAX: usize = 16 << 10;
 
-/// The subcommands by which the program is a logger.
-pub const VERBS: [&str; 2] = ["container-log", "container-log-tty"];
+/// The subcommands by which the program is a container's helper: a logger, or the first process of its namespace.
+pub const VERBS: [&str; 3] = ["container-log", "container-log-tty", pause::VERB];
 
 /// The logger's main function. `arguments` are those after the program's name:
 /// - `container-log FILE` and `container-log-tty FILE`, started by containerd: output and errors on descriptors 3 and 4,
@@ -33,6 +35,11 @@ pub const VERBS: [&str; 2] = ["container-log", "container-log-tty"];
 ///
 /// Gives the exit code.
 pub fn main(arguments: &[OsString]) -> i32 {
+    if let [verb, rest @ ..] = arguments
+        && verb == pause::VERB
+    {
+        return pause::main(rest);
+    }
     match run(arguments) {
         Ok(()) => 0,
         Err(error) => {

@@ -26,6 +26,7 @@ use xebec_apiserver::audit::{Policy, Sink};
 use xebec_apiserver::authn::UserInfo;
 use xebec_apiserver::authn::front_proxy::FrontProxyConfig;
 use xebec_apiserver::bootstrap;
+use xebec_apiserver::extension::Check;
 use xebec_apiserver::standard::{Options, Standard};
 use xebec_apiserver::{ApiServer, Config};
 use xebec_clock::{Clock, Random};
@@ -236,7 +237,12 @@ impl Server {
                     true => Ok(()),
                     false => Err("the objects of a new cluster are being made".to_owned()),
                 };
-                extensions.readiness.insert("poststarthook/bootstrap".into(), Arc::new(ready));
+                let ready: Check = Arc::new(ready);
+                extensions.readiness.insert("poststarthook/bootstrap".into(), Arc::clone(&ready));
+                // They run in this process from then on: when one of them ends, it does.
+                for component in ["controller-manager", "scheduler"] {
+                    extensions.components.insert(component.into(), Arc::clone(&ready));
+                }
                 extensions
             }),
         };

@@ -9,6 +9,7 @@ mod apply;
 mod config;
 mod controllers;
 mod crds;
+mod debug;
 mod drain;
 mod harness;
 mod helm;
@@ -52,6 +53,7 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
             termination_is_graceful, the_service_account_token_works,
         },
         admission::{quotas_hold, pods_keep_to_their_namespaces_standard},
+        debug::{a_pod_is_debugged, a_node_is_debugged, a_running_pod_is_resized},
         controllers::{a_stateful_set_lives, a_daemon_set_lives, a_cron_job_runs},
         webhooks::{a_webhook_in_a_pod},
         api::{

@@ -207,7 +207,7 @@ fn check_scope(resource: &Resource, path: &ResourcePath) -> Result<(), Status> {
 
 async fn dispatch(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
     if call.resource.virtual_kind {
-        return virtual_kinds::create(call, body).await;
+        return virtual_kinds::serve(call, body).await;
     }
     if !call.path.subresource.is_empty() {
         return subresource::serve(call, body).await;

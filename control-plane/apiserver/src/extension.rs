@@ -49,8 +49,13 @@ pub struct Extensions {
     /// Notes what is asked and answered; without it, nothing is noted.
     pub audit: Option<Arc<Auditor>>,
     /// Parts of readiness beyond the server's own, by name.
-    pub readiness: BTreeMap<String, Arc<dyn Fn() -> Result<(), String> + Send + Sync>>,
+    pub readiness: BTreeMap<String, Check>,
+    /// The parts of the control plane besides this server, by name: what component statuses tell of.
+    pub components: BTreeMap<String, Check>,
 }
+
+/// Says what is wrong with something, if anything is.
+pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// A POST that is answered without anything being stored.
 pub struct Question<'a> {

@@ -17,6 +17,7 @@ pub mod bootstrap;
 pub mod cache;
 pub mod chain;
 mod compaction;
+mod component_status;
 mod conversion;
 mod definitions;
 pub mod discovery;

@@ -1,4 +1,4 @@
-//! Kinds that are POSTed to and answered, and not stored: reviews.
+//! Kinds that are answered and not stored: reviews, bindings, component statuses.
 
 use http::Response;
 use xebec_schema::status::Status;
@@ -7,18 +7,29 @@ use xebec_schema::validate;
 use crate::body::{self, Body, RequestBody};
 use crate::chain::Call;
 use crate::extension::Question;
-use crate::respond;
 use crate::verbs::{create, decode};
+use crate::{component_status, respond, subresource};
 
 /// Serves it.
 ///
 /// # Errors
 ///
-/// 405 for anything but a POST to the collection; what the kind's own logic says.
-pub async fn create(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
-    if call.path.verb != "create" || !call.path.name.is_empty() || !call.path.subresource.is_empty() {
+/// 405 for what the kind does not do; what the kind's own logic says.
+pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
+    let named = !call.path.name.is_empty();
+    if !call.resource.allows(call.path.verb) || !call.path.subresource.is_empty() || call.path.verb == "create" && named
+    {
         return Err(Status::method_not_allowed());
     }
+    match (call.resource.kind.as_ref(), call.path.verb) {
+        ("Binding", _) => subresource::serve_bindings(call, body).await,
+        ("ComponentStatus", "get") => component_status::get(call).await,
+        ("ComponentStatus", _) => component_status::list(call).await,
+        _ => create(call, body).await,
+    }
+}
+
+async fn create(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
     let server = call.server.clone();
     let key = (call.resource.group.to_string(), call.resource.plural.to_string());
     let handler = server.extensions.virtual_kinds.get(&key).ok_or_else(Status::no_such_path)?;

@@ -212,6 +212,7 @@ struct RawSpec {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct RawContainer {
+    name: String,
     #[serde(deserialize_with = "null_default")]
     image: String,
     restart_policy: Option<String>,
@@ -219,6 +220,16 @@ struct RawContainer {
     resources: RawResources,
     #[serde(deserialize_with = "null_default")]
     ports: Vec<RawPort>,
+    /// What its node says that it has, if that may differ from what it asks for.
+    #[serde(skip)]
+    held: Option<Held>,
+}
+
+/// What a container has on its node while what it asks for is another matter (KEP-1287).
+struct Held {
+    resources: Resources,
+    /// The node will never grant what is asked for.
+    instead: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -245,12 +256,45 @@ struct RawStatus {
     #[serde(deserialize_with = "null_default")]
     conditions: Vec<Condition>,
     start_time: Option<Timestamp>,
+    #[serde(deserialize_with = "null_default")]
+    container_statuses: Vec<RawContainerStatus>,
+    #[serde(deserialize_with = "null_default")]
+    init_container_statuses: Vec<RawContainerStatus>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct RawContainerStatus {
+    name: String,
+    #[serde(deserialize_with = "null_default")]
+    resources: RawResources,
+    #[serde(deserialize_with = "null_default")]
+    allocated_resources: BTreeMap<String, QuantityText>,
+}
+
+/// Notes what the containers of a placed pod have.
+fn hold(spec: &mut RawSpec, status: &RawStatus) {
+    let infeasible =
+        status.conditions.iter().any(|c| c.kind == "PodResizePending" && c.reason.as_deref() == Some("Infeasible"));
+    for (containers, statuses) in [
+        (&mut spec.containers, &status.container_statuses),
+        (&mut spec.init_containers, &status.init_container_statuses),
+    ] {
+        for told in statuses.iter().filter(|s| !s.resources.requests.is_empty()) {
+            if let Some(container) = containers.iter_mut().find(|c| c.name == told.name) {
+                let mut resources = Resources::parse(&told.resources.requests);
+                resources.raise_to(&Resources::parse(&told.allocated_resources));
+                container.held = Some(Held { resources, instead: infeasible });
+            }
+        }
+    }
 }
 
 impl From<RawPod> for Pod {
     fn from(raw: RawPod) -> Self {
         let RawPod { mut metadata, mut spec, status } = raw;
         metadata.annotations = BTreeMap::new();
+        hold(&mut spec, &status);
         // What only says where the pod may go is of no use once it is there.
         let placed = !spec.node_name.is_empty();
         let images = if placed { Vec::new() } else { spec.containers.iter().map(|c| c.image.clone()).collect() };
@@ -301,6 +345,14 @@ impl RawContainer {
 
     fn requests(&self, with_defaults: bool) -> Resources {
         let mut resources = Resources::parse(&self.resources.requests);
+        match &self.held {
+            Some(held) if held.instead => {
+                let Resources { cpu_milli, memory_bytes, .. } = held.resources;
+                (resources.cpu_milli, resources.memory_bytes) = (cpu_milli, memory_bytes);
+            }
+            Some(held) => resources.raise_to(&held.resources),
+            None => {}
+        }
         if with_defaults {
             if !self.resources.requests.contains_key("cpu") {
                 resources.cpu_milli = DEFAULT_CPU_MILLI;
@@ -585,6 +637,22 @@ mod tests {
         assert_eq!(pod.requests.memory_bytes, 64 << 20);
         assert_eq!(pod.requests.other["example.com/gpu"], 1);
         assert_eq!(pod.usage.1, (64 << 20) + 2 * DEFAULT_MEMORY_BYTES);
+    }
+
+    #[test]
+    fn a_pod_that_is_resized_counts_with_what_it_has_and_what_it_wants() {
+        let pod = |asked: &str, has: &str, reason: &str| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": "p"},
+                "spec": {"nodeName": "n", "containers": [{"name": "c", "resources": {"requests": {"cpu": asked}}}]},
+                "status": {
+                    "conditions": [{"type": "PodResizePending", "status": "True", "reason": reason}],
+                    "containerStatuses": [{"name": "c", "resources": {"requests": {"cpu": has}},
+                        "allocatedResources": {"cpu": has}}]}}))
+            .unwrap()
+        };
+        assert_eq!(pod("2", "1", "Deferred").requests.cpu_milli, 2000);
+        assert_eq!(pod("1", "2", "Deferred").requests.cpu_milli, 2000);
+        assert_eq!(pod("2", "1", "Infeasible").requests.cpu_milli, 1000);
     }
 
     #[test]

@@ -100,6 +100,17 @@ pub struct Strategy {
     pub name: NameRule,
     /// Deletion waits `metadata.deletionGracePeriodSeconds` for a node to confirm (pods).
     pub graceful_delete: bool,
+    /// The subresources that exchange the object itself and change a part of its spec, by name.
+    pub parts: &'static [(&'static str, Part)],
+}
+
+/// A subresource that exchanges the object itself and changes a part of its spec: `pods/resize`.
+#[derive(Clone, Copy)]
+pub struct Part {
+    /// `(new, old)`: puts everything but the part back to what it was; metadata has been put back before.
+    pub prepare: fn(&mut Value, &Value),
+    /// `(new, old)`: everything that is wrong with the update, metadata excepted.
+    pub validate: fn(&Value, &Value) -> ErrorList,
 }
 
 impl std::fmt::Debug for Strategy {
@@ -141,6 +152,7 @@ pub const PLAIN: Strategy = Strategy {
     unconditional_update: true,
     name: NameRule::Subdomain,
     graceful_delete: false,
+    parts: &[],
 };
 
 /// A column of a kind's table form (`meta.k8s.io/v1 Table`).
@@ -188,6 +200,11 @@ impl Resource {
             Some(custom) => custom.fields(object),
             None => (self.strategy.fields)(object).into_iter().map(|(label, value)| (label.into(), value)).collect(),
         }
+    }
+
+    /// The part of the object that the subresource called `name` changes.
+    pub fn part(&self, name: &str) -> Option<Part> {
+        self.strategy.parts.iter().find(|(part, _)| *part == name).map(|(_, part)| *part)
     }
 
     /// The subresource called `name`.

@@ -51,11 +51,22 @@ pub struct PodSpec {
     pub image_pull_secrets: Vec<NameRef>,
     pub init_containers: Vec<Container>,
     pub containers: Vec<Container>,
+    pub ephemeral_containers: Vec<Container>,
     pub volumes: Vec<Volume>,
     pub readiness_gates: Vec<ReadinessGate>,
     pub overhead: BTreeMap<String, String>,
     pub tolerations: Vec<Toleration>,
     pub resources: Option<Resources>,
+    pub os: Os,
+    pub runtime_class_name: String,
+    pub host_users: Option<bool>,
+    pub hostname_override: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Os {
+    pub name: String,
 }
 
 impl PodSpec {
@@ -64,9 +75,19 @@ impl PodSpec {
         self.init_containers.iter().chain(&self.containers)
     }
 
+    /// The same, and those that were added for debugging.
+    pub fn every_container(&self) -> impl Iterator<Item = &Container> {
+        self.all_containers().chain(&self.ephemeral_containers)
+    }
+
     /// The container of that name.
     pub fn container(&self, name: &str) -> Option<&Container> {
-        self.all_containers().find(|c| c.name == name)
+        self.every_container().find(|c| c.name == name)
+    }
+
+    /// Whether `name` was added for debugging: it is started once, and the pod does not wait for it.
+    pub fn is_ephemeral(&self, name: &str) -> bool {
+        self.ephemeral_containers.iter().any(|c| c.name == name)
     }
 
     /// Whether `name` is an init container that is not a sidecar.
@@ -138,9 +159,19 @@ pub struct PodSecurityContext {
     pub run_as_group: Option<i64>,
     pub run_as_non_root: Option<bool>,
     pub supplemental_groups: Vec<i64>,
+    pub supplemental_groups_policy: String,
+    pub seccomp_profile: Option<SeccompProfile>,
     pub fs_group: Option<i64>,
     pub fs_group_change_policy: String,
     pub sysctls: Vec<Sysctl>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SeccompProfile {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub localhost_profile: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -161,6 +192,7 @@ pub struct SecurityContext {
     pub read_only_root_filesystem: bool,
     pub allow_privilege_escalation: Option<bool>,
     pub proc_mount: Option<String>,
+    pub seccomp_profile: Option<SeccompProfile>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -183,6 +215,7 @@ pub struct Container {
     pub env: Vec<EnvVar>,
     pub resources: Resources,
     pub restart_policy: Option<RestartPolicy>,
+    pub restart_policy_rules: Vec<RestartRule>,
     pub volume_mounts: Vec<VolumeMount>,
     pub liveness_probe: Option<Probe>,
     pub readiness_probe: Option<Probe>,
@@ -195,6 +228,42 @@ pub struct Container {
     pub stdin: bool,
     pub stdin_once: bool,
     pub tty: bool,
+    pub resize_policy: Vec<ResizePolicy>,
+    /// Of an ephemeral container: whose processes it sees.
+    pub target_container_name: String,
+}
+
+/// What is done when the container ends with certain exit codes (KEP-5307).
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RestartRule {
+    pub action: String,
+    pub exit_codes: ExitCodes,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct ExitCodes {
+    pub operator: String,
+    pub values: Vec<i32>,
+}
+
+impl ExitCodes {
+    /// Whether an exit code is meant.
+    pub fn matches(&self, code: i32) -> bool {
+        match self.operator.as_str() {
+            "In" => self.values.contains(&code),
+            "NotIn" => !self.values.contains(&code),
+            _ => false,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ResizePolicy {
+    pub resource_name: String,
+    pub restart_policy: String,
 }
 
 impl Container {
@@ -218,7 +287,9 @@ pub struct ContainerPort {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Resources {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<String, Value>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub requests: BTreeMap<String, Value>,
 }
 

@@ -2,8 +2,13 @@
 //! that takes the field away.
 #![allow(missing_docs, reason = "the fields are those of v1.PodStatus, under their own names")]
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::pod::Resources;
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -26,7 +31,17 @@ pub struct PodStatus {
     pub init_container_statuses: Vec<ContainerStatus>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub container_statuses: Vec<ContainerStatus>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ephemeral_container_statuses: Vec<ContainerStatus>,
     pub qos_class: Option<String>,
+}
+
+impl PodStatus {
+    /// What is said of all containers, of whichever sort.
+    pub fn every_container(&self) -> impl Iterator<Item = &ContainerStatus> {
+        let Self { init_container_statuses, container_statuses, ephemeral_container_statuses, .. } = self;
+        init_container_statuses.iter().chain(container_statuses).chain(ephemeral_container_statuses)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -63,6 +78,10 @@ pub struct ContainerStatus {
     pub container_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub allocated_resources: BTreeMap<String, Value>,
 }
 
 /// At most one of them.

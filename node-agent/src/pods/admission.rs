@@ -3,37 +3,47 @@
 use std::collections::BTreeSet;
 
 use super::context::Allocatable;
-use super::resources::pod_request;
+use super::resize::{Room, shortage};
 use super::state::Rejection;
+use super::sysctls::forbidden;
 use crate::api::Pod;
 
 /// Why `pod` cannot run beside `others` (those that have not ended), if so. Reasons and messages as upstream's
 /// lifecycle/predicate.go.
-pub fn admit<'a>(pod: &Pod, others: impl Iterator<Item = &'a Pod>, allocatable: &Allocatable) -> Option<Rejection> {
-    let (mut cpu, mut memory, mut pods) = (0_i64, 0_i64, 0_i64);
+///
+/// `used` is what the others have been granted.
+pub fn admit<'a>(
+    pod: &Pod,
+    others: impl Iterator<Item = &'a Pod>,
+    used: Room,
+    allocatable: &Allocatable,
+) -> Option<Rejection> {
+    let reject = |reason: &str, message: String| Some(Rejection { reason: reason.to_owned(), message });
+    if !matches!(pod.spec.os.name.as_str(), "" | "linux") {
+        let message = "Failed to admit pod as the OS field doesn't match node OS";
+        return reject("PodOSNotSupported", message.to_owned());
+    }
+    if pod.spec.node_selector.get("kubernetes.io/os").is_some_and(|os| os != "linux") {
+        let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
+        return reject("PodOSSelectorNodeLabelDoesNotMatch", message.to_owned());
+    }
+    if let Some(message) = forbidden(&pod.spec) {
+        return reject("SysctlForbidden", message);
+    }
+    let mut pods = 0_i64;
     let mut ports = BTreeSet::new();
     for other in others {
-        cpu += pod_request(&other.spec, "cpu");
-        memory += pod_request(&other.spec, "memory");
         pods += 1;
         ports.extend(host_ports(other));
     }
-    let reject = |reason: &str, message: String| Some(Rejection { reason: reason.to_owned(), message });
-    let short = |resource: &str, requested: i64, used: i64, capacity: i64| {
-        format!(
-            "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
-        )
-    };
     if pods >= allocatable.pods {
-        return reject("OutOfpods", short("pods", 1, pods, allocatable.pods));
+        let capacity = allocatable.pods;
+        let message =
+            format!("Node didn't have enough resource: pods, requested: 1, used: {pods}, capacity: {capacity}");
+        return reject("OutOfpods", message);
     }
-    let wanted = pod_request(&pod.spec, "cpu");
-    if wanted > 0 && cpu.saturating_add(wanted) > allocatable.cpu_milli {
-        return reject("OutOfcpu", short("cpu", wanted, cpu, allocatable.cpu_milli));
-    }
-    let wanted = pod_request(&pod.spec, "memory");
-    if wanted > 0 && memory.saturating_add(wanted) > allocatable.memory_bytes {
-        return reject("OutOfmemory", short("memory", wanted, memory, allocatable.memory_bytes));
+    if let Some((resource, message)) = shortage(Room::of(&pod.spec), used, allocatable) {
+        return reject(&format!("OutOf{resource}"), message);
     }
     if host_ports(pod).any(|port| ports.contains(&port)) {
         return reject(
@@ -69,10 +79,18 @@ mod tests {
     fn what_does_not_fit_is_rejected_with_upstreams_reason() {
         let allocatable = Allocatable { cpu_milli: 1000, memory_bytes: 1 << 30, pods: 2 };
         let there = [pod("600m", 80)];
-        let of = |p: &Pod, n: usize| admit(p, there.iter().cycle().take(n), &allocatable).map(|r| r.reason);
+        let used = Room::of(&there[0].spec);
+        let of = |p: &Pod, n: usize| admit(p, there.iter().cycle().take(n), used, &allocatable).map(|r| r.reason);
         assert_eq!(of(&pod("400m", 0), 1), None);
         assert_eq!(of(&pod("401m", 0), 1).as_deref(), Some("OutOfcpu"));
         assert_eq!(of(&pod("1m", 80), 1).as_deref(), Some("NodePorts"));
         assert_eq!(of(&pod("1m", 0), 2).as_deref(), Some("OutOfpods"));
+        let mut windows = pod("1m", 0);
+        windows.spec.os.name = "windows".to_owned();
+        assert_eq!(of(&windows, 0).as_deref(), Some("PodOSNotSupported"));
+        let mut sysctl = pod("1m", 0);
+        sysctl.spec.security_context.sysctls =
+            serde_json::from_value(json!([{ "name": "kernel.msgmax", "value": "1" }])).unwrap();
+        assert_eq!(of(&sysctl, 0).as_deref(), Some("SysctlForbidden"));
     }
 }

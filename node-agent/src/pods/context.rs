@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use xebec_clock::{Clock, Random};
 
 use super::env::{Facts, Sources};
+use super::resize::Ledger;
 use crate::api::pod::Container;
 use crate::api::watch::View;
 use crate::api::{ApiError, ConfigMap, Pod, Rest, Secret, Service};
@@ -75,6 +76,8 @@ pub struct Context {
     pub node_name: String,
     /// Its address.
     pub host_ip: IpAddr,
+    /// `cluster.local`.
+    pub cluster_domain: String,
     /// What it offers.
     pub allocatable: Allocatable,
     /// Logs are in `<this>/<namespace>_<name>_<uid>/<container>/<attempt>.log`.
@@ -93,6 +96,8 @@ pub struct Context {
     pub random: Random,
     /// The services that containers are told about; none: they are told about none.
     pub services: Option<Arc<RwLock<View<Service>>>>,
+    /// What pods have been granted.
+    pub ledger: Ledger,
     /// Which pod a container id belongs to: its uid.
     pub owners: Mutex<BTreeMap<String, String>>,
     /// The latest containers, by pod uid and name.

@@ -14,6 +14,7 @@ use xebec_clock::{Clock, Random};
 
 use super::admission;
 use super::context::{Allocatable, Context, Parts};
+use super::resize::{Ledger, Resize, Room};
 use super::spec::identity;
 use super::worker::{INBOX, Input, Worker};
 use crate::api::watch::{Change, follow};
@@ -29,6 +30,8 @@ pub struct PodManagerConfig {
     pub node_name: String,
     /// Its address.
     pub host_ip: IpAddr,
+    /// `cluster.local`.
+    pub cluster_domain: String,
     /// What it offers to pods.
     pub allocatable: Allocatable,
     /// Where logs are.
@@ -47,6 +50,7 @@ impl PodManagerConfig {
         Self {
             node_name: node_name.to_owned(),
             host_ip,
+            cluster_domain: "cluster.local".to_owned(),
             allocatable: Allocatable::default(),
             log_root: PathBuf::from("/var/log/pods"),
             pod_pids_max: None,
@@ -104,6 +108,7 @@ impl PodManager {
         let context = Context {
             node_name: config.node_name,
             host_ip: config.host_ip,
+            cluster_domain: config.cluster_domain,
             allocatable: config.allocatable,
             log_root: config.log_root,
             pod_pids_max: config.pod_pids_max,
@@ -113,6 +118,7 @@ impl PodManager {
             clock,
             random: random.clone(),
             services: config.service_links.then(Arc::default),
+            ledger: Ledger::default(),
             owners: Mutex::default(),
             latest: Mutex::default(),
         };
@@ -246,6 +252,9 @@ impl PodManager {
         if pod.spec.node_name != self.context.node_name {
             return;
         }
+        if is_over(&pod) {
+            self.context.ledger.remove(&uid);
+        }
         if let Some(worker) = self.workers.get(&uid) {
             self.pods.0.write().insert(uid, Arc::clone(&pod));
             // A worker that has ended is taken off the list on the next turn.
@@ -257,6 +266,9 @@ impl PodManager {
         if let Some(rejection) = &rejected {
             let about = crate::events::About::pod(&pod);
             self.context.events.warning(about, &rejection.reason, rejection.message.clone());
+        }
+        if rejected.is_none() && !is_over(&pod) {
+            self.context.ledger.set(&uid, Room::of(&Resize::of(&pod).granted_to(&pod).spec));
         }
         self.pods.0.write().insert(uid.clone(), Arc::clone(&pod));
         let (tx, inbox) = mpsc::channel(INBOX);
@@ -276,12 +288,14 @@ impl PodManager {
         }
         let pods = self.pods.0.read();
         let others = pods.values().filter(|p| !is_over(p) && p.metadata.uid != pod.metadata.uid);
-        admission::admit(pod, others.map(|p| &**p), &self.context.allocatable)
+        let used = self.context.ledger.others(&pod.metadata.uid);
+        admission::admit(pod, others.map(|p| &**p), used, &self.context.allocatable)
     }
 
     async fn pod_gone(&mut self, pod: &Pod) {
         let uid = &pod.metadata.uid;
         self.pods.0.write().remove(uid);
+        self.context.ledger.remove(uid);
         if let Some(worker) = self.workers.get(uid) {
             // A worker that has ended has nothing left to clean up.
             drop(worker.send(Input::Removed).await);

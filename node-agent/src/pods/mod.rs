@@ -9,11 +9,13 @@ pub mod context;
 pub mod env;
 pub mod manager;
 pub mod plan;
+pub mod resize;
 pub mod resources;
 pub mod spec;
 pub mod start;
 pub mod state;
 pub mod status;
+pub mod sysctls;
 pub mod worker;
 
 pub use context::{Allocatable, Context, Parts};

@@ -40,6 +40,8 @@ pub enum Action {
         /// When to kill it.
         deadline: Timestamp,
     },
+    /// Hold running containers to what they have been granted.
+    Resize,
     /// Disconnect, remove the sandbox, unmount the volumes.
     TearDown,
     /// Remove its containers and files, then the object.
@@ -143,8 +145,45 @@ fn bring_up(pod: &Pod, state: &PodState, now: Timestamp, plan: &mut Plan) {
             plan.actions.push(stop(&container.name, &unhealthy.message, now, grace));
         }
     }
+    resize(pod, state, now, plan);
     if state.volumes.done().is_some() && state.network.done().is_some() {
+        start_ephemeral(pod, state, now, plan);
         start_next(pod, state, now, plan);
+    }
+}
+
+/// Puts in force what containers have been granted: by a restart, if that is how they want it.
+fn resize(pod: &Pod, state: &PodState, now: Timestamp, plan: &mut Plan) {
+    let mut wanted = false;
+    for container in pod.spec.all_containers() {
+        let container_state = state.container(&container.name);
+        let granted = state.resize.of_container(container);
+        let Some(applied) = container_state.applied.as_ref().filter(|applied| *applied != granted) else { continue };
+        if !container_state.is_running() || container_state.operation.is_some() {
+            continue;
+        }
+        if super::resize::restarts(container, applied, granted) {
+            let message = format!("Container {} resize requires restart", container.name);
+            plan.actions.push(stop(&container.name, &message, now, spec_grace_seconds(pod)));
+        } else {
+            wanted = true;
+        }
+    }
+    if wanted && state.resize.step.is_due(now) {
+        plan.actions.push(Action::Resize);
+    }
+    plan.wake(state.resize.step.retry_at());
+}
+
+/// Starts the containers that were added for debugging. They wait for no other: what keeps the others from starting may
+/// be what they are to find out.
+fn start_ephemeral(pod: &Pod, state: &PodState, now: Timestamp, plan: &mut Plan) {
+    for container in &pod.spec.ephemeral_containers {
+        match due(pod, container, state.container(&container.name), now) {
+            Due::Now => plan.actions.push(Action::Start { container: container.name.clone() }),
+            Due::At(at) => plan.wake(Some(at)),
+            Due::No => {}
+        }
     }
 }
 
@@ -231,7 +270,7 @@ fn wind_down(pod: &Pod, state: &PodState, now: Timestamp, why: End, plan: &mut P
         Some(seconds) if why == End::Deleted => seconds,
         _ => spec_grace_seconds(pod),
     };
-    for container in pod.spec.all_containers() {
+    for container in pod.spec.every_container() {
         if state.container(&container.name).operation == Some(Operation::Starting) {
             plan.actions.push(Action::Cancel { container: container.name.clone() });
         }
@@ -242,7 +281,7 @@ fn wind_down(pod: &Pod, state: &PodState, now: Timestamp, why: End, plan: &mut P
     };
     // Sidecars serve the others until these are done, and stop in the reverse order of their start (KEP-753).
     let (sidecars, others): (Vec<&Container>, Vec<&Container>) =
-        pod.spec.all_containers().partition(|c| pod.spec.is_sidecar(&c.name));
+        pod.spec.every_container().partition(|c| pod.spec.is_sidecar(&c.name));
     let mut running = false;
     for container in &others {
         running |= stop_running(state, container, now, grace, plan);
@@ -253,7 +292,7 @@ fn wind_down(pod: &Pod, state: &PodState, now: Timestamp, why: End, plan: &mut P
         }
         running = stop_running(state, container, now, grace, plan);
     }
-    let busy = pod.spec.all_containers().any(|c| state.container(&c.name).operation.is_some())
+    let busy = pod.spec.every_container().any(|c| state.container(&c.name).operation.is_some())
         || state.network == super::state::Step::Doing
         || state.volumes == super::state::Step::Doing;
     if running || busy {

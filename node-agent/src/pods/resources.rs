@@ -134,6 +134,17 @@ pub fn pod_limits(spec: &PodSpec, pids: Option<i64>) -> Limits {
     }
 }
 
+/// Limits that both fit into.
+pub fn widest(a: &Limits, b: &Limits) -> Limits {
+    let wider = |a: Option<i64>, b: Option<i64>| Some(a?.max(b?));
+    Limits {
+        cpu_shares: a.cpu_shares.max(b.cpu_shares),
+        cpu_quota_us: wider(a.cpu_quota_us, b.cpu_quota_us),
+        memory_bytes: wider(a.memory_bytes, b.memory_bytes),
+        pids: wider(a.pids, b.pids),
+    }
+}
+
 /// Where a pod's cgroup is below the root of all pods: guaranteed pods at the top, the others by class.
 pub fn cgroup(spec: &PodSpec, uid: &str) -> String {
     match qos_class(spec) {

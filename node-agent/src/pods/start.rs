@@ -43,6 +43,8 @@ pub struct Start {
     pub connected: Connected,
     /// The pod's volumes.
     pub volumes: PodVolumes,
+    /// Of an ephemeral container with a target: that container's id, if it runs.
+    pub target: Option<String>,
     /// Gives up.
     pub cancel: CancellationToken,
 }
@@ -119,6 +121,10 @@ async fn build(
     image: LocalImage,
 ) -> Result<crate::runtime::ContainerSpec, String> {
     let pod = &start.pod;
+    let target = &container.target_container_name;
+    if !target.is_empty() && start.target.is_none() {
+        return Err(format!("unable to find target container {target}"));
+    }
     let facts = context.facts(&start.connected.addresses);
     let sources = context.sources(pod, container).await.map_err(|e| e.to_string())?;
     let env = environment(pod, container, &sources, &facts).map_err(|e| e.to_string())?;
@@ -131,10 +137,12 @@ async fn build(
         id: start.id.clone(),
         attempt: start.attempt,
         image,
+        hostname: spec::own_hostname(pod, &context.cluster_domain)?,
         env,
         mounts,
         log_path: context.log_path(&spec::identity(pod), &container.name, start.attempt),
         capacity_bytes: context.allocatable.memory_bytes,
+        target: start.target.clone(),
     };
     Ok(spec::container(pod, container, &start.connected, with))
 }

@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use jiff::{SignedDuration, Timestamp};
 
 use super::backoff::Backoff;
+use super::resize::Resize;
 use crate::api::Pod;
-use crate::api::pod::{Container, RestartPolicy};
+use crate::api::pod::{Container, Resources, RestartPolicy};
 use crate::api::status::Terminated;
 use crate::runtime::{LocalImage, Phase, Sandbox};
 
@@ -155,7 +156,7 @@ pub struct Unhealthy {
 }
 
 /// One container's state.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ContainerState {
     /// The latest one.
     pub instance: Option<Instance>,
@@ -177,6 +178,8 @@ pub struct ContainerState {
     pub ready: bool,
     /// It must be stopped.
     pub unhealthy: Option<Unhealthy>,
+    /// What the latest one is held to.
+    pub applied: Option<Resources>,
 }
 
 /// [`Terminated`] that can be compared.
@@ -221,7 +224,7 @@ pub enum Leaving {
 }
 
 /// Everything that is known about a pod besides the object.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodState {
     /// The node does not run it.
     pub rejected: Option<Rejection>,
@@ -235,6 +238,8 @@ pub struct PodState {
     pub containers: BTreeMap<String, ContainerState>,
     /// It reached an end, and stays there: `Succeeded` or `Failed`.
     pub finished: Option<&'static str>,
+    /// What it may use.
+    pub resize: Resize,
     /// Services no longer lead to it.
     pub leaving: Leaving,
     /// Sandbox and volumes are gone again.
@@ -270,6 +275,12 @@ impl PodState {
 
     /// Whether a container that ended so is started again.
     pub fn restarts(pod: &Pod, container: &Container, code: i32) -> bool {
+        if pod.spec.is_ephemeral(&container.name) {
+            return false;
+        }
+        if container.restart_policy_rules.iter().any(|r| r.action == "Restart" && r.exit_codes.matches(code)) {
+            return true;
+        }
         let own = if pod.spec.is_plain_init(&container.name) { None } else { container.restart_policy };
         match own.unwrap_or(pod.spec.restart_policy) {
             // An init container that has done its work is not repeated.

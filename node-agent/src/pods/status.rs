@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::backoff::go_seconds;
 use super::plan::{self, End};
+use super::resize::reported;
 use super::resources::qos_class;
 use super::state::{ContainerState, Operation, PodState};
 use crate::api::Pod;
@@ -31,6 +32,12 @@ pub fn status(pod: &Pod, state: &PodState, previous: &PodStatus, host_ip: IpAddr
         qos_class: Some(pod.status.qos_class.clone().unwrap_or_else(|| qos_class(&pod.spec).to_owned())),
         init_container_statuses,
         container_statuses,
+        ephemeral_container_statuses: pod
+            .spec
+            .ephemeral_containers
+            .iter()
+            .map(|c| ephemeral_status(container_status(pod, state, c, has_init, now)))
+            .collect(),
         ..PodStatus::default()
     };
     if let Some(rejection) = &state.rejected {
@@ -38,6 +45,7 @@ pub fn status(pod: &Pod, state: &PodState, previous: &PodStatus, host_ip: IpAddr
         // Upstream reports nothing else about a pod that it never ran.
         status.init_container_statuses.clear();
         status.container_statuses.clear();
+        status.ephemeral_container_statuses.clear();
     } else if state.finished == Some("Failed") && previous.reason.as_deref() == Some("DeadlineExceeded")
         || plan::end(pod, state, now) == Some(End::DeadlineExceeded)
     {
@@ -119,6 +127,11 @@ pub fn phase(pod: &Pod, state: &PodState, now: Timestamp) -> &'static str {
     }
 }
 
+/// Nobody asks whether an ephemeral container is ready.
+fn ephemeral_status(status: ContainerStatus) -> ContainerStatus {
+    ContainerStatus { ready: false, started: None, ..status }
+}
+
 fn container_status(
     pod: &Pod,
     state: &PodState,
@@ -138,6 +151,12 @@ fn container_status(
         ready: is_ready(pod, container, container_state),
         ..ContainerStatus::default()
     };
+    if !pod.spec.is_ephemeral(&container.name) {
+        let granted = state.resize.of_container(container);
+        let running = container_state.applied.as_ref().filter(|_| container_state.is_running());
+        status.resources = Some(reported(running.unwrap_or(granted)));
+        status.allocated_resources = granted.requests.clone();
+    }
     let last = container_state.last.as_ref().map(|l| truncated(l.0.clone()));
     status.last_state.terminated = last;
     let ended = instance.and_then(|i| i.terminated()).map(truncated);
@@ -258,7 +277,31 @@ fn conditions(pod: &Pod, state: &PodState, previous: &PodStatus, phase: &str, no
     // The scheduler's own word, if it has spoken; of a pod that was bound without it nobody else says so.
     let scheduled = pod.status.conditions.iter().find(|c| c.kind == "PodScheduled").cloned();
     let scheduled = scheduled.unwrap_or_else(|| condition(("PodScheduled", ("True", None, None))));
-    status.conditions = conditions.into_iter().map(condition).chain([scheduled]).collect();
+    let resize: Vec<Condition> = resize_conditions(state)
+        .map(|(generation, told)| Condition { observed_generation: generation, ..condition(told) })
+        .collect();
+    status.conditions = conditions.into_iter().map(condition).chain([scheduled]).chain(resize).collect();
+}
+
+type Told = (&'static str, (&'static str, Option<&'static str>, Option<String>));
+
+/// Where a change of what the pod may use stands.
+fn resize_conditions(state: &PodState) -> impl Iterator<Item = (Option<i64>, Told)> {
+    let pending = state.resize.pending.as_ref().map(|pending| {
+        (pending.generation, ("PodResizePending", ("True", Some(pending.reason), Some(pending.message.clone()))))
+    });
+    let in_progress = state.resize.in_progress.as_ref().map(|progress| {
+        let reason = progress.error.as_ref().map(|_| "Error");
+        (progress.generation, ("PodResizeInProgress", ("True", reason, progress.error.clone())))
+    });
+    pending.into_iter().chain(in_progress)
+}
+
+/// The conditions of this agent's own that were reported and are not any more.
+pub fn gone_conditions(before: &PodStatus, now: &PodStatus) -> Vec<String> {
+    let has = |status: &PodStatus, kind: &str| status.conditions.iter().any(|c| c.kind == kind);
+    let gone = ["PodResizePending", "PodResizeInProgress"].into_iter().filter(|k| has(before, k) && !has(now, k));
+    gone.map(str::to_owned).collect()
 }
 
 /// What is wrong with the pod's readiness gates, if anything.

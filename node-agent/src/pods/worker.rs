@@ -5,6 +5,7 @@
 
 mod operations;
 mod probing;
+mod resizing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,13 +14,14 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::operations::Done;
 use self::probing::{ProbeDone, Probing};
 use super::context::{Context, Latest};
 use super::plan::{self, Action};
+use super::resize::Resize;
 use super::spec::identity;
 use super::state::{ContainerState, Instance, Leaving, Operation, PodState, Problem, Step, TerminatedEq, Unhealthy};
 use super::{start, status};
@@ -72,6 +74,8 @@ pub struct Worker {
     /// Containers that ended before their start was known.
     early_exits: BTreeMap<String, Exit>,
     volumes: PodVolumes,
+    /// Changes when another pod of the node gives something back.
+    freed: watch::Receiver<u64>,
     /// What the API server has been told.
     reported: PodStatus,
     report: Report,
@@ -100,6 +104,7 @@ impl Worker {
         Self {
             identity: identity(&pod),
             reported: pod.status.clone(),
+            freed: context.ledger.freed(),
             context,
             pod,
             state,
@@ -140,6 +145,7 @@ impl Worker {
                 },
                 Some(done) = self.operations.next() => self.finish(done).await,
                 Some(done) = self.probes.next() => self.probed(done),
+                Ok(()) = self.freed.changed(), if self.state.resize.pending.is_some() => {}
                 () = wake => {}
             }
         }
@@ -168,6 +174,7 @@ impl Worker {
         {
             self.state.finished = Some(phase);
         }
+        self.consider_resize(now);
         let plan = plan::plan(&self.pod, &self.state, now);
         earlier(plan.wake_at);
         for action in plan.actions {
@@ -198,6 +205,7 @@ impl Worker {
                 let within = Duration::try_from(within).unwrap_or(Duration::ZERO);
                 self.spawn(operations::leave_services(Arc::clone(&self.context), Arc::clone(&self.pod), within));
             }
+            Action::Resize => self.begin_resize(),
             Action::Stop { container, message, deadline } => self.begin_stop(&container, message, deadline),
             Action::TearDown => {
                 self.state.torn_down = Step::Doing;
@@ -230,15 +238,21 @@ impl Worker {
         }
         container.operation = Some(Operation::Starting);
         container.unhealthy = None;
+        container.applied = self.state.resize.granted.get(&name).cloned();
+        let target = self.pod.spec.container(&name).map(|c| c.target_container_name.as_str()).unwrap_or_default();
+        let target = self.state.containers.get(target).filter(|c| c.is_running());
+        let target = target.and_then(|c| Some(c.instance.as_ref()?.id.clone()));
+        let container = self.state.containers.entry(name.clone()).or_default();
         let attempt = if container.instance.is_some() { container.restarts + 1 } else { container.restarts };
         self.cancels.insert(name.clone(), cancel.clone());
         let start = start::Start {
-            pod: Arc::clone(&self.pod),
+            pod: self.state.resize.granted_to(&self.pod),
             container: name,
             id: self.container_id(),
             attempt,
             connected,
             volumes: self.volumes.clone(),
+            target,
             cancel,
         };
         self.spawn(operations::start(Arc::clone(&self.context), start));
@@ -405,6 +419,7 @@ impl Worker {
                 tracing::warn!(pod = %self.identity.name, %message, "cannot delete the pod yet");
                 self.state.deleted = failed(&self.state.deleted, message, now);
             }
+            Done::Resized { applied, error } => self.resize_finished(applied, error, now),
             Done::Reported { status, result } => self.report_finished(status, result, now),
             Done::Nothing => {}
         }
@@ -590,7 +605,8 @@ impl Worker {
             return None;
         }
         self.report = Report::Sending;
-        self.spawn(operations::report(Arc::clone(&self.context), self.identity.clone(), status));
+        let gone = status::gone_conditions(&self.reported, &status);
+        self.spawn(operations::report(Arc::clone(&self.context), self.identity.clone(), status, gone));
         None
     }
 
@@ -621,23 +637,21 @@ fn adopt(context: &Context, pod: &Pod, records: Vec<Record>, rejected: Option<su
             Some("Failed") => Some("Failed"),
             _ => None,
         },
+        resize: Resize::of(pod),
         ..PodState::default()
     };
-    let reported = pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses);
-    for told in reported {
+    for told in pod.status.every_container() {
         let container = state.containers.entry(told.name.clone()).or_default();
         container.restarts = told.restart_count;
         container.last = told.last_state.terminated.clone().map(|t| Box::new(TerminatedEq(t)));
     }
     for record in records {
-        let mut told = pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses);
-        let told = told.find(|s| s.name == record.name);
+        let told = pod.status.every_container().find(|s| s.name == record.name);
         adopt_record(pod, &mut state, record, told);
     }
     // One that the API server knows and the runtime has lost: it ended somehow.
     if state.finished.is_none() {
-        let reported = pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses);
-        for told in reported {
+        for told in pod.status.every_container() {
             adopt_lost(context, &mut state, told);
         }
     }
@@ -646,6 +660,7 @@ fn adopt(context: &Context, pod: &Pod, records: Vec<Record>, rejected: Option<su
 
 fn adopt_record(pod: &Pod, state: &mut PodState, record: Record, told: Option<&crate::api::status::ContainerStatus>) {
     let Some(spec) = pod.spec.container(&record.name) else { return };
+    let granted = state.resize.granted.get(&record.name).cloned();
     let container: &mut ContainerState = state.containers.entry(record.name.clone()).or_default();
     if container.instance.as_ref().is_some_and(|i| i.attempt >= record.attempt) {
         return;
@@ -653,6 +668,7 @@ fn adopt_record(pod: &Pod, state: &mut PodState, record: Record, told: Option<&c
     let running = matches!(record.phase, Phase::Running(_));
     let same = told.is_some_and(|t| t.container_id.as_deref() == Some(&format!("containerd://{}", record.id)));
     container.restarts = container.restarts.max(record.attempt);
+    container.applied = granted;
     container.started =
         running && (spec.startup_probe.is_none() || same && told.is_some_and(|t| t.started == Some(true)));
     container.ready = running && (spec.readiness_probe.is_none() || same && told.is_some_and(|t| t.ready));

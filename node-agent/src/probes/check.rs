@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::{Outcome, Prober};
-use crate::api::pod::{Container, Handler, HttpGet, Port};
+use crate::api::pod::{Container, Handler, HttpGet, HttpHeader, Port};
 use crate::runtime::{Runtime, RuntimeError};
 
 /// How much of an answer is read.
@@ -51,16 +51,16 @@ impl Prober for Checker {
                 http(get, container, address).await
             } else if let Some(tcp) = &handler.tcp_socket {
                 let (host, port) = target(&tcp.host, &tcp.port, container, address)?;
-                connect(&host, port).await.map(drop)
+                connect(&host, port).await.map(|_| Outcome::Success)
             } else if let Some(grpc) = &handler.grpc {
                 let (host, port) = target("", &Port::Number(grpc.port), container, address)?;
-                grpc_health(&host, port, &grpc.service).await
+                grpc_health(&host, port, &grpc.service).await.map(|()| Outcome::Success)
             } else {
                 Err("the probe names no way to probe".to_owned())
             }
         };
         match tokio::time::timeout(timeout, check).await {
-            Ok(Ok(())) => Outcome::Success,
+            Ok(Ok(outcome)) => outcome,
             Ok(Err(message)) => Outcome::Failure(message),
             Err(_) if handler.http_get.is_some() => Outcome::Failure(
                 "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned(),
@@ -96,19 +96,74 @@ async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
     Ok(stream)
 }
 
-async fn http(get: &HttpGet, container: &Container, address: Option<IpAddr>) -> Result<(), String> {
+async fn http(get: &HttpGet, container: &Container, address: Option<IpAddr>) -> Result<Outcome, String> {
     let (host, port) = target(&get.host, &get.port, container, address)?;
-    let tls = get.scheme.eq_ignore_ascii_case("https");
     let path = if get.path.starts_with('/') { get.path.clone() } else { format!("/{}", get.path) };
-    let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let url = format!("{}://{authority}{path}", if tls { "https" } else { "http" });
+    let mut at = Location { tls: get.scheme.eq_ignore_ascii_case("https"), host, port, path };
+    for _ in 0..REDIRECTS_MAX {
+        let (status, location) = ask(&at, &get.http_headers).await?;
+        match location.and_then(|to| at.follow(&to)) {
+            Some(next) if next.host == at.host => at = next,
+            // Elsewhere nobody says how this container is.
+            Some(_) => {
+                let told = format!("Probe terminated redirects: {status} leads to another host");
+                return Ok(Outcome::Warned(told));
+            }
+            None if (200..400).contains(&status) => return Ok(Outcome::Success),
+            None => return Err(format!("HTTP probe failed with statuscode: {status}")),
+        }
+    }
+    Err(format!("Get \"{}\": stopped after {REDIRECTS_MAX} redirects", at.url()))
+}
+
+/// Go's limit.
+const REDIRECTS_MAX: usize = 10;
+
+/// What is asked for.
+struct Location {
+    tls: bool,
+    host: String,
+    port: u16,
+    path: String,
+}
+
+impl Location {
+    fn authority(&self) -> String {
+        let Self { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
+    fn url(&self) -> String {
+        format!("{}://{}{}", if self.tls { "https" } else { "http" }, self.authority(), self.path)
+    }
+
+    /// Where a redirect leads; none if that makes no sense.
+    fn follow(&self, to: &str) -> Option<Self> {
+        if !to.contains("://") {
+            let folder = self.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+            let path = if to.starts_with('/') { to.to_owned() } else { format!("{folder}/{to}") };
+            return Some(Self { tls: self.tls, host: self.host.clone(), port: self.port, path });
+        }
+        let uri: http::Uri = to.parse().ok()?;
+        let tls = uri.scheme_str() == Some("https");
+        let host = uri.host()?.trim_matches(['[', ']']).to_owned();
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let path = uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
+        Some(Self { tls, host, port, path })
+    }
+}
+
+/// Asks once: the status, and where else to ask.
+async fn ask(at: &Location, headers: &[HttpHeader]) -> Result<(u16, Option<String>), String> {
+    let Location { tls, host, port, path } = at;
+    let (authority, url) = (at.authority(), at.url());
     let wrap = |e: String| format!("Get \"{url}\": {e}");
-    let mut request = http::Request::get(&path)
+    let mut request = http::Request::get(path)
         .header("host", &authority)
         .header("user-agent", "kube-probe/1.37")
         .header("accept", "*/*")
         .header("connection", "close");
-    for header in &get.http_headers {
+    for header in headers {
         if header.name.eq_ignore_ascii_case("host") {
             if let Some(headers) = request.headers_mut()
                 && let Ok(value) = http::HeaderValue::from_str(&header.value)
@@ -120,20 +175,19 @@ async fn http(get: &HttpGet, container: &Container, address: Option<IpAddr>) -> 
         }
     }
     let request = request.body(Empty::<bytes::Bytes>::new()).map_err(|e| wrap(e.to_string()))?;
-    let stream = connect(&host, port).await.map_err(wrap)?;
-    let response = if tls {
-        let name = rustls::pki_types::ServerName::try_from(host).map_err(|e| wrap(e.to_string()))?;
+    let stream = connect(host, *port).await.map_err(wrap)?;
+    let response = if *tls {
+        let name = rustls::pki_types::ServerName::try_from(host.clone()).map_err(|e| wrap(e.to_string()))?;
         let connector = tokio_rustls::TlsConnector::from(Arc::new(insecure_tls().map_err(|e| wrap(e.to_string()))?));
         let stream = connector.connect(name, stream).await.map_err(|e| wrap(e.to_string()))?;
         exchange(TokioIo::new(stream), request).await
     } else {
         exchange(TokioIo::new(stream), request).await
     };
-    let status = response.map_err(wrap)?;
-    if (200..400).contains(&status) { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {status}")) }
+    response.map_err(wrap)
 }
 
-async fn exchange<S>(stream: S, request: http::Request<Empty<bytes::Bytes>>) -> Result<u16, String>
+async fn exchange<S>(stream: S, request: http::Request<Empty<bytes::Bytes>>) -> Result<(u16, Option<String>), String>
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -141,9 +195,11 @@ where
     let exchange = async {
         let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
         let status = response.status().as_u16();
+        let location = response.headers().get(http::header::LOCATION).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let location = location.filter(|_| matches!(status, 301 | 302 | 303 | 307 | 308));
         // The body is read so that the server need not see a broken connection; what is in it does not matter.
         drop(Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await);
-        Ok(status)
+        Ok((status, location))
     };
     tokio::pin!(exchange);
     tokio::pin!(connection);
@@ -236,5 +292,50 @@ async fn grpc_health(host: &str, port: u16, service: &str) -> Result<(), String>
     match response.into_inner().status {
         1 => Ok(()),
         status => Err(format!("service unhealthy (responded with \"{status}\")")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Answers each request by its path: `/local` leads to `/ok`, `/away` to another host, the rest is 200 or 500.
+    async fn server() -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = vec![0; 1024];
+                let read = stream.read(&mut request).await.unwrap_or(0);
+                let text = String::from_utf8_lossy(&request[..read]).into_owned();
+                let head = match text.split(' ').nth(1).unwrap_or_default() {
+                    "/local" => "302 Found\r\nLocation: /ok".to_owned(),
+                    "/bad" => "302 Found\r\nLocation: fail".to_owned(),
+                    "/away" => "302 Found\r\nLocation: http://0.0.0.0:1/".to_owned(),
+                    "/round" => "302 Found\r\nLocation: /round".to_owned(),
+                    "/ok" => "200 OK".to_owned(),
+                    _ => "500 Error".to_owned(),
+                };
+                let answer = format!("HTTP/1.1 {head}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                drop(stream.write_all(answer.as_bytes()).await);
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn redirects_are_followed_on_the_same_host() {
+        let port = server().await;
+        let probe = async |path: &str| {
+            let get = HttpGet { path: path.to_owned(), port: Port::Number(port), ..HttpGet::default() };
+            http(&get, &Container::default(), Some("127.0.0.1".parse().unwrap())).await
+        };
+        assert_eq!(probe("/local").await, Ok(Outcome::Success));
+        assert_eq!(probe("/bad").await, Err("HTTP probe failed with statuscode: 500".to_owned()));
+        assert!(matches!(probe("/away").await, Ok(Outcome::Warned(_))));
+        assert!(probe("/round").await.unwrap_err().ends_with("stopped after 10 redirects"));
     }
 }

@@ -21,7 +21,7 @@ impl Counter {
     /// Takes in an outcome; gives the verdict when it changes, and the first one.
     pub fn observe(&mut self, probe: &Probe, outcome: &Outcome) -> Option<bool> {
         let success = match outcome {
-            Outcome::Success => true,
+            Outcome::Success | Outcome::Warned(_) => true,
             Outcome::Failure(_) => false,
             Outcome::Unknown(_) => return None,
         };

@@ -48,6 +48,8 @@ impl Kind {
 pub enum Outcome {
     /// As it should be.
     Success,
+    /// As it should be, with something to tell.
+    Warned(String),
     /// Not so: what the event says.
     Failure(String),
     /// The probe could not be made; counts for nothing.

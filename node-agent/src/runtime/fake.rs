@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use xebec_clock::Clock;
 
 use super::{
-    ContainerSpec, Credentials, ExecOutput, ExecSpec, ExecStreams, Exit, Images, LocalImage, Phase, Record, Runtime,
-    RuntimeError, RuntimeEvent, Sandbox, SandboxSpec, Usage,
+    ContainerSpec, Credentials, ExecOutput, ExecSpec, ExecStreams, Exit, Images, Limits, LocalImage, Phase, Record,
+    Runtime, RuntimeError, RuntimeEvent, Sandbox, SandboxSpec, Usage,
 };
 use crate::api::Pod;
 use crate::api::pod::{Container, Handler};
@@ -125,6 +125,13 @@ impl FakeRuntime {
             self.end(id, code).await;
         }
         ids.len()
+    }
+
+    /// What the running containers called `container` are held to.
+    pub fn limits(&self, container: &str) -> Vec<Limits> {
+        let state = self.state.lock();
+        let running = |c: &&Running| c.record.name == container && matches!(c.record.phase, Phase::Running(_));
+        state.containers.values().filter(running).map(|c| c.spec.limits.clone()).collect()
     }
 
     /// All containers that run.
@@ -298,6 +305,19 @@ impl Runtime for FakeRuntime {
 
     async fn stdin(&self, _id: &str, _once: bool) -> Result<mpsc::Sender<Bytes>, RuntimeError> {
         Err(RuntimeError::Invalid("a simulated container has no standard input".to_owned()))
+    }
+
+    async fn limit(&self, id: &str, limits: &Limits) -> Result<(), RuntimeError> {
+        self.up()?;
+        let mut state = self.state.lock();
+        let container = state.containers.get_mut(id);
+        let container = container.ok_or_else(|| RuntimeError::NotFound(format!("container {id}")))?;
+        container.spec.limits = limits.clone();
+        Ok(())
+    }
+
+    async fn limit_sandbox(&self, _cgroup: &str, _limits: &Limits) -> Result<(), RuntimeError> {
+        self.up()
     }
 
     async fn resize(&self, _id: &str, _columns: u16, _rows: u16) -> Result<(), RuntimeError> {

@@ -47,6 +47,8 @@ pub struct SandboxSpec {
     pub host_network: bool,
     /// No IPC namespace of its own.
     pub host_ipc: bool,
+    /// One PID namespace for all of its containers.
+    pub share_pid: bool,
     /// Where in the cgroup hierarchy, relative to the configured root: `burstable/pod<uid>`.
     pub cgroup: String,
     /// What all of its containers may use together.
@@ -89,6 +91,18 @@ pub struct Mount {
     pub propagation: &'static str,
 }
 
+/// Which system calls a container's processes may make.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Seccomp {
+    /// All.
+    #[default]
+    Unconfined,
+    /// Those that no ordinary program lacks.
+    Default,
+    /// What a file of the node says, by its path below the folder of profiles.
+    Local(String),
+}
+
 /// Who a container's process is and what it may do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Security {
@@ -100,6 +114,10 @@ pub struct Security {
     pub non_root: bool,
     /// Further groups.
     pub groups: Vec<i64>,
+    /// Not those that the image's files give the user besides.
+    pub only_these_groups: bool,
+    /// Which system calls it may make.
+    pub seccomp: Seccomp,
     /// All capabilities, all devices, nothing masked.
     pub privileged: bool,
     /// The root file system cannot be written.
@@ -114,6 +132,20 @@ pub struct Security {
     pub sysctls: BTreeMap<String, String>,
     /// `/proc` is not masked.
     pub unmasked_proc: bool,
+}
+
+/// Whose processes a container sees, and who sees its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PidMode {
+    /// Its own only.
+    #[default]
+    Container,
+    /// Those of the pod's containers: the sandbox has a PID namespace.
+    Pod,
+    /// All of the node.
+    Node,
+    /// Those of another container, by its id.
+    Target(String),
 }
 
 /// A container to be created.
@@ -153,8 +185,8 @@ pub struct ContainerSpec {
     pub sandbox: Sandbox,
     /// No network namespace of its own.
     pub host_network: bool,
-    /// No PID namespace of its own.
-    pub host_pid: bool,
+    /// Whose processes it sees.
+    pub pid: PidMode,
     /// No IPC namespace of its own.
     pub host_ipc: bool,
     /// The pod's cgroup, as in [`SandboxSpec::cgroup`].
@@ -343,6 +375,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// A container's standard input, if it was created with one: to write to, until dropped. With `once` it is closed
     /// then, for good (`stdinOnce`).
     async fn stdin(&self, id: &str, once: bool) -> Result<mpsc::Sender<Bytes>, RuntimeError>;
+
+    /// Holds a container to other limits than it was created with, and not (yet) its pod.
+    async fn limit(&self, id: &str, limits: &Limits) -> Result<(), RuntimeError>;
+
+    /// Holds a pod to other limits than its sandbox was made with.
+    async fn limit_sandbox(&self, cgroup: &str, limits: &Limits) -> Result<(), RuntimeError>;
 
     /// Sets the size of a container's terminal.
     async fn resize(&self, id: &str, columns: u16, rows: u16) -> Result<(), RuntimeError>;

@@ -63,8 +63,7 @@ impl RuntimeBackend {
 
     /// As the kubelet says of a container that has not started.
     fn waiting(&self, pod: &Pod, name: &str) -> StreamError {
-        let statuses = pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses);
-        let waiting = statuses.filter(|s| s.name == name).find_map(|s| s.state.waiting.as_ref());
+        let waiting = pod.status.every_container().filter(|s| s.name == name).find_map(|s| s.state.waiting.as_ref());
         let reason = waiting.map_or("ContainerCreating", |w| w.reason.as_str());
         let message = match reason {
             "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" => "trying and failing to pull image".to_owned(),
@@ -116,7 +115,7 @@ impl Backend for RuntimeBackend {
         let runtime = Arc::clone(&self.context.parts.runtime);
         let attempt = latest.borrow().attempt;
         let log = self.context.log_path(&identity(&pod), &target.container, attempt);
-        let once = pod.spec.containers.iter().any(|c| c.name == target.container && c.stdin_once);
+        let once = pod.spec.container(&target.container).is_some_and(|c| c.stdin_once);
         let reading = match io.stdin {
             Some(input) => Some(tokio::spawn(pass_input(input, runtime.stdin(&id, once).await.map_err(told)?))),
             None => None,

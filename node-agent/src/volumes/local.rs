@@ -27,7 +27,7 @@ use crate::api::{Pod, Rest};
 use crate::network::PodIdentity;
 use crate::pods::env::{Facts, expand};
 use crate::pods::resources::quantity;
-use crate::pods::spec::hostname;
+use crate::pods::spec::own_hostname;
 use crate::runtime::Mount;
 
 /// Where pods' files are.
@@ -237,7 +237,8 @@ impl Inner {
         }
         if !pod.spec.host_network {
             let path = dir.join("hostname");
-            write_file(&path, format!("{}\n", hostname(pod)).as_bytes(), 0o644)?;
+            let name = own_hostname(pod, domain).map_err(VolumeError)?;
+            write_file(&path, format!("{name}\n").as_bytes(), 0o644)?;
             add(path, "/etc/hostname");
         }
         let shm = if pod.spec.host_ipc { PathBuf::from("/dev/shm") } else { dir.join("shm") };

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use xebec_node_agent::network::PodIdentity;
 use xebec_node_agent::runtime::containerd::Containerd;
 use xebec_node_agent::runtime::{
-    ContainerSpec, ExecSpec, Images, Limits, Phase, Runtime, RuntimeEvent, SandboxSpec, Security,
+    ContainerSpec, ExecSpec, Images, Limits, Phase, PidMode, Runtime, RuntimeEvent, SandboxSpec, Seccomp, Security,
 };
 
 struct Pod<'a> {
@@ -27,6 +27,7 @@ impl<'a> Pod<'a> {
             hostname: "my-pod".to_owned(),
             host_network: false,
             host_ipc: false,
+            share_pid: true,
             cgroup: format!("burstable/pod{uid}"),
             limits: Limits { cpu_shares: 100, pids: Some(200), ..Limits::default() },
         };
@@ -57,7 +58,7 @@ impl<'a> Pod<'a> {
             hostname: "my-pod".to_owned(),
             sandbox: self.sandbox.clone(),
             host_network: false,
-            host_pid: false,
+            pid: PidMode::Container,
             host_ipc: false,
             cgroup: self.spec.cgroup.clone(),
             limits: Limits { cpu_shares: 50, ..Limits::default() },
@@ -260,4 +261,70 @@ async fn a_container_with_standard_input_reads_it() {
     drop(input);
     assert_eq!(exit(&mut events, &node.id("once")).await.code, 5);
     pod.remove(&["reader", "terminal", "once"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_are_seen_by_those_who_share_them() {
+    let node = Node::start().await;
+    let runtime = node.runtime();
+    let pod = Pod::new(&node, &runtime, "pids").await;
+    let sleeper = ["sh", "-c", "exec sleep 54321"];
+    let ps = |id: String| {
+        let runtime = &runtime;
+        async move {
+            let command = ["ps"].map(str::to_owned);
+            let output = runtime.exec_output(&id, &command, Duration::from_secs(5)).await.unwrap();
+            String::from_utf8(output.output).unwrap()
+        }
+    };
+    pod.run(&pod.container("own", &sleeper).await).await;
+    let mut target = pod.container("target", &["sh", "-c", "sleep 1000"]).await;
+    target.pid = PidMode::Target(node.id("own"));
+    pod.run(&target).await;
+    let seen = ps(node.id("target")).await;
+    assert!(seen.contains("sleep 54321"), "the target's processes: {seen}");
+    for name in ["one", "two"] {
+        let mut spec = pod.container(name, &["sh", "-c", &format!("exec sleep 1{}", name.len())]).await;
+        spec.pid = PidMode::Pod;
+        pod.run(&spec).await;
+    }
+    let seen = ps(node.id("two")).await;
+    assert!(seen.contains("container-pause") && seen.contains("sleep 13"), "the pod's processes: {seen}");
+    assert!(!seen.contains("54321"), "but not those of a container with its own: {seen}");
+    // What the first process's files are is nobody's business.
+    let root = ["ls", "/proc/1/root/"].map(str::to_owned);
+    let output = runtime.exec_output(&node.id("two"), &root, Duration::from_secs(5)).await.unwrap();
+    assert!(!String::from_utf8_lossy(&output.output).contains("etc"));
+    pod.remove(&["own", "target", "one", "two"]).await;
+    assert!(runtime.sandboxes().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_change_while_a_container_runs() {
+    let node = Node::start().await;
+    let runtime = node.runtime();
+    let mut events = runtime.subscribe();
+    assert_eq!(events.recv().await, Some(RuntimeEvent::Resync));
+    let pod = Pod::new(&node, &runtime, "limits").await;
+    let script = "read line; dd if=/dev/zero of=/dev/null bs=100M count=1";
+    let mut spec = pod.container("eater", &["sh", "-c", script]).await;
+    spec.stdin = true;
+    spec.limits.memory_bytes = Some(512 << 20);
+    spec.security.seccomp = Seccomp::Default;
+    pod.run(&spec).await;
+    let filter = ["grep", "Seccomp:", "/proc/self/status"].map(str::to_owned);
+    let output = runtime.exec_output(&node.id("eater"), &filter, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&output.output).split_whitespace().last(),
+        Some("2"),
+        "system calls are filtered"
+    );
+    let limits = Limits { memory_bytes: Some(16 << 20), cpu_quota_us: Some(50_000), ..spec.limits.clone() };
+    runtime.limit_sandbox(&pod.spec.cgroup, &Limits { cpu_shares: 200, ..Limits::default() }).await.unwrap();
+    runtime.limit(&node.id("eater"), &limits).await.unwrap();
+    let input = runtime.stdin(&node.id("eater"), false).await.unwrap();
+    input.send("go\n".into()).await.unwrap();
+    let ended = exit(&mut events, &node.id("eater")).await;
+    assert_eq!((ended.code, ended.oom_killed), (137, true));
+    pod.remove(&["eater"]).await;
 }

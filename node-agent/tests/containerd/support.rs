@@ -59,6 +59,7 @@ impl Node {
             socket: self.path("containerd.sock"),
             run_root: self.path("run"),
             cgroup_root: self.cgroup_root.clone(),
+            seccomp_root: self.path("seccomp"),
             logger: PathBuf::from(env!("CARGO_BIN_EXE_container-log")),
         };
         Containerd::new(config, self.client(), self.images(), Clock::system(), Random::system()).unwrap()

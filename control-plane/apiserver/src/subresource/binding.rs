@@ -11,6 +11,7 @@ use crate::body::{self, Body, RequestBody};
 use crate::chain::Call;
 use crate::respond;
 use crate::verbs::admit::{self, Admission};
+use crate::verbs::create;
 use crate::verbs::decode::{self, Expected};
 use crate::verbs::modify::{self, Modify, Next, Rules};
 
@@ -20,11 +21,40 @@ use crate::verbs::modify::{self, Modify, Next, Rules};
 ///
 /// As upstream.
 pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
-    let dry_run = decode::dry_run(&call.query)?;
     let body = body::read(body).await?;
+    let binding = read(call, &body)?;
+    let said = binding["metadata"]["name"].as_str().unwrap_or_default();
+    if !said.is_empty() && said != call.path.name {
+        return Err(Status::bad_request("name in URL does not match name in Binding object"));
+    }
+    bind(call, binding).await
+}
+
+/// Serves a POST to `bindings`, the old way: the pod is the one that is called as the binding is.
+///
+/// # Errors
+///
+/// As upstream.
+pub async fn serve_collection(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
+    let body = body::read(body).await?;
+    let mut binding = read(call, &body)?;
+    create::place(&call.resource, call.namespace(), &mut binding)?;
+    call.path.name = binding["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    if call.path.name.is_empty() {
+        let error = Error::required(Path::new("metadata.name"), "name or generateName is required");
+        return Err(Status::invalid("", "Binding", "", &[error]));
+    }
+    bind(call, binding).await
+}
+
+fn read(call: &mut Call, body: &bytes::Bytes) -> Result<Value, Status> {
     let expected =
         Expected { group: "", version: "v1", kind: "Binding", definition: decode::definition("core.v1.Binding") };
-    let binding = posted(call, &expected, &body)?;
+    posted(call, &expected, body)
+}
+
+async fn bind(call: &mut Call, binding: Value) -> Result<Response<Body>, Status> {
+    let dry_run = decode::dry_run(&call.query)?;
     let target = &binding["target"];
     let kind = target["kind"].as_str().unwrap_or_default();
     let node = target["name"].as_str().unwrap_or_default().to_owned();
@@ -41,6 +71,9 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
     let admission = Admission { operation: Operation::Create, old: None, dry_run };
     let binding = admit::mutate(call, admission, Some(binding)).await?;
     let binding = admit::validate(call, admission, binding).await?.unwrap_or_default();
+    // From here on, it is a change of the pod.
+    let pods = call.server.registry.load().get("", "v1", "pods").cloned().ok_or_else(Status::no_such_path)?;
+    (call.resource, call.stored) = (pods.clone(), pods);
     let how = Modify { rules: Rules::Internal, admission: false, dry_run };
     modify::modify(call, how, |call, old| bound(call, &binding, &node, old).map(Next::Put)).await?;
     Ok(respond::encoded(201, &success(201), call.wanted))

@@ -4,15 +4,18 @@
 use std::collections::BTreeMap;
 
 use http::{Method, Response};
-use serde_json::Value;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 use xebec_schema::selector::LabelSelector;
 use xebec_schema::status::{Cause, Status};
 
 use super::{parent, posted, success};
+use crate::admission::Operation;
 use crate::body::{self, Body, RequestBody};
 use crate::chain::Call;
 use crate::reader::Reader;
 use crate::respond;
+use crate::verbs::admit::{self, Admission};
 use crate::verbs::decode::{self, Expected};
 use crate::verbs::delete::{self, Options};
 use crate::verbs::modify::{self, Modify, Next, Rules};
@@ -38,18 +41,41 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
     if !said.is_empty() && said != call.path.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
-    let mut options = Options { dry_run: decode::dry_run(&call.query)?, ..Options::default() };
+    let dry_run = decode::dry_run(&call.query)?;
+    // Admission sees the eviction, not the deletion that comes of it.
+    let admission = Admission { operation: Operation::Create, old: None, dry_run };
+    let eviction = admit::mutate(call, admission, Some(eviction)).await?;
+    let pod = parent(call).await?;
+    let eviction = admit::validate(call, admission, eviction).await?.unwrap_or_default();
+    let mut options = Options { dry_run, ..Options::default() };
     if eviction["deleteOptions"].is_object() {
         options.merge(&eviction["deleteOptions"])?;
     }
-    let pod = parent(call).await?;
     if !free_to_go(&pod) {
         permit(call, &pod, options.dry_run).await?;
     }
     // From here on, it is a deletion of the pod.
     call.path.subresource.clear();
-    delete::delete(call, &options).await?;
+    delete::remove(call, &options, tell_why).await?;
     Ok(respond::encoded(201, &success(201), call.wanted))
+}
+
+/// Tells in the pod's status that it was evicted (KEP-3329).
+fn tell_why(pod: &mut Value, now: Timestamp) {
+    let condition = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting", "lastTransitionTime": now.to_string(),
+    });
+    let mut conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    match conditions.iter_mut().find(|c| c["type"] == "DisruptionTarget") {
+        Some(old) if old["status"] == "True" && old["reason"] == condition["reason"] => return,
+        Some(old) => *old = condition,
+        None => conditions.push(condition),
+    }
+    if !pod["status"].is_object() {
+        pod["status"] = json!({});
+    }
+    pod["status"]["conditions"] = conditions.into();
 }
 
 /// Whether no budget counts the pod: it does not serve, or is going anyway.
@@ -79,9 +105,9 @@ async fn permit(call: &mut Call, pod: &Value, dry_run: bool) -> Result<(), Statu
         if budgets.is_empty() {
             return Ok(());
         }
-        return Err(Status::internal(
-            "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
-        ));
+        let message =
+            "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+        return Err(Status::new(500, "", message));
     };
     let status = |key: &str| budget["status"][key].as_i64().unwrap_or(0);
     if !ready(pod) {
@@ -144,8 +170,19 @@ fn disrupted(call: &Call, pod: &str, old: &Value) -> Result<Value, Status> {
         return Err(Status::forbidden("policy", "poddisruptionbudget", budget, why));
     }
     if allowed == 0 {
+        let conditions = old["status"]["conditions"].as_array();
+        let failed = conditions
+            .into_iter()
+            .flatten()
+            .find(|c| c["type"] == "DisruptionAllowed" && c["status"] == "False" && c["reason"] == "SyncFailed");
         let (needs, has) = (status("desiredHealthy"), status("currentHealthy"));
-        let why = format!("The disruption budget {budget} needs {needs} healthy pods and has {has} currently");
+        let why = match failed {
+            Some(condition) => format!(
+                "The disruption budget {budget} does not allow evicting pods currently because it failed sync: {}",
+                condition["message"].as_str().unwrap_or_default()
+            ),
+            None => format!("The disruption budget {budget} needs {needs} healthy pods and has {has} currently"),
+        };
         return Err(refused(why, 0));
     }
     let mut new = old.clone();

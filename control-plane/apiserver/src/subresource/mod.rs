@@ -7,6 +7,7 @@ mod part;
 mod proxy;
 mod scale;
 
+pub(crate) use binding::serve_collection as serve_bindings;
 pub(crate) use scale::of as scale_of;
 
 use http::Response;
@@ -33,7 +34,7 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
         return Err(Status::method_not_allowed());
     }
     match (row.name.as_ref(), call.path.verb) {
-        ("status" | "approval" | "finalize", _) => part::serve(call, body).await,
+        ("status" | "approval" | "finalize" | "ephemeralcontainers" | "resize", _) => part::serve(call, body).await,
         ("scale", _) => scale::serve(call, body).await,
         ("binding", "create") => binding::serve(call, body).await,
         ("eviction", "create") => eviction::serve(call, body).await,

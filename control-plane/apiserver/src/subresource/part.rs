@@ -1,5 +1,5 @@
 //! Subresources that exchange the object itself, and change a part of it: `status`, a request's `approval`, a
-//! namespace's `finalize`.
+//! namespace's `finalize`, a pod's `ephemeralcontainers` and `resize`.
 
 use http::Response;
 use serde_json::Value;
@@ -28,7 +28,11 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
     let dry_run = decode::dry_run(&call.query)?;
     let body = body::read(body).await?;
     let part = call.path.subresource.clone();
-    let rules = if part == "finalize" { Rules::Internal } else { Rules::Status };
+    let rules = match part.as_str() {
+        "finalize" => Rules::Internal,
+        part if call.stored.part(part).is_some() => Rules::Part,
+        _ => Rules::Status,
+    };
     let how = Modify { rules, admission: true, dry_run };
     let next = |call: &Call, new: Value, old: &Value| {
         let mut new = merged(call, &part, new, old);

@@ -194,11 +194,26 @@ pub async fn delete(call: &mut Call, options: &Options) -> Result<Modified, Stat
     let admission = Admission { operation: Operation::Delete, old: Some(&old), dry_run: options.dry_run };
     admit::mutate(call, admission, None).await?;
     admit::validate(call, admission, None).await?;
+    remove(call, options, |_, _| {}).await
+}
+
+/// Deletes the object that the path names, or marks it, without asking admission. `change` is made to it before.
+///
+/// # Errors
+///
+/// 404, 409 for preconditions that do not hold.
+pub async fn remove(
+    call: &mut Call,
+    options: &Options,
+    change: impl Fn(&mut Value, Timestamp),
+) -> Result<Modified, Status> {
     let how = Modify { rules: Rules::Internal, admission: false, dry_run: options.dry_run };
     modify::modify(call, how, |call, old| {
         preconditions(call, options, old)?;
         let now = call.server.clock.now_seconds();
-        Ok(next(call, options, old, now))
+        let mut old = old.clone();
+        change(&mut old, now);
+        Ok(next(call, options, &old, now))
     })
     .await
 }

@@ -32,6 +32,8 @@ pub enum Rules {
     Object,
     /// The status, and metadata.
     Status,
+    /// The part of the spec that the subresource is about.
+    Part,
     /// What the server's own logic changes, and has checked.
     Internal,
 }
@@ -214,13 +216,16 @@ async fn prepare(call: &mut Call, how: Modify, mut new: Value, old: &Value, trac
     }
     let resource = call.stored.clone();
     let strategy = &resource.strategy;
-    if how.rules == Rules::Object {
-        (strategy.prepare_update)(&mut new, old);
-    } else {
-        new = with_status_of(&resource, new, old);
+    match (how.rules, resource.part(&call.path.subresource)) {
+        (Rules::Object, _) => (strategy.prepare_update)(&mut new, old),
+        (Rules::Part, Some(part)) => {
+            keep_metadata(&mut new, old);
+            (part.prepare)(&mut new, old);
+        }
+        _ => new = with_status_of(&resource, new, old),
     }
     generation(&resource, &mut new, old);
-    let errors = check(&resource, how.rules, &new, old);
+    let errors = check(&resource, how.rules, &call.path.subresource, &new, old);
     if !errors.is_empty() {
         return Err(Status::invalid(&call.resource.group, &call.resource.kind, &call.path.name, &errors));
     }
@@ -300,6 +305,17 @@ fn with_status_of(resource: &Resource, mut new: Value, old: &Value) -> Value {
     out
 }
 
+/// Puts back what an update of a part cannot change of the metadata (`metav1.ResetObjectMetaForStatus`).
+fn keep_metadata(new: &mut Value, old: &Value) {
+    let metadata = metadata_mut(new);
+    for key in ["deletionTimestamp", "labels", "annotations", "finalizers", "ownerReferences"] {
+        match &old["metadata"][key] {
+            Value::Null => metadata.remove(key),
+            value => metadata.insert(key.to_owned(), value.clone()),
+        };
+    }
+}
+
 /// Counts a change of what the object is to be.
 fn generation(resource: &Resource, new: &mut Value, old: &Value) {
     if !resource.strategy.generation {
@@ -324,8 +340,9 @@ fn generation(resource: &Resource, new: &mut Value, old: &Value) {
     }
 }
 
-fn check(resource: &Resource, rules: Rules, new: &Value, old: &Value) -> ErrorList {
+fn check(resource: &Resource, rules: Rules, subresource: &str, new: &Value, old: &Value) -> ErrorList {
     match rules {
+        Rules::Part => validate::part(resource, subresource, new, old),
         Rules::Object => validate::update(resource, new, old),
         Rules::Status | Rules::Internal => validate::status(resource, new, old),
     }

@@ -133,6 +133,13 @@ fn filter(resource: &Resource, subresource: &str) -> Filter {
         "status" if deployment => Filter::Exclude(Set::of([&["spec"], &["metadata", "labels"]])),
         "status" | "approval" => Filter::Exclude(Set::of([&["spec"]])),
         "finalize" => Filter::Include(Set::of([&["spec", "finalizers"]])),
+        "resize" => Filter::Matching(&[
+            &[Some("spec"), Some("containers"), None, Some("resources")],
+            &[Some("spec"), Some("containers"), None, Some("resizePolicy")],
+            &[Some("spec"), Some("initContainers"), None, Some("resources")],
+            &[Some("spec"), Some("initContainers"), None, Some("resizePolicy")],
+            &[Some("spec"), Some("resources")],
+        ]),
         "ephemeralcontainers" => Filter::Include(Set::of([&["spec", "ephemeralContainers"]])),
         _ => Filter::None,
     }

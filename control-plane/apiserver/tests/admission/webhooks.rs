@@ -413,3 +413,29 @@ async fn ten_webhooks_take_little_time() {
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     assert!(hooks.iter().all(|hook| hook.connections() == 1));
 }
+
+#[tokio::test]
+async fn an_eviction_is_reviewed_as_what_it_is() {
+    let hook = Hook::local(|review| {
+        let dry = review["request"]["dryRun"] == true;
+        answer(review, json!({"allowed": dry, "status": {"message": "it stays"}}))
+    })
+    .await;
+    let rules = json!([{"apiGroups": ["*"], "apiVersions": ["*"], "resources": ["pods/eviction", "pods"],
+        "operations": ["CREATE", "DELETE"]}]);
+    let cluster = Cluster::start().await;
+    cluster.post(PODS, &pod("p")).await.expect(201);
+    let webhook = webhook("v.example.com", &hook, json!({"rules": rules}));
+    cluster.post(VALIDATING, &configuration(VALIDATING, vec![webhook])).await.expect(201);
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+    let path = format!("{PODS}/p/eviction");
+    let refused = cluster.post(&path, &eviction).await;
+    assert_eq!(refused.message(), "admission webhook \"v.example.com\" denied the request: it stays");
+    cluster.post(&format!("{path}?dryRun=All"), &eviction).await.expect(201);
+    let reviews = hook.reviews();
+    assert_eq!(reviews.len(), 2, "the deletion is none of its business: {reviews:?}");
+    let request = &reviews[0]["request"];
+    assert_eq!((&request["operation"], &request["subResource"]), (&json!("CREATE"), &json!("eviction")));
+    assert_eq!(request["kind"], json!({"group": "policy", "version": "v1", "kind": "Eviction"}));
+    assert_eq!(request["object"]["metadata"]["name"], "p");
+}

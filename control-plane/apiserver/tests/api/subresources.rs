@@ -90,3 +90,125 @@ async fn streams_need_a_node() {
     assert_eq!(api.get(&format!("{PODS}/p/nonsense")).await.code, 404);
     assert_eq!(api.get(&format!("{PODS}/p/binding")).await.code, 405);
 }
+
+#[tokio::test]
+async fn a_pod_gets_an_ephemeral_container() {
+    let api = Api::start().await;
+    let made = api.post(PODS, &pod("p")).await.expect(201);
+    let path = format!("{PODS}/p/ephemeralcontainers");
+    let debugger =
+        json!({"spec": {"nodeName": "elsewhere", "ephemeralContainers": [{"name": "d", "image": "busybox"}]}});
+    let changed = api.patch(&path, "strategic-merge-patch", &debugger).await.expect(200);
+    assert_eq!(changed["spec"]["ephemeralContainers"][0]["terminationMessagePolicy"], "File");
+    assert!(changed["spec"]["nodeName"].is_null(), "nothing else changes");
+    assert_eq!(changed["metadata"]["generation"], made["metadata"]["generation"].as_i64().unwrap() + 1);
+    let managers = changed["metadata"]["managedFields"].as_array().unwrap();
+    let own = managers.iter().find(|m| m["subresource"] == "ephemeralcontainers").unwrap();
+    assert_eq!(own["fieldsV1"]["f:spec"].as_object().unwrap().keys().collect::<Vec<_>>(), ["f:ephemeralContainers"]);
+    let other = json!({"spec": {"ephemeralContainers": [{"name": "e", "image": "busybox"}]}});
+    let both = api.patch(&path, "strategic-merge-patch", &other).await.expect(200);
+    assert_eq!(both["spec"]["ephemeralContainers"].as_array().unwrap().len(), 2);
+    let mut without = api.get(&path).await.expect(200);
+    without["spec"]["ephemeralContainers"].as_array_mut().unwrap().remove(0);
+    let removed = api.put(&path, &without).await;
+    assert_eq!(removed.code, 422);
+    assert!(removed.message().contains("existing ephemeral containers"), "{}", removed.message());
+    let mut born = pod("q");
+    born["spec"]["ephemeralContainers"] = json!([{"name": "d", "image": "busybox"}]);
+    assert!(
+        api.post(PODS, &born).await.message().contains("spec.ephemeralContainers: Forbidden: cannot be set on create")
+    );
+}
+
+#[tokio::test]
+async fn a_pod_is_resized() {
+    let api = Api::start().await;
+    let mut object = pod("p");
+    object["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}});
+    let name = object["spec"]["containers"][0]["name"].clone();
+    api.post(PODS, &object).await.expect(201);
+    let to = |resources: serde_json::Value| json!({"spec": {"containers": [{"name": name, "resources": resources}]}});
+    let asked = to(json!({"requests": {"cpu": "150m"}}));
+    let refused = api.patch(&format!("{PODS}/p"), "strategic-merge-patch", &asked).await;
+    assert_eq!(refused.code, 422, "only by the subresource");
+    let path = format!("{PODS}/p/resize");
+    let resized = api.patch(&path, "strategic-merge-patch", &asked).await.expect(200);
+    assert_eq!(
+        resized["spec"]["containers"][0]["resources"],
+        json!({"requests": {"cpu": "150m"}, "limits": {"cpu": "200m"}})
+    );
+    assert_eq!(resized["metadata"]["generation"], 2);
+    let managers = resized["metadata"]["managedFields"].as_array().unwrap();
+    assert!(managers.iter().any(|m| m["subresource"] == "resize"), "{managers:?}");
+    let class = to(json!({"requests": {"cpu": "200m", "memory": "1Gi"}, "limits": {"memory": "1Gi"}}));
+    let class = api.patch(&path, "strategic-merge-patch", &class).await;
+    assert_eq!(
+        class.message(),
+        "Pod \"p\" is invalid: spec: Invalid value: \"Burstable\": Pod QOS Class may not change as a result of resizing"
+    );
+}
+
+#[tokio::test]
+async fn bindings_name_their_pod() {
+    let api = Api::start().await;
+    api.post(PODS, &pod("p")).await.expect(201);
+    let path = "/api/v1/namespaces/default/bindings";
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"},
+        "target": {"kind": "Node", "name": "n1"}});
+    assert_eq!(api.post(path, &binding).await.expect(201)["status"], "Success");
+    assert_eq!(api.get(&format!("{PODS}/p")).await.expect(200)["spec"]["nodeName"], "n1");
+    let mut nobody = binding.clone();
+    nobody["metadata"]["name"] = "nobody".into();
+    assert_eq!(api.post(path, &nobody).await.message(), "pods \"nobody\" not found");
+    assert_eq!(api.get(path).await.code, 405);
+}
+
+#[tokio::test]
+async fn the_store_is_a_component() {
+    let api = Api::start().await;
+    let list = api.get("/api/v1/componentstatuses").await.expect(200);
+    assert_eq!(
+        (&list["kind"], &list["items"][0]["metadata"]["name"]),
+        (&json!("ComponentStatusList"), &json!("etcd-0"))
+    );
+    let store = api.get("/api/v1/componentstatuses/etcd-0").await.expect(200);
+    assert_eq!(store["conditions"], json!([{"type": "Healthy", "status": "True", "message": "ok"}]));
+    let accept = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let table = api.send("GET", "/api/v1/componentstatuses", &accept, "").await.expect(200);
+    assert_eq!(table["rows"][0]["cells"], json!(["etcd-0", "Healthy", "ok", ""]));
+    assert_eq!(api.get("/api/v1/componentstatuses/nobody").await.code, 404);
+    assert_eq!(api.post("/api/v1/componentstatuses", &store).await.code, 405);
+}
+
+#[tokio::test]
+async fn two_budgets_are_one_too_many() {
+    let api = Api::start().await;
+    let mut object = pod("p");
+    object["metadata"]["labels"] = json!({"app": "a"});
+    object["spec"]["nodeName"] = "n".into();
+    api.post(PODS, &object).await.expect(201);
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+    let path = format!("{PODS}/p/eviction");
+    for name in ["a", "b"] {
+        let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": name},
+            "spec": {"minAvailable": 1, "unhealthyPodEvictionPolicy": "AlwaysAllow",
+                "selector": {"matchLabels": {"app": "a"}}}});
+        api.post("/apis/policy/v1/namespaces/default/poddisruptionbudgets", &budget).await.expect(201);
+    }
+    let running = json!({"status": {"phase": "Running"}});
+    api.patch(&format!("{PODS}/p/status"), "merge-patch", &running).await.expect(200);
+    let refused = api.post(&path, &eviction).await;
+    assert_eq!(
+        refused.message(),
+        "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
+    );
+    let refused = refused.expect(500);
+    assert!(refused.get("reason").is_none(), "{refused}");
+    api.delete("/apis/policy/v1/namespaces/default/poddisruptionbudgets/b").await.expect(200);
+    api.post(&format!("{path}?dryRun=All"), &eviction).await.expect(201);
+    assert!(api.get(&format!("{PODS}/p")).await.expect(200)["metadata"]["deletionTimestamp"].is_null(), "a dry run");
+    // It is not ready, and such pods are not counted.
+    api.post(&path, &eviction).await.expect(201);
+    let going = api.get(&format!("{PODS}/p")).await.expect(200);
+    assert_eq!(going["status"]["conditions"][0]["reason"], "EvictionByEvictionAPI");
+}

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::compare::{Comparison, compare};
 use super::conflict::Conflict;
+use super::element::Element;
 use super::field_set::field_set;
 use super::managed::{ManagerId, Managers, Owned};
 use super::merge::merge;
@@ -52,6 +53,17 @@ pub enum Filter {
     Exclude(Set),
     /// All but these, and what is below them.
     Include(Set),
+    /// All but what begins with one of these names of fields, and what is below them; none is any step.
+    Matching(&'static [&'static [Option<&'static str>]]),
+}
+
+fn begins(path: &[Element], pattern: &[Option<&str>]) -> bool {
+    let fits = |(step, name): (&Element, &Option<&str>)| match (step, name) {
+        (_, None) => true,
+        (Element::Field(field), Some(name)) => **field == **name,
+        (_, Some(_)) => false,
+    };
+    path.len() >= pattern.len() && path.iter().zip(pattern).all(fits)
 }
 
 impl Filter {
@@ -60,6 +72,15 @@ impl Filter {
             Self::None => set.clone(),
             Self::Exclude(excluded) => set.recursive_difference(excluded),
             Self::Include(included) => set.below(included),
+            Self::Matching(patterns) => {
+                let mut matching = Set::default();
+                set.each(&mut |path| {
+                    if patterns.iter().any(|pattern| begins(path, pattern)) {
+                        matching.insert(path);
+                    }
+                });
+                matching
+            }
         }
     }
 

@@ -61,6 +61,7 @@ pub fn columns(group: &str, kind: &str) -> &'static [Column] {
             "ValidatingAdmissionPolicyBinding" | "MutatingAdmissionPolicyBinding" => policy::ADMISSION_POLICY_BINDING,
             _ => policy::WEBHOOK_CONFIGURATION,
         },
+        ("", "ComponentStatus") => policy::COMPONENT_STATUS,
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => policy::FLOW_SCHEMA,
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => policy::PRIORITY_LEVEL,
         ("networking.k8s.io", kind) => match kind {

@@ -6,6 +6,19 @@ use super::{AGE, NAME, column, or_none, or_unset};
 use crate::kinds::json::{at, has, int, list, text};
 use crate::resource::Column;
 
+pub(super) const COMPONENT_STATUS: &[Column] = &[
+    NAME,
+    column("Status", "string", "Whether it is healthy", |o, _| {
+        healthy(o).map_or("Unknown", |c| if text(c, "status") == "True" { "Healthy" } else { "Unhealthy" }).into()
+    }),
+    column("Message", "string", "What it says of itself", |o, _| healthy(o).map_or("", |c| text(c, "message")).into()),
+    column("Error", "string", "Why it could not be asked", |o, _| healthy(o).map_or("", |c| text(c, "error")).into()),
+];
+
+fn healthy(component: &Value) -> Option<&Value> {
+    list(component, "conditions").iter().find(|c| text(c, "type") == "Healthy")
+}
+
 pub(super) const WEBHOOK_CONFIGURATION: &[Column] =
     &[NAME, column("Webhooks", "integer", "How many webhooks it has", |o, _| list(o, "webhooks").len().into()), AGE];
 

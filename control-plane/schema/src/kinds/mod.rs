@@ -43,6 +43,7 @@ mod persistent_volume;
 mod persistent_volume_claim;
 mod pod;
 mod pod_disruption_budget;
+mod pod_parts;
 mod pod_template;
 mod priority_class;
 mod rbac;

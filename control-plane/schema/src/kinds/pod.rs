@@ -19,6 +19,7 @@ pub(super) const STRATEGY: Strategy = Strategy {
     warnings: |pod| pod_spec::warnings(pod, &Path::default()),
     generation: true,
     graceful_delete: true,
+    parts: super::pod_parts::PARTS,
     ..PLAIN
 };
 
@@ -46,7 +47,7 @@ fn validate(pod: &Value) -> ErrorList {
     errors
 }
 
-fn check(pod: &Value) -> ErrorList {
+pub(super) fn check(pod: &Value) -> ErrorList {
     let mut errors = Vec::new();
     let (spec, path) = (at(pod, "spec"), Path::new("spec"));
     pod_spec::check_spec(&mut errors, spec, &path);

@@ -55,7 +55,7 @@ const TYPES: &[Type] = types! {
     certificates::v1::{CertificateSigningRequest, ClusterTrustBundle, PodCertificateRequest},
     coordination::v1::{Lease},
     core::v1::{
-        Binding, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+        Binding, ComponentStatus, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
         PodTemplate, ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
     },
     discovery::v1::{EndpointSlice},

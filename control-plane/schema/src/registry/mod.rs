@@ -203,7 +203,8 @@ impl Row {
             kind: if sub.kind.is_empty() { self.kind } else { sub.kind }.into(),
             verbs: cows(sub.verbs),
         });
-        let list_kind = if self.virtual_kind { String::new() } else { format!("{}List", self.kind) };
+        let listed = self.verbs.contains("list");
+        let list_kind = if listed { format!("{}List", self.kind) } else { String::new() };
         Resource {
             group: self.group.into(),
             version: self.version.into(),

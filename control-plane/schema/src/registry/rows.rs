@@ -88,6 +88,12 @@ const STORAGE: &str = "storage.k8s.io";
 const HPA_PLURAL: &str = "horizontalpodautoscalers";
 
 pub(super) const ROWS: &[Row] = &[
+    Row { namespaced: true, ..review("", "Binding", "bindings", "core.v1.Binding") },
+    Row {
+        short: "cs",
+        verbs: "get list",
+        ..review("", "ComponentStatus", "componentstatuses", "core.v1.ComponentStatus")
+    },
     Row { short: "cm", ..row("", "ConfigMap", "configmaps", "core.v1.ConfigMap") },
     Row { short: "ep", ..row("", "Endpoints", "endpoints", "core.v1.Endpoints") },
     Row { short: "ev", ..row("", "Event", "events", "core.v1.Event") },
@@ -121,11 +127,13 @@ pub(super) const ROWS: &[Row] = &[
         subresources: &[
             sub("attach", "PodAttachOptions", CONNECT),
             sub("binding", "Binding", "create"),
+            own("ephemeralcontainers"),
             Sub { name: "eviction", group: "policy", version: "v1", kind: "Eviction", verbs: "create" },
             sub("exec", "PodExecOptions", CONNECT),
             sub("log", "", "get"),
             sub("portforward", "PodPortForwardOptions", CONNECT),
             sub("proxy", "PodProxyOptions", PROXY),
+            own("resize"),
             STATUS,
         ],
         ..row("", "Pod", "pods", "core.v1.Pod")

@@ -42,6 +42,15 @@ pub fn status(resource: &Resource, new: &Value, old: &Value) -> ErrorList {
     errors
 }
 
+/// Everything that is wrong with an update of a part, by its subresource.
+pub fn part(resource: &Resource, subresource: &str, new: &Value, old: &Value) -> ErrorList {
+    let mut errors = metadata_update(new, old);
+    if let Some(part) = resource.part(subresource) {
+        errors.extend((part.validate)(new, old));
+    }
+    errors
+}
+
 /// Warnings for the client about a new or changed object.
 pub fn warnings(resource: &Resource, object: &Value) -> Vec<String> {
     let finalizers = strings(&object["metadata"]["finalizers"]);

@@ -303,3 +303,77 @@ async fn a_pod_that_was_force_deleted_leaves_nothing() {
     assert!(world.fake.running().is_empty());
     assert!(world.api.store.lock().deletes.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_ephemeral_container_joins_its_target_once() {
+    let world = World::new();
+    let _agent = world.agent();
+    world.api.put(json!({ "containers": [{ "name": "a", "image": "i" }] }));
+    world.api.until("Ready", ready).await;
+    world.fake.script("d", Script { exit: Some((Duration::from_secs(5), 7)), ..Script::default() });
+    world.api.change(|pod| {
+        pod["spec"]["ephemeralContainers"] = json!([
+            { "name": "d", "image": "d", "targetContainerName": "a" },
+            { "name": "lost", "image": "d", "targetContainerName": "nobody" },
+        ]);
+    });
+    let of = |status: &Value, index: usize| status["ephemeralContainerStatuses"][index].clone();
+    world.api.until("the debugger", |s| of(s, 0)["state"]["running"].is_object()).await;
+    let status = world.api.until("its end", |s| of(s, 0)["state"]["terminated"]["exitCode"] == 7).await;
+    assert!(ready(&status), "the pod does not depend on it");
+    assert_eq!(of(&status, 1)["state"]["waiting"]["message"], "unable to find target container nobody");
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(of(&world.api.status(), 0)["restartCount"], 0);
+    assert_eq!(world.fake.running().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_pod_is_resized() {
+    let world = World::new();
+    let _agent = world.agent();
+    let resources = |cpu: &str| json!({ "requests": { "cpu": cpu }, "limits": { "cpu": cpu } });
+    let policy = json!([{ "resourceName": "memory", "restartPolicy": "RestartContainer" }]);
+    world.api.put(json!({ "containers": [
+        { "name": "a", "image": "i", "resizePolicy": policy, "resources": resources("100m") },
+    ] }));
+    let status = world.api.until("Ready", ready).await;
+    assert_eq!(status["containerStatuses"][0]["resources"], resources("100m"));
+    let asks = |resources: Value, generation: i64| {
+        world.api.change(|pod| {
+            pod["metadata"]["generation"] = generation.into();
+            pod["spec"]["containers"][0]["resources"] = resources.clone();
+        });
+    };
+    asks(resources("200m"), 2);
+    let status = world.api.until("more", |s| s["containerStatuses"][0]["resources"] == resources("200m")).await;
+    assert_eq!(status["containerStatuses"][0]["allocatedResources"], json!({ "cpu": "200m" }));
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 0);
+    assert_eq!(world.fake.limits("a")[0].cpu_quota_us, Some(20_000));
+    let has = |status: &Value, kind: &str, reason: &str| {
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|c| c["type"] == kind && c["reason"] == reason)
+    };
+    let gone = |s: &Value| !s["conditions"].to_string().contains("PodResizeInProgress\",");
+    world.api.until("the end of the change", gone).await;
+
+    let memory = json!({ "requests": { "cpu": "200m" }, "limits": { "cpu": "200m", "memory": "1Gi" } });
+    asks(memory.clone(), 3);
+    let status = world.api.until("the restart", |s| s["containerStatuses"][0]["restartCount"] == 1 && ready(s)).await;
+    assert_eq!(status["containerStatuses"][0]["resources"], memory);
+    assert_eq!(world.fake.limits("a")[0].memory_bytes, Some(1 << 30));
+
+    let huge = json!({ "requests": { "cpu": "9000000000000000" }, "limits": { "memory": "1Gi" } });
+    asks(huge, 4);
+    let status = world.api.until("no", |s| has(s, "PodResizePending", "Infeasible")).await;
+    assert_eq!(status["containerStatuses"][0]["resources"], memory);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let events = world.api.events();
+    for expected in [
+        "ResizeStarted Pod resize started: {\"containers\":[{\"name\":\"a\",\"resources\":",
+        "ResizeCompleted Pod resize completed: {\"containers\":",
+        "Killing Container a resize requires restart",
+        "ResizeInfeasible Pod resize Infeasible: {",
+    ] {
+        assert!(events.iter().any(|e| e.starts_with(expected)), "{expected}: {events:#?}");
+    }
+}

@@ -13,7 +13,7 @@ use super::super::spec;
 use super::super::start::{Start, StartError};
 use super::super::state::{Connected, Instance};
 use super::until;
-use crate::api::pod::Handler;
+use crate::api::pod::{Handler, Resources};
 use crate::api::status::PodStatus;
 use crate::api::{ApiError, Pod};
 use crate::drain;
@@ -31,6 +31,7 @@ pub enum Done {
     PostStart { container: String, id: String, error: Option<String> },
     Stopped { id: String, exit: Exit },
     Inspected { id: String, exit: Option<Exit> },
+    Resized { applied: Vec<(String, Resources)>, error: Option<String> },
     Left(drain::Outcome),
     TornDown(Result<(), String>),
     Deleted(Result<(), String>),
@@ -43,21 +44,42 @@ pub async fn mount(context: Arc<Context>, pod: Arc<Pod>) -> Done {
 }
 
 pub async fn connect(context: Arc<Context>, pod: Arc<Pod>) -> Done {
-    if pod.spec.share_process_namespace {
-        return Done::Connected(Err("shareProcessNamespace is not supported by this node".to_owned()));
+    Done::Connected(connected(&context, &pod).await)
+}
+
+async fn connected(context: &Context, pod: &Pod) -> Result<Connected, String> {
+    if pod.spec.host_users == Some(false) && !pod.spec.host_network {
+        return Err("hostUsers: false: this node gives no user namespaces to pods".to_owned());
     }
-    let sandbox = match context.parts.runtime.create_sandbox(&spec::sandbox(&pod, context.pod_pids_max)).await {
-        Ok(sandbox) => sandbox,
-        Err(error) => return Done::Connected(Err(error.to_string())),
-    };
+    check_runtime_class(context, &pod.spec.runtime_class_name).await?;
+    let hostname = spec::own_hostname(pod, &context.cluster_domain)?;
+    let wanted = spec::sandbox(pod, hostname, context.pod_pids_max);
+    let sandbox = context.parts.runtime.create_sandbox(&wanted).await.map_err(|e| e.to_string())?;
     let addresses = match &sandbox.netns {
         None => vec![context.host_ip],
-        Some(netns) => match context.parts.network.setup(&spec::identity(&pod), netns).await {
-            Ok(addresses) => addresses.0,
-            Err(error) => return Done::Connected(Err(error.to_string())),
-        },
+        Some(netns) => {
+            let made = context.parts.network.setup(&spec::identity(pod), netns).await;
+            made.map_err(|e| e.to_string())?.0
+        }
     };
-    Done::Connected(Ok(Connected { sandbox, addresses }))
+    Ok(Connected { sandbox, addresses })
+}
+
+/// The handlers that this node has: one, by two names.
+const HANDLERS: [&str; 2] = ["", "runc"];
+
+/// Whether the node can run pods of a class.
+async fn check_runtime_class(context: &Context, class: &str) -> Result<(), String> {
+    if class.is_empty() {
+        return Ok(());
+    }
+    let path = format!("/apis/node.k8s.io/v1/runtimeclasses/{class}");
+    let found: Value = context.rest.get(&path).await.map_err(|e| format!("failed to get RuntimeClass {class}: {e}"))?;
+    let handler = found["handler"].as_str().unwrap_or_default();
+    if HANDLERS.contains(&handler) {
+        return Ok(());
+    }
+    Err(format!("failed to get sandbox runtime: no runtime for {handler:?} is configured"))
 }
 
 pub async fn start(context: Arc<Context>, start: Start) -> Done {
@@ -99,7 +121,7 @@ async fn hook(
     }
     let Some(container) = pod.spec.container(container) else { return Ok(()) };
     match context.parts.prober.probe(handler, container, id, address, timeout).await {
-        Outcome::Success => Ok(()),
+        Outcome::Success | Outcome::Warned(_) => Ok(()),
         Outcome::Failure(message) | Outcome::Unknown(message) => Err(message),
     }
 }
@@ -224,10 +246,13 @@ pub async fn delete(context: Arc<Context>, pod: Arc<Pod>, ids: Vec<String>, remo
     Done::Deleted(result.await)
 }
 
-pub async fn report(context: Arc<Context>, pod: PodIdentity, status: PodStatus) -> Done {
+pub async fn report(context: Arc<Context>, pod: PodIdentity, status: PodStatus, gone: Vec<String>) -> Done {
     let path = format!("/api/v1/namespaces/{}/pods/{}/status", pod.namespace, pod.name);
     // The uid is a precondition: a pod of the same name that came later is another one.
-    let patch = json!({ "metadata": { "uid": pod.uid }, "status": status });
+    let mut patch = json!({ "metadata": { "uid": pod.uid }, "status": status });
+    if let Some(conditions) = patch["status"]["conditions"].as_array_mut() {
+        conditions.extend(gone.iter().map(|kind| json!({ "$patch": "delete", "type": kind })));
+    }
     let result = context.rest.patch::<Value>(&path, &patch).await.map(drop);
     Done::Reported { status, result }
 }

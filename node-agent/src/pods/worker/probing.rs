@@ -89,6 +89,10 @@ impl Worker {
                 let told = format!("{} probe errored and resulted in unknown state: {message}", kind.title());
                 self.context.events.warning(about(), "Unhealthy", told);
             }
+            Outcome::Warned(message) => {
+                let told = format!("{} probe warning: {message}", kind.title());
+                self.context.events.warning(about(), "ProbeWarning", told);
+            }
             Outcome::Success => {}
         }
         match (kind, verdict) {

@@ -20,7 +20,7 @@ impl Cgroups {
         }
     }
 
-    /// Makes `cgroup` (an absolute path below the root of the hierarchy) and sets its limits.
+    /// Makes `cgroup` (an absolute path below the root of the hierarchy) if it is not there, and sets its limits.
     pub fn create(&self, cgroup: &str, limits: &Limits) -> io::Result<()> {
         match self {
             Self::Unified(root) => {
@@ -45,11 +45,15 @@ impl Cgroups {
                             if let Some(quota) = limits.cpu_quota_us {
                                 set(&path, "cpu.cfs_period_us", &CPU_PERIOD_US.to_string())?;
                                 set(&path, "cpu.cfs_quota_us", &quota.to_string())?;
+                            } else if is_limited(&path, "cpu.cfs_quota_us") {
+                                set(&path, "cpu.cfs_quota_us", "-1")?;
                             }
                         }
                         "memory" => {
                             if let Some(bytes) = limits.memory_bytes {
                                 set(&path, "memory.limit_in_bytes", &bytes.to_string())?;
+                            } else if is_limited(&path, "memory.limit_in_bytes") {
+                                set(&path, "memory.limit_in_bytes", "-1")?;
                             }
                         }
                         _ => set(&path, "pids.max", &limit(limits.pids, "max"))?,
@@ -128,6 +132,12 @@ fn set(path: &Path, file: &str, value: &str) -> io::Result<()> {
     fs::write(&path, value).map_err(|e| {
         io::Error::new(e.kind(), format!("cannot write {value} to {}: {e}; is the controller enabled?", path.display()))
     })
+}
+
+/// Whether a v1 limit is set: the kernel writes a huge number, or -1, for none.
+fn is_limited(path: &Path, file: &str) -> bool {
+    let value = fs::read_to_string(path.join(file)).ok().and_then(|text| text.trim().parse::<i64>().ok());
+    value.is_some_and(|value| (0..1 << 60).contains(&value))
 }
 
 fn limit(value: Option<i64>, unlimited: &str) -> String {

@@ -11,6 +11,8 @@ pub mod host;
 mod labels;
 pub mod namespaces;
 pub mod oci;
+mod pid_namespace;
+mod seccomp;
 mod stdio;
 pub mod user;
 
@@ -28,7 +30,7 @@ use containerd_client::services::v1::snapshots::{PrepareSnapshotRequest, RemoveS
 use containerd_client::services::v1::{
     Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteTaskRequest,
     GetContainerRequest, GetRequest, KillRequest, ListContainersRequest, ListTasksRequest, ResizePtyRequest,
-    StartRequest,
+    StartRequest, UpdateTaskRequest,
 };
 use containerd_client::types::Mount;
 use parking_lot::Mutex;
@@ -40,9 +42,10 @@ use self::client::{request, timestamp};
 use self::host::Host;
 use self::labels::Known;
 use self::namespaces::Pins;
+use self::pid_namespace::PidNamespace;
 use super::{
-    ContainerSpec, ExecOutput, ExecSpec, ExecStreams, Exit, Phase, Record, Runtime, RuntimeError, RuntimeEvent,
-    Sandbox, SandboxSpec, Usage,
+    ContainerSpec, ExecOutput, ExecSpec, ExecStreams, Exit, Limits, Phase, PidMode, Record, Runtime, RuntimeError,
+    RuntimeEvent, Sandbox, SandboxSpec, Usage,
 };
 use crate::images::store::ImageStore;
 use crate::network::PodIdentity;
@@ -63,6 +66,8 @@ pub struct ContainerdConfig {
     pub run_root: PathBuf,
     /// Where pods' cgroups are, from the root of the hierarchy: `/kubepods`.
     pub cgroup_root: String,
+    /// Where profiles of system calls are that pods name.
+    pub seccomp_root: PathBuf,
     /// The program that writes logs, called as `<it> container-log <file>`.
     pub logger: PathBuf,
 }
@@ -127,6 +132,25 @@ impl Inner {
         Pins::new(&self.config.run_root, uid)
     }
 
+    fn pid_namespace(&self, uid: &str) -> PidNamespace {
+        PidNamespace::new(&self.config.run_root, uid)
+    }
+
+    /// The PID namespace that a container is to join; none: it gets one of its own, or has the node's.
+    async fn shared_pids(&self, spec: &ContainerSpec) -> Result<Option<PathBuf>, RuntimeError> {
+        match &spec.pid {
+            PidMode::Container | PidMode::Node => Ok(None),
+            PidMode::Pod => Ok(Some(self.pid_namespace(&spec.pod.uid).path)),
+            PidMode::Target(id) => {
+                let get = GetRequest { container_id: id.clone(), exec_id: String::new() };
+                let process = self.client.tasks().get(request(get)).await?.into_inner().process;
+                let process = process.filter(|p| p.pid != 0);
+                let process = process.ok_or_else(|| RuntimeError::NotFound(format!("a process of container {id}")))?;
+                Ok(Some(PathBuf::from(format!("/proc/{}/ns/pid", process.pid))))
+            }
+        }
+    }
+
     fn pod_cgroup(&self, cgroup: &str) -> String {
         format!("{}/{cgroup}", self.config.cgroup_root.trim_end_matches('/'))
     }
@@ -151,9 +175,20 @@ impl Inner {
         let user = user::resolve(&image.config.user, &spec.security, &layers)?;
         let cgroup = format!("{}/{}", self.pod_cgroup(&spec.cgroup), spec.id);
         let pins = self.pins(&spec.pod.uid);
-        let input =
-            oci::Input { spec, image: &image.config, user: &user, host: &self.host, pins: &pins, cgroup: &cgroup };
-        let oci = oci::specification(&input)?;
+        let shared_pids = self.shared_pids(spec).await?;
+        let input = oci::Input {
+            spec,
+            image: &image.config,
+            user: &user,
+            host: &self.host,
+            pins: &pins,
+            shared_pids: shared_pids.as_deref(),
+            cgroup: &cgroup,
+        };
+        let mut oci = oci::specification(&input)?;
+        if let Some(profile) = seccomp::profile(&spec.security, &self.config.seccomp_root)? {
+            oci["linux"]["seccomp"] = profile;
+        }
         let stop_signal = [spec.stop_signal.as_deref().unwrap_or(""), &image.config.stop_signal];
         let stop_signal = stop_signal.into_iter().find_map(signal_number).unwrap_or(libc::SIGTERM);
         let labels = labels::labels(spec, &cgroup, stop_signal);
@@ -424,6 +459,11 @@ impl Runtime for Containerd {
     async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<Sandbox, RuntimeError> {
         let pins = self.inner.pins(&spec.pod.uid);
         pins.create(spec).await.map_err(|e| io_error("pin namespaces at", &pins.net, &e))?;
+        if spec.share_pid {
+            let shared = self.inner.pid_namespace(&spec.pod.uid);
+            let made = shared.create(&self.inner.config.logger).await;
+            made.map_err(|e| io_error("pin namespaces at", &shared.path, &e))?;
+        }
         let cgroup = self.inner.pod_cgroup(&spec.cgroup);
         let made = self.inner.host.cgroups.create(&cgroup, &spec.limits);
         made.map_err(|e| RuntimeError::Failed(format!("cannot make the pod's cgroup {cgroup}: {e}")))?;
@@ -433,6 +473,8 @@ impl Runtime for Containerd {
     async fn remove_sandbox(&self, pod: &PodIdentity, cgroup: &str) -> Result<(), RuntimeError> {
         let pins = self.inner.pins(&pod.uid);
         pins.remove().map_err(|e| io_error("unpin", &pins.net, &e))?;
+        let shared = self.inner.pid_namespace(&pod.uid);
+        shared.remove().map_err(|e| io_error("unpin", &shared.path, &e))?;
         let cgroup = self.inner.pod_cgroup(cgroup);
         // The last processes may take a moment to leave it.
         let mut result = Ok(());
@@ -503,6 +545,22 @@ impl Runtime for Containerd {
 
     async fn stdin(&self, id: &str, once: bool) -> Result<mpsc::Sender<Bytes>, RuntimeError> {
         stdio::open_stdin(&self.inner, id, once)
+    }
+
+    async fn limit(&self, id: &str, limits: &Limits) -> Result<(), RuntimeError> {
+        let resources = oci::changed_resources(limits, &self.inner.host);
+        let update = UpdateTaskRequest {
+            container_id: id.to_owned(),
+            resources: Some(any("types.containerd.io/opencontainers/runtime-spec/1/LinuxResources", &resources)?),
+            ..UpdateTaskRequest::default()
+        };
+        Ok(self.inner.client.tasks().update(request(update)).await.map(drop)?)
+    }
+
+    async fn limit_sandbox(&self, cgroup: &str, limits: &Limits) -> Result<(), RuntimeError> {
+        let cgroup = self.inner.pod_cgroup(cgroup);
+        let set = self.inner.host.cgroups.create(&cgroup, limits);
+        set.map_err(|e| RuntimeError::Failed(format!("cannot limit the pod's cgroup {cgroup}: {e}")))
     }
 
     async fn resize(&self, id: &str, columns: u16, rows: u16) -> Result<(), RuntimeError> {

@@ -71,7 +71,7 @@ impl Pins {
 /// The uids that have pins below `root`.
 pub fn pinned(root: &Path) -> io::Result<Vec<String>> {
     let mut uids = Vec::new();
-    for kind in ["netns", "ipcns", "utsns"] {
+    for kind in ["netns", "ipcns", "utsns", "pidns"] {
         match fs::read_dir(root.join(kind)) {
             Ok(entries) => uids.extend(entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

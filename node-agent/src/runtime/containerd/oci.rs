@@ -1,12 +1,14 @@
 //! The OCI runtime specification of a container: pure (runtime-spec 1.0, config-linux.md).
 
+use std::path::Path;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::host::Host;
 use super::namespaces::Pins;
 use super::user::User;
-use crate::runtime::{CPU_PERIOD_US, ContainerSpec, RuntimeError};
+use crate::runtime::{CPU_PERIOD_US, ContainerSpec, Limits, PidMode, RuntimeError};
 
 /// The annotation by which containers share a shim: the pod's uid.
 const SHIM_GROUP: &str = "io.containerd.runc.v2.group";
@@ -75,6 +77,8 @@ pub struct Input<'a> {
     pub host: &'a Host,
     /// The pod's namespaces.
     pub pins: &'a Pins,
+    /// The PID namespace of others that it joins.
+    pub shared_pids: Option<&'a Path>,
     /// The container's cgroup, from the root of the hierarchy.
     pub cgroup: &'a str,
 }
@@ -195,8 +199,10 @@ fn capabilities(input: &Input<'_>) -> Vec<&'static str> {
 fn namespaces(input: &Input<'_>) -> Value {
     let Input { spec, pins, .. } = input;
     let mut list = vec![json!({ "type": "mount" })];
-    if !spec.host_pid {
-        list.push(json!({ "type": "pid" }));
+    match input.shared_pids {
+        Some(path) => list.push(json!({ "type": "pid", "path": path })),
+        None if spec.pid == PidMode::Node => {}
+        None => list.push(json!({ "type": "pid" })),
     }
     if !spec.host_ipc {
         list.push(json!({ "type": "ipc", "path": pins.ipc }));
@@ -231,6 +237,21 @@ fn resources(input: &Input<'_>) -> Value {
     }
     if let Some(pids) = limits.pids {
         resources["pids"] = json!({ "limit": pids });
+    }
+    resources
+}
+
+/// The same for a container that runs: what is not limited any more is said, too.
+pub fn changed_resources(limits: &Limits, host: &Host) -> Value {
+    let memory = limits.memory_bytes.unwrap_or(-1);
+    let mut resources = json!({
+        "cpu": {
+            "shares": limits.cpu_shares.max(2), "quota": limits.cpu_quota_us.unwrap_or(-1), "period": CPU_PERIOD_US,
+        },
+        "memory": { "limit": memory },
+    });
+    if host.swap_limit {
+        resources["memory"]["swap"] = json!(memory);
     }
     resources
 }

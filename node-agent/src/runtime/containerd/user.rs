@@ -71,7 +71,7 @@ pub fn resolve(image_user: &str, security: &Security, layers: &[PathBuf]) -> Res
         (None, None) => entry.as_ref().map_or(0, |(_, _, gid)| *gid),
     };
     let mut groups: Vec<u32> = security.groups.iter().filter_map(|g| u32::try_from(*g).ok()).collect();
-    if let Some((user, ..)) = &entry {
+    if let Some((user, ..)) = entry.as_ref().filter(|_| !security.only_these_groups) {
         groups.extend(member_of(&group_file, user));
     }
     groups.push(gid);
@@ -130,6 +130,8 @@ mod tests {
         let (_folder, layers) = layers();
         let security = Security { user: Some(1000), groups: vec![2000], ..Security::default() };
         assert_eq!(resolve("web:web", &security, &layers).unwrap(), User { uid: 1000, gid: 0, groups: vec![0, 2000] });
+        let strict = Security { user: Some(101), only_these_groups: true, ..Security::default() };
+        assert_eq!(resolve("", &strict, &layers).unwrap().groups, [102]);
         let non_root = Security { non_root: true, ..Security::default() };
         assert!(resolve("", &non_root, &layers).is_err());
         assert!(resolve("web", &non_root, &layers).is_err(), "a name proves nothing");

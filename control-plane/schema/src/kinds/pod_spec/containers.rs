@@ -146,6 +146,14 @@ fn check_ephemeral(errors: &mut ErrorList, container: &Value, spec: &Value, path
             errors.push(Error::forbidden(path.child(key), "cannot be set for an Ephemeral Container"));
         }
     }
+    for (index, mount) in list(container, "volumeMounts").iter().enumerate() {
+        for key in ["subPath", "subPathExpr"] {
+            if !text(mount, key).is_empty() {
+                let path = path.child("volumeMounts").index(index).child(key);
+                errors.push(Error::forbidden(path, "cannot be set for an Ephemeral Container"));
+            }
+        }
+    }
     if at(container, "resources").as_object().is_some_and(|r| !r.is_empty()) {
         errors.push(Error::forbidden(path.child("resources"), "cannot be set for an Ephemeral Container"));
     }

@@ -27,7 +27,7 @@ pub(crate) use self::qos::qos_class;
 pub(crate) use self::resources::{canonical_quantities, check_quantity, quantity};
 pub(crate) use self::scheduling::{check_node_selector, check_taint_effect, check_tolerations};
 pub(crate) use self::template::{check_always_restarting_template, check_template, default_template};
-pub(crate) use self::update::check_pod_update;
+pub(crate) use self::update::{check_pod_update, differences};
 pub(crate) use self::warnings::warnings;
 use super::checks::{
     check_labels, dns_label_problems, dns_subdomain_problems, in_range, ip_problems, one_of, report, required_one_of,

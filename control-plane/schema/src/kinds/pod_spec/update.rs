@@ -135,7 +135,7 @@ fn check_narrowing(errors: &mut ErrorList, new: &Value, old: &Value, path: &Path
 }
 
 /// The fields that differ, one a line, with what they were and what they would be.
-fn differences(new: &Value, old: &Value, path: &Path) -> Vec<String> {
+pub(crate) fn differences(new: &Value, old: &Value, path: &Path) -> Vec<String> {
     if same(new, old) {
         return Vec::new();
     }

@@ -30,7 +30,7 @@ fn spec() -> ContainerSpec {
         hostname: "p".to_owned(),
         sandbox: Sandbox { netns: Some("/n".into()) },
         host_network: false,
-        host_pid: false,
+        pid: PidMode::Container,
         host_ipc: false,
         cgroup: "podu".to_owned(),
         limits: Limits { cpu_shares: 512, memory_bytes: Some(1 << 20), ..Limits::default() },
@@ -57,8 +57,16 @@ fn build(spec: &ContainerSpec) -> Value {
     };
     let pins = Pins::new("/run/x".as_ref(), "u");
     let user = User::default();
-    specification(&Input { spec, image: &image, user: &user, host: &host, pins: &pins, cgroup: "/kubepods/podu/c1" })
-        .unwrap()
+    specification(&Input {
+        spec,
+        image: &image,
+        user: &user,
+        host: &host,
+        pins: &pins,
+        shared_pids: None,
+        cgroup: "/kubepods/podu/c1",
+    })
+    .unwrap()
 }
 
 #[test]
