@@ -171,9 +171,10 @@ pub fn image_archive(path: &Path, name: &str) {
     file("bin/busybox", &busybox, 0o755);
     file("etc/passwd", b"root:x:0:0:root:/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n", 0o644);
     file("etc/group", b"root:x:0:\nweb:x:1000:\n", 0o644);
-    for applet in
-        ["sh", "cat", "echo", "sleep", "id", "ls", "nc", "hostname", "kill", "dd", "true", "false", "mount", "head"]
-    {
+    for applet in [
+        "sh", "cat", "echo", "sleep", "id", "ls", "nc", "hostname", "kill", "dd", "true", "false", "mount", "head",
+        "ps", "grep",
+    ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
