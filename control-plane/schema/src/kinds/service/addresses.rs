@@ -38,7 +38,7 @@ pub fn problems(spec: &Value) -> ErrorList {
                 errors.push(Error::invalid(at_ips.clone(), all.to_vec(), detail));
             }
         } else if !address.is_empty() || !all.is_empty() {
-            report(&mut errors, &at_ips.index(index), *address, ip_problems(address));
+            report(&mut errors, &at_ips.index(index), address, ip_problems(address));
         }
     }
     let unreadable = errors.len() > before;
