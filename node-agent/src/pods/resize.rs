@@ -306,11 +306,10 @@ mod tests {
 
     #[test]
     fn some_changes_need_a_restart() {
-        let mut container = Container::default();
-        container.resize_policy = serde_json::from_value(json!([
+        let container: Container = serde_json::from_value(json!({ "resizePolicy": [
             { "resourceName": "cpu", "restartPolicy": "NotRequired" },
             { "resourceName": "memory", "restartPolicy": "RestartContainer" },
-        ]))
+        ]}))
         .unwrap();
         let resources = |cpu: &str, memory: &str| -> Resources {
             serde_json::from_value(json!({ "limits": { "cpu": cpu, "memory": memory } })).unwrap()
