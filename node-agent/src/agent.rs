@@ -34,8 +34,9 @@ use crate::runtime::containerd::{Client, Containerd, ContainerdConfig};
 use crate::runtime::{Runtime as _, RuntimeError};
 use crate::server;
 use crate::server::backend::RuntimeBackend;
-use crate::volumes::files::ClusterDns;
+use crate::stats::Stats;
 use crate::volumes::local::{LocalVolumes, LocalVolumesConfig};
+use crate::volumes::{self, files::ClusterDns};
 
 /// Where the node's DNS server listens, in the node's own network namespace.
 pub const DNS_PORT: u16 = 10053;
@@ -272,6 +273,7 @@ async fn start(
             volumes: Arc::new(LocalVolumes::new(
                 LocalVolumesConfig {
                     pod_root: config.data_dir.join("pods"),
+                    persistent_root: config.data_dir.join(volumes::persistent::DIRECTORY),
                     log_root: config.log_root.clone(),
                     resolv_conf: config.resolv_conf.clone(),
                     cluster_dns: Some(ClusterDns { address: cluster.cluster_dns, domain: cluster.cluster_domain }),
@@ -310,7 +312,10 @@ async fn start(
         network_problem.send_replace(None);
         let backend = Arc::new(RuntimeBackend::new(manager.context(), manager.pods()));
         let (sight, events) = network.sight;
-        let router = server::router(backend, manager.pods(), ledger.clone(), Arc::clone(&sight), clock.clone());
+        let volumes = config.data_dir.join(volumes::persistent::DIRECTORY);
+        let stats = Stats::new(manager.context(), manager.pods());
+        let router =
+            server::router(backend, manager.pods(), ledger.clone(), Arc::clone(&sight), stats, volumes, clock.clone());
         let (addresses, addresses_seen) = watch::channel(BTreeMap::new());
         let (synced, _) = watch::channel(false);
         let proxy_config = proxy::Config {

@@ -18,6 +18,7 @@ pub mod proxy;
 pub mod runtime;
 pub mod server;
 pub mod sight;
+pub mod stats;
 pub mod streams;
 pub mod volumes;
 

@@ -13,8 +13,8 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
@@ -27,6 +27,7 @@ use xebec_apiserver::authn::UserInfo;
 use xebec_apiserver::authn::front_proxy::FrontProxyConfig;
 use xebec_apiserver::bootstrap;
 use xebec_apiserver::extension::Check;
+use xebec_apiserver::resource_metrics::{self, ResourceMetrics};
 use xebec_apiserver::standard::{Options, Standard};
 use xebec_apiserver::{ApiServer, Config};
 use xebec_clock::{Clock, Random};
@@ -59,6 +60,8 @@ struct Server {
     /// Signs what extension API servers know the server by.
     front_proxy_ca: Arc<ClusterCa>,
     keys: Arc<ServiceAccountKeys>,
+    /// What nodes and pods use; there from the API server's start.
+    metrics: Arc<OnceLock<Arc<ResourceMetrics>>>,
     stop: CancellationToken,
 }
 
@@ -120,7 +123,8 @@ impl Server {
             None if !config.bind_address.is_unspecified() => config.bind_address,
             None => default_address()?,
         };
-        Ok(Self { advertise, clock, random, ca, front_proxy_ca, keys, stop: CancellationToken::new(), config })
+        let (metrics, stop) = (Arc::default(), CancellationToken::new());
+        Ok(Self { advertise, clock, random, ca, front_proxy_ca, keys, metrics, stop, config })
     }
 
     fn url(&self) -> String {
@@ -224,6 +228,7 @@ impl Server {
         };
         let bootstrapped = Arc::clone(bootstrapped);
         let front_proxy_ca = Arc::clone(&self.front_proxy_ca);
+        let metrics = Arc::clone(&self.metrics);
         let config = Config {
             store,
             registry: Registry::builtin(),
@@ -231,7 +236,9 @@ impl Server {
             random: self.random.clone(),
             stop: self.stop.clone(),
             extend: Box::new(move |reader| {
+                let metrics = metrics.get_or_init(|| ResourceMetrics::new(reader.clone())).clone();
                 let mut extensions = standard.extensions(reader);
+                extensions.apis.push(metrics);
                 extensions.identity = Some(Arc::new(FrontProxy(front_proxy_ca)));
                 let ready = move || match bootstrapped.load(Ordering::Acquire) {
                     true => Ok(()),
@@ -265,6 +272,8 @@ impl Server {
         };
         let client = api.client(UserInfo::system("system:apiserver"));
         let mut desired = bootstrap::desired(&facts);
+        desired.push(xebec_controllers::persistent_volume::provision::class());
+        desired.extend(resource_metrics::roles());
         if self.advertise.is_loopback() {
             // Endpoints can't be loopback addresses, and nobody elsewhere could use them.
             tracing::warn!("{} is this machine only: pods and other machines can't reach this server", self.advertise);
@@ -302,6 +311,10 @@ impl Server {
         );
         let maintenance = bootstrap::maintain(client("system:apiserver"), self.clock.clone());
         tokio::spawn(self.stop.clone().run_until_cancelled_owned(maintenance));
+        if let Some(metrics) = self.metrics.get() {
+            let asking = metrics.clone().follow(client("system:metrics-server"));
+            tokio::spawn(self.stop.clone().run_until_cancelled_owned(asking));
+        }
         tokio::spawn(pod_routes::run(api.clone(), self.stop.clone()));
         let (controllers, scheduler) = tokio::join!(tokio::spawn(controllers), tokio::spawn(scheduler));
         controllers.context("the controllers ended badly")?;

@@ -20,6 +20,7 @@ use crate::authn::impersonation::impersonate;
 use crate::authz::{Attributes, Decision, forbidden};
 use crate::body::{Body, RequestBody};
 use crate::cache::resource::ResourceCache;
+use crate::computed::{self, ComputedApi};
 use crate::query::Query;
 use crate::request::{self, ResourcePath, Target};
 use crate::respond::{self, Wanted};
@@ -144,6 +145,10 @@ async fn serve(
         Target::Path => return discovery::serve(&server, &parts, &query, wanted).await,
         Target::Resource(path) => *path,
     };
+    let computed = |api: &&Arc<dyn ComputedApi>| api.group() == path.group && api.version() == path.version;
+    if let Some(api) = server.extensions.apis.iter().find(computed) {
+        return computed::serve(api, &path, &query, wanted.unwrap_or_else(|_| Wanted::plain()));
+    }
     let resource = path.resource.clone().ok_or_else(Status::no_such_path)?;
     check_scope(&resource, &path)?;
     let stored = versions::stored(&registry, &resource);

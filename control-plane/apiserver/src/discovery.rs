@@ -131,7 +131,9 @@ pub async fn serve(
         }
         ["api", version] => discovered(parts, document(path, &|r| discovery::resource_list(r, "", version))?),
         ["apis", group, version] => {
-            discovered(parts, document(path, &|registry| discovery::resource_list(registry, group, version))?)
+            let computed = || server.aggregated.built_in(group, version).map(|own| own.resources.clone());
+            let of = |registry: &Registry| discovery::resource_list(registry, group, version).or_else(computed);
+            discovered(parts, document(path, &of)?)
         }
         ["openapi", "v2"] => openapi_v2(parts, &remotes, &document),
         ["openapi", "v3"] => {

@@ -16,6 +16,7 @@ use crate::aggregation::Identity;
 use crate::audit::Auditor;
 use crate::authn::{Authenticator, UserInfo};
 use crate::authz::Authorizer;
+use crate::computed::ComputedApi;
 use crate::fairness::Fairness;
 
 /// Everything that is plugged in. The empty one lets nobody in but the components of this process, and permits nothing
@@ -38,6 +39,8 @@ pub struct Extensions {
     /// Subresources that are POSTed to and answered without being stored, by group, plural and subresource:
     /// `("", "serviceaccounts", "token")`.
     pub subresources: BTreeMap<(String, String, String), Arc<dyn Answer>>,
+    /// Versions of groups that are served without being stored.
+    pub apis: Vec<Arc<dyn ComputedApi>>,
     /// Documents that are served as they are, with their media types, by path: `/openid/v1/jwks`.
     pub documents: BTreeMap<String, (&'static str, Value)>,
     /// How the nodes' agents are reached, for logs, exec and the like; `None` where there are none.

@@ -141,7 +141,7 @@ impl ApiServer {
         let webhooks = WebhookClient::new(cache.clone());
         let server = Self(Arc::new(Shared {
             webhooks,
-            aggregated: Aggregated::default(),
+            aggregated: Aggregated::new(&extensions.apis),
             store: config.store,
             registry: ArcSwap::from_pointee(config.registry),
             clock: config.clock,

@@ -89,8 +89,12 @@ impl Standard {
         methods.push(Arc::new(X509::new(&self.clock).not_of(proxy_ca)));
         methods.push(Arc::new(tokens.clone()));
 
-        let allocator =
-            ServiceAllocator::new(reader.clone(), self.random.clone(), &self.service_cidrs, self.node_ports);
+        let allocator = ServiceAllocator::new(
+            reader.clone(),
+            (self.clock.clone(), self.random.clone()),
+            &self.service_cidrs,
+            self.node_ports,
+        );
         let parts = Parts {
             reader: reader.clone(),
             clock: self.clock.clone(),

@@ -13,9 +13,9 @@ use crate::runtime::informer;
 use crate::runtime::plan::Plan;
 use crate::views::{
     CertificateSigningRequest, ClusterRole, ConfigMap, ControllerRevision, CronJob, DaemonSet, Deployment,
-    EndpointSlice, Endpoints, Job, Lease, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
-    PodDisruptionBudget, ReplicaSet, ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
-    StatefulSet,
+    EndpointSlice, Endpoints, HorizontalPodAutoscaler, IpAddress, Job, Lease, Namespace, Node, PersistentVolume,
+    PersistentVolumeClaim, Pod, PodDisruptionBudget, ReplicaSet, ReplicationController, ResourceQuota, Secret, Service,
+    ServiceAccount, ServiceCidr, StatefulSet, StorageClass,
 };
 
 /// What every controller works with; cheap to clone.
@@ -99,6 +99,10 @@ caches! {
     namespaces: Namespace = Scope::default();
     /// All services.
     services: Service = Scope::default();
+    /// All ranges of services' addresses.
+    service_cidrs: ServiceCidr = Scope::default();
+    /// All addresses of services.
+    ip_addresses: IpAddress = Scope::default();
     /// All endpoint slices.
     endpoint_slices: EndpointSlice = Scope::default();
     /// All endpoints.
@@ -139,6 +143,10 @@ caches! {
     volumes: PersistentVolume = Scope::default();
     /// All claims to them.
     claims: PersistentVolumeClaim = Scope::default();
+    /// All horizontal pod autoscalers.
+    autoscalers: HorizontalPodAutoscaler = Scope::default();
+    /// All classes of storage.
+    storage_classes: StorageClass = Scope::default();
     /// All resource quotas.
     resource_quotas: ResourceQuota = Scope::default();
     /// All pod disruption budgets.

@@ -3,6 +3,7 @@
 
 mod affinity;
 mod spread;
+mod storage;
 
 use crate::snapshot::{NodeInfo, Snapshot};
 use crate::views::{Node, Pod, PodRef};
@@ -11,6 +12,8 @@ use affinity::Terms;
 pub(crate) use affinity::selects;
 use spread::Spread;
 pub(crate) use spread::{count as count_like, selector as spread_selector};
+use storage::Storage;
+pub use storage::{Binding, Shelf, is_bound};
 
 /// Why a pod cannot be placed on a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,12 +35,27 @@ impl Refusal {
 pub struct Prepared {
     spread: Spread,
     terms: Terms,
+    storage: Storage,
 }
 
 impl Prepared {
     /// Looks at the cluster for what concerns the pod. `without` are pods that are thought away.
     pub fn new(snapshot: &Snapshot, pod: &Pod, without: &dyn Fn(&Pod) -> bool) -> Self {
-        Self { spread: Spread::new(snapshot, pod, without), terms: Terms::new(snapshot, pod, without) }
+        Self {
+            spread: Spread::new(snapshot, pod, without),
+            terms: Terms::new(snapshot, pod, without),
+            storage: Storage::new(snapshot, pod, without),
+        }
+    }
+
+    /// Why the pod can be placed nowhere.
+    pub fn refusal(&self) -> Option<&str> {
+        self.storage.refusal()
+    }
+
+    /// What is to be done on a node, on which the pod can be placed, for its claims.
+    pub fn bindings(&self, snapshot: &Snapshot, node: &Node) -> Vec<Binding> {
+        self.storage.bindings(&snapshot.shelf, node).unwrap_or_default()
     }
 
     /// Whether other pods' places matter to this pod.
@@ -50,9 +68,9 @@ impl Prepared {
 /// were there.
 pub fn check(
     pod: &Pod,
-    node: &Node,
-    info: &NodeInfo,
+    (node, info): (&Node, &NodeInfo),
     nominated: &[&PodRef],
+    shelf: &Shelf,
     prepared: &Prepared,
 ) -> Result<(), Refusal> {
     unschedulable(pod, node)?;
@@ -65,6 +83,7 @@ pub fn check(
     }
     ports(pod, info, nominated)?;
     fit(pod, node, info, nominated)?;
+    prepared.storage.bindings(shelf, node)?;
     prepared.spread.check(node)?;
     prepared.terms.check(node)
 }
@@ -98,7 +117,7 @@ pub fn matches_affinity(pod: &Pod, node: &Node) -> bool {
         return false;
     }
     let required = pod.affinity.as_ref().and_then(|a| a.node_affinity.required.as_ref());
-    required.is_none_or(|selector| selector.node_selector_terms.iter().any(|t| t.matches(node)))
+    required.is_none_or(|selector| selector.matches(&node.metadata.name, labels))
 }
 
 fn ports(pod: &Pod, info: &NodeInfo, nominated: &[&PodRef]) -> Result<(), Refusal> {

@@ -12,5 +12,6 @@ pub mod schedule;
 pub mod scores;
 pub mod snapshot;
 pub mod views;
+mod volumes;
 
 pub use run::run;

@@ -19,11 +19,13 @@ use xebec_controllers::runtime::recorder::{Recorder, recorder};
 use xebec_controllers::runtime::{informer, kind};
 use xebec_controllers::views::{Namespace, PodDisruptionBudget};
 
+use crate::filters::Binding;
 use crate::preemption::{Budget, Preemption};
 use crate::queue::Queue;
 use crate::schedule::{Decision, schedule};
 use crate::snapshot::Snapshot;
 use crate::views::{Node, Pod, PodRef};
+use crate::volumes::Storage;
 
 /// The scheduler that pods ask for if they ask for none.
 pub const SCHEDULER_NAME: &str = "default-scheduler";
@@ -32,8 +34,8 @@ const CONCURRENCY: usize = 64;
 
 /// What is known of the cluster.
 #[derive(Default)]
-struct World {
-    snapshot: Snapshot,
+pub(crate) struct World {
+    pub(crate) snapshot: Snapshot,
     /// Pods that are placed, though the watch has not said so yet, by uid: where.
     assumed: BTreeMap<String, String>,
 }
@@ -53,15 +55,23 @@ pub async fn run(client: kube::Client, clock: Clock, random: Random, cancel: Can
     follow_pods(&pods, &world, &queue);
     follow_nodes(&nodes, &world, &queue);
     follow_namespaces(&namespaces, &world);
+    let storage = Storage::default();
+    storage.follow(&world, &queue);
     // Nodes before pods, or the first pods would be refused for want of nodes.
     let follow = (&api, &random, &cancel);
     start(&mut set, &namespaces, follow);
     start(&mut set, &budgets, follow);
+    start(&mut set, &storage.classes, follow);
+    start(&mut set, &storage.volumes, follow);
+    start(&mut set, &storage.claims, follow);
     start(&mut set, &nodes, follow);
     start(&mut set, &pods, follow);
     let synced = async {
         namespaces.synced().await;
         budgets.synced().await;
+        storage.classes.synced().await;
+        storage.volumes.synced().await;
+        storage.claims.synced().await;
         nodes.synced().await;
         pods.synced().await;
     };
@@ -70,7 +80,7 @@ pub async fn run(client: kube::Client, clock: Clock, random: Random, cancel: Can
         () = cancel.cancelled() => return,
         () = synced => {}
     }
-    let scheduler = Scheduler { api, clock, recorder, world, queue, budgets };
+    let scheduler = Scheduler { api, clock, recorder, world, queue, budgets, storage };
     tokio::select! {
         biased;
         () = cancel.cancelled() => {}
@@ -164,44 +174,87 @@ struct Scheduler {
     world: Arc<Mutex<World>>,
     queue: Arc<Queue>,
     budgets: Arc<Cache<PodDisruptionBudget>>,
+    storage: Storage,
+}
+
+/// How a decision is carried out.
+enum Action<'a> {
+    /// By a few requests.
+    Short(BoxFuture<'a, ()>),
+    /// When volumes have been made, which may take their makers minutes.
+    Long(BoxFuture<'a, ()>),
 }
 
 impl Scheduler {
     async fn work(&self) {
         let mut under_way: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
+        let mut waiting: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
         let mut turn = 0_usize;
         loop {
             let busy = under_way.len() >= CONCURRENCY;
             let pod = tokio::select! {
                 biased;
                 Some(()) = under_way.next() => continue,
+                Some(()) = waiting.next() => continue,
                 pod = self.queue.next(), if !busy => pod,
             };
             turn = turn.wrapping_add(1);
-            under_way.push(self.decide(pod, turn));
+            match self.decide(pod, turn) {
+                Action::Short(action) => under_way.push(action),
+                Action::Long(action) => waiting.push(action),
+            }
         }
     }
 
     /// Decides at once; the future carries the decision out.
-    fn decide(&self, pod: PodRef, turn: usize) -> BoxFuture<'_, ()> {
+    fn decide(&self, pod: PodRef, turn: usize) -> Action<'_> {
         let budgets: Vec<Budget> = self.budgets.list().iter().filter_map(|b| budget(b)).collect();
         let mut world = self.world.lock();
         match schedule(&world.snapshot, &pod, &budgets, turn) {
-            Decision::Place { node } => {
+            Decision::Place { node, bindings } => {
                 let mut placed = Pod::clone(&pod);
                 placed.node_name.clone_from(&node);
                 world.assumed.insert(pod.metadata.uid.clone(), node.clone());
                 world.snapshot.put_pod(&Arc::new(placed));
                 world.snapshot.forget_nomination(&pod.metadata.key());
-                Box::pin(self.place(pod, node))
+                world.snapshot.shelf.promise(&bindings, &node);
+                if bindings.is_empty() {
+                    return Action::Short(Box::pin(self.place(pod, node)));
+                }
+                Action::Long(Box::pin(self.bind_and_place(pod, node, bindings)))
             }
             Decision::Refuse { message, preemption } => {
                 if let Some(preemption) = &preemption {
                     world.snapshot.nominate(&pod, &preemption.node);
                 }
-                Box::pin(self.refuse(pod, message, preemption))
+                Action::Short(Box::pin(self.refuse(pod, message, preemption)))
             }
         }
+    }
+
+    async fn bind_and_place(&self, pod: PodRef, node: String, bindings: Vec<Binding>) {
+        let bound = self.storage.bind(&self.api, &bindings, &node).await;
+        self.world.lock().snapshot.shelf.take_back(&bindings);
+        match bound {
+            Ok(()) => self.place(pod, node).await,
+            Err(error) => {
+                let message = format!("running PreBind plugin \"VolumeBinding\": {error}");
+                self.not_placed(&pod, &message);
+            }
+        }
+    }
+
+    /// Takes back what was assumed, and has the pod tried again.
+    fn not_placed(&self, pod: &Pod, message: &str) {
+        let meta = &pod.metadata;
+        {
+            let mut world = self.world.lock();
+            if world.assumed.remove(&meta.uid).is_some() {
+                world.snapshot.remove_pod(&meta.key());
+            }
+        }
+        self.queue.failed(&meta.key());
+        self.recorder.record(Note::warning(meta.reference(&kind::POD), "FailedScheduling", message));
     }
 
     async fn place(&self, pod: PodRef, node: String) {
@@ -219,19 +272,16 @@ impl Scheduler {
             }
             Err(error) => {
                 tracing::debug!(pod = %meta.key(), %error, "a pod could not be bound");
-                {
+                if error.is_not_found() {
                     let mut world = self.world.lock();
                     if world.assumed.remove(&meta.uid).is_some() {
                         world.snapshot.remove_pod(&meta.key());
                     }
-                }
-                if error.is_not_found() {
+                    drop(world);
                     self.queue.remove(&meta.key());
                     return;
                 }
-                self.queue.failed(&meta.key());
-                let message = format!("binding rejected: {error}");
-                self.recorder.record(Note::warning(meta.reference(&kind::POD), "FailedScheduling", message));
+                self.not_placed(&pod, &format!("binding rejected: {error}"));
             }
         }
     }

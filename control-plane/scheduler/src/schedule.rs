@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::filters::{Prepared, Refusal, check};
+use crate::filters::{Binding, Prepared, Refusal, check};
 use crate::preemption::{Budget, Preemption, preempt};
 use crate::scores::score;
 use crate::snapshot::{NodeInfo, Snapshot};
@@ -18,6 +18,8 @@ pub enum Decision {
     Place {
         /// Where.
         node: String,
+        /// What is to be done for its claims first.
+        bindings: Vec<Binding>,
     },
     /// It is not.
     Refuse {
@@ -41,6 +43,14 @@ pub fn schedule(snapshot: &Snapshot, pod: &Pod, budgets: &[Budget], turn: usize)
         return Decision::Refuse { message: "no nodes available to schedule pods".into(), preemption: None };
     }
     let prepared = Prepared::new(snapshot, pod, &|_| false);
+    if let Some(why) = prepared.refusal() {
+        let none = format!("0/{} nodes are available:", nodes.len());
+        let message =
+            format!("{none} {why}. preemption: {none} {} Preemption is not helpful for scheduling.", nodes.len());
+        return Decision::Refuse { message, preemption: None };
+    }
+    let place =
+        |node: &Node| Decision::Place { node: node.metadata.name.clone(), bindings: prepared.bindings(snapshot, node) };
     let enough = enough_nodes(nodes.len());
     let start = turn % nodes.len();
     let mut feasible: Vec<(&Node, &NodeInfo)> = Vec::new();
@@ -48,13 +58,14 @@ pub fn schedule(snapshot: &Snapshot, pod: &Pod, budgets: &[Budget], turn: usize)
     // The node that room was made on comes first, and is taken if it is free now.
     if let Some(info) = snapshot.nodes.get(&pod.nominated_node)
         && let Some(node) = info.node.as_deref()
-        && check(pod, node, info, &nominated_on(snapshot, pod, &node.metadata.name), &prepared).is_ok()
+        && check(pod, (node, info), &nominated_on(snapshot, pod, &node.metadata.name), &snapshot.shelf, &prepared)
+            .is_ok()
     {
-        return Decision::Place { node: node.metadata.name.clone() };
+        return place(node);
     }
     for (node, info) in nodes[start..].iter().chain(&nodes[..start]) {
         let nominated = nominated_on(snapshot, pod, &node.metadata.name);
-        match check(pod, node, info, &nominated, &prepared) {
+        match check(pod, (node, info), &nominated, &snapshot.shelf, &prepared) {
             Ok(()) => feasible.push((node, info)),
             Err(refusal) => {
                 refusals.insert(node.metadata.name.clone(), refusal);
@@ -73,7 +84,7 @@ pub fn schedule(snapshot: &Snapshot, pod: &Pod, budgets: &[Budget], turn: usize)
         x.total_cmp(y).then_with(|| tie(pod, &a.metadata.name).cmp(&tie(pod, &b.metadata.name)))
     });
     match best {
-        Some(((node, _), _)) => Decision::Place { node: node.metadata.name.clone() },
+        Some(((node, _), _)) => place(node),
         None => refuse(snapshot, pod, &refusals, budgets),
     }
 }

@@ -78,7 +78,9 @@ fn soft_taints(pod: &Pod, node: &Node) -> f64 {
 
 fn node_affinity(pod: &Pod, node: &Node) -> f64 {
     let preferred = pod.affinity.iter().flat_map(|a| &a.node_affinity.preferred);
-    float(preferred.filter(|p| p.preference.matches(node)).map(|p| p.weight).sum())
+    float(
+        preferred.filter(|p| p.preference.matches(&node.metadata.name, &node.metadata.labels)).map(|p| p.weight).sum(),
+    )
 }
 
 /// The fewer of its like are there, the better: by the pod's own soft constraints or, if it has none at all, over nodes

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use xebec_controllers::runtime::meta::Key;
 
+use crate::filters::Shelf;
 use crate::views::{Namespaces, Node, PodRef, Resources};
 
 /// A node, and what is placed on it.
@@ -67,6 +68,8 @@ pub struct Snapshot {
     pub attracting: BTreeSet<Key>,
     /// Pods for which room is being made, by node.
     pub nominated: BTreeMap<String, BTreeMap<Key, PodRef>>,
+    /// Claims, and what there is for them.
+    pub shelf: Shelf,
     /// On how many nodes each image is, with its size in bytes.
     pub images: BTreeMap<String, (usize, i64)>,
 }

@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use xebec_controllers::runtime::cache::View;
 use xebec_controllers::runtime::kind::{self, Kind};
-use xebec_controllers::runtime::labels::{LabelSelector, Requirement};
+use xebec_controllers::runtime::labels::LabelSelector;
 use xebec_controllers::runtime::meta::{Condition, Meta, exact, null_default};
-use xebec_controllers::views::{Taint, Toleration};
+use xebec_controllers::views::{ClaimUse, Taint, Toleration, claim_uses};
+pub use xebec_controllers::views::{NodeSelector, NodeTerm};
 use xebec_schema::quantity::Quantity;
 
 /// What a container that asks for nothing is taken to use when nodes are scored: 100m and 200 MB.
@@ -123,6 +124,8 @@ pub struct Pod {
     pub tolerations: Vec<Toleration>,
     /// How it is to be spread with its like.
     pub spread: Vec<SpreadConstraint>,
+    /// The claims that its volumes stand for.
+    pub claims: Box<[ClaimUse]>,
     /// It is not to be placed while there are any.
     pub gates: usize,
     /// It has ended.
@@ -148,6 +151,14 @@ impl Pod {
     /// Whether it puts up with a taint.
     pub fn tolerates(&self, taint: &Taint) -> bool {
         self.tolerations.iter().any(|t| t.tolerates(taint))
+    }
+
+    /// The names of the claims that it uses, and whether each is made for it.
+    pub fn claims(&self) -> impl Iterator<Item = (String, bool)> + '_ {
+        self.claims.iter().map(|claim| match claim {
+            ClaimUse::Named(name) => (name.to_string(), false),
+            ClaimUse::Ephemeral(volume) => (format!("{}-{volume}", self.metadata.name), true),
+        })
     }
 
     /// The uid of the owner that manages it: pods that have the same are spread.
@@ -205,6 +216,8 @@ struct RawSpec {
     tolerations: Vec<Toleration>,
     #[serde(deserialize_with = "null_default")]
     topology_spread_constraints: Vec<SpreadConstraint>,
+    #[serde(rename = "volumes", deserialize_with = "claim_uses")]
+    claims: Box<[ClaimUse]>,
     #[serde(deserialize_with = "null_default")]
     scheduling_gates: Vec<serde::de::IgnoredAny>,
 }
@@ -328,6 +341,7 @@ impl From<RawPod> for Pod {
             affinity: spec.affinity,
             tolerations,
             spread: spec.topology_spread_constraints,
+            claims: spec.claims,
             gates: spec.scheduling_gates.len(),
             is_finished: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
             nominated_node: status.nominated_node_name,
@@ -421,42 +435,6 @@ pub struct NodeAffinity {
     /// What nodes had better be like.
     #[serde(rename = "preferredDuringSchedulingIgnoredDuringExecution", deserialize_with = "null_default")]
     pub preferred: Vec<PreferredNode>,
-}
-
-/// `core/v1 NodeSelector`: any of the terms.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct NodeSelector {
-    /// The terms.
-    #[serde(deserialize_with = "null_default")]
-    pub node_selector_terms: Vec<NodeTerm>,
-}
-
-/// `core/v1 NodeSelectorTerm`: all of the requirements; an empty term selects nothing.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct NodeTerm {
-    /// On labels.
-    #[serde(deserialize_with = "null_default")]
-    pub match_expressions: Vec<Requirement>,
-    /// On fields: `metadata.name`.
-    #[serde(deserialize_with = "null_default")]
-    pub match_fields: Vec<Requirement>,
-}
-
-impl NodeTerm {
-    /// Whether a node meets the term.
-    pub fn matches(&self, node: &Node) -> bool {
-        if self.match_expressions.is_empty() && self.match_fields.is_empty() {
-            return false;
-        }
-        let fields = || BTreeMap::from([("metadata.name".to_owned(), node.metadata.name.clone())]);
-        self.match_expressions.iter().all(|r| r.matches(&node.metadata.labels))
-            && (self.match_fields.is_empty() || {
-                let fields = fields();
-                self.match_fields.iter().all(|r| r.matches(&fields))
-            })
-    }
 }
 
 /// `core/v1 PreferredSchedulingTerm`.
@@ -653,10 +631,5 @@ mod tests {
         assert_eq!(pod("2", "1", "Deferred").requests.cpu_milli, 2000);
         assert_eq!(pod("1", "2", "Deferred").requests.cpu_milli, 2000);
         assert_eq!(pod("2", "1", "Infeasible").requests.cpu_milli, 1000);
-    }
-
-    #[test]
-    fn an_empty_term_selects_nothing() {
-        assert!(!NodeTerm::default().matches(&Node::default()));
     }
 }

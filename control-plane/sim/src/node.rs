@@ -109,8 +109,10 @@ impl Heart {
             Err(error) if error.is_not_found() => {}
             other => return other.map(drop),
         }
-        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name, "labels": {
-            "kubernetes.io/hostname": self.name, "kubernetes.io/os": "linux"}}, "status": self.status()});
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name,
+            "labels": {"kubernetes.io/hostname": self.name, "kubernetes.io/os": "linux"},
+            "annotations": {xebec_controllers::persistent_volume::provision::DIRECTORY: "/var/lib/volumes"}},
+            "status": self.status()});
         self.api.create(&kind::NODE, "", &node).await?;
         self.api.patch(&kind::NODE, "", &self.name, "status", PatchKind::Strategic, &status).await.map(drop)
     }

@@ -87,7 +87,8 @@ impl Sim {
         let server = start_server(&store, &clock, &random, &cancel).await;
         let client = || server.client(UserInfo::system("system:simulation"));
         let api = Api::new(client());
-        let desired = bootstrap::desired(&facts());
+        let mut desired = bootstrap::desired(&facts());
+        desired.push(xebec_controllers::persistent_volume::provision::class());
         if let Err(error) = bootstrap::reconcile(&client(), desired).await {
             panic!("the first objects cannot be made: {error}");
         }

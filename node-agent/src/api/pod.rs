@@ -485,6 +485,8 @@ pub struct Volume {
     pub projected: Option<Projected>,
     #[serde(rename = "downwardAPI")]
     pub downward_api: Option<DownwardVolume>,
+    pub persistent_volume_claim: Option<ClaimVolume>,
+    pub ephemeral: Option<Value>,
     /// Everything else: a kind of volume that this agent does not have.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
@@ -498,6 +500,13 @@ pub struct EmptyDir {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClaimVolume {
+    pub claim_name: String,
+    pub read_only: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HostPath {
     pub path: String,

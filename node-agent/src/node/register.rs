@@ -17,6 +17,7 @@ use crate::api::{ApiError, Meta, Rest};
 use crate::events::{About, Recorder};
 use crate::images::manifest::architecture;
 use crate::runtime::{Images, Runtime};
+use crate::volumes::persistent;
 
 /// How often the machine and the runtime are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -86,11 +87,17 @@ async fn try_register(config: &NodeConfig, rest: &Rest) -> Result<String, ApiErr
         Err(error) if error.is_not_found() => None,
         Err(error) => return Err(error),
     };
+    let volumes = config.data.join(persistent::DIRECTORY).display().to_string();
+    let annotations = BTreeMap::from([(persistent::DIRECTORY_ANNOTATION.to_owned(), volumes)]);
     match existing {
         Some(meta) => {
-            // Labels that were put there by others stay.
-            if labels.iter().any(|(key, value)| meta.labels.get(key) != Some(value)) {
-                rest.patch::<Value>(&path, &json!({ "metadata": { "labels": labels } })).await?;
+            // What was put there by others stays.
+            let lacks = |has: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>| {
+                wanted.iter().any(|(key, value)| has.get(key) != Some(value))
+            };
+            if lacks(&meta.labels, &labels) || lacks(&meta.annotations, &annotations) {
+                let patch = json!({ "metadata": { "labels": labels, "annotations": annotations } });
+                rest.patch::<Value>(&path, &patch).await?;
             }
             Ok(meta.uid)
         }
@@ -100,7 +107,8 @@ async fn try_register(config: &NodeConfig, rest: &Rest) -> Result<String, ApiErr
                 spec["taints"] = json!(config.taints);
             }
             let node = json!({
-                "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "labels": labels }, "spec": spec,
+                "apiVersion": "v1", "kind": "Node", "spec": spec,
+                "metadata": { "name": name, "labels": labels, "annotations": annotations },
             });
             let made: Node = rest.post("/api/v1/nodes", &node).await?;
             Ok(made.metadata.uid)

@@ -303,6 +303,17 @@ impl Runtime for FakeRuntime {
         Ok(Usage { cpu_ns: u64::try_from(cpu_ns).unwrap_or(u64::MAX), memory_working_set_bytes: 1 << 20 })
     }
 
+    async fn node_usage(&self) -> Result<Usage, RuntimeError> {
+        let ids: Vec<String> = self.state.lock().containers.keys().cloned().collect();
+        let mut sum = Usage::default();
+        for id in ids {
+            let usage = self.usage(&id).await?;
+            sum.cpu_ns += usage.cpu_ns;
+            sum.memory_working_set_bytes += usage.memory_working_set_bytes;
+        }
+        Ok(sum)
+    }
+
     async fn stdin(&self, _id: &str, _once: bool) -> Result<mpsc::Sender<Bytes>, RuntimeError> {
         Err(RuntimeError::Invalid("a simulated container has no standard input".to_owned()))
     }

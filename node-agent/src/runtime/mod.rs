@@ -372,6 +372,9 @@ pub trait Runtime: Send + Sync + 'static {
     /// What a container uses.
     async fn usage(&self, id: &str) -> Result<Usage, RuntimeError>;
 
+    /// What the node uses as a whole.
+    async fn node_usage(&self) -> Result<Usage, RuntimeError>;
+
     /// A container's standard input, if it was created with one: to write to, until dropped. With `once` it is closed
     /// then, for good (`stdinOnce`).
     async fn stdin(&self, id: &str, once: bool) -> Result<mpsc::Sender<Bytes>, RuntimeError>;

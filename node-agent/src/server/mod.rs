@@ -4,6 +4,7 @@ mod authorize;
 pub mod backend;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use self::backend::RuntimeBackend;
 use crate::drain::ledger::Ledger;
 use crate::pods::manager::Pods;
 use crate::sight::Sight;
+use crate::stats::Stats;
 use crate::streams;
 
 /// How long a client may take to say hello.
@@ -42,13 +44,23 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// The kubelet API's paths.
-pub fn router(backend: Arc<RuntimeBackend>, pods: Pods, ledger: Ledger, sight: Arc<Sight>, clock: Clock) -> Router {
+pub fn router(
+    backend: Arc<RuntimeBackend>,
+    pods: Pods,
+    ledger: Ledger,
+    sight: Arc<Sight>,
+    stats: Arc<Stats>,
+    persistent_root: PathBuf,
+    clock: Clock,
+) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/pods", get(list_pods))
         .with_state(pods)
         .merge(crate::drain::answer::router(ledger))
         .merge(crate::sight::router(sight))
+        .merge(crate::stats::router(stats))
+        .merge(crate::volumes::persistent::router(persistent_root))
         .merge(streams::router(backend, clock))
 }
 

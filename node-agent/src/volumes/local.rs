@@ -21,6 +21,7 @@ use self::mounts::{bind_beneath, mount_tmpfs, unmount_below};
 use self::refresh::Refresh;
 use super::files::{self, ClusterDns};
 use super::objects::Objects;
+use super::persistent::{self, Found};
 use super::{Ended, PodVolumes, VolumeError, Volumes};
 use crate::api::pod::{Container, EmptyDir, HostPath, Volume};
 use crate::api::{Pod, Rest};
@@ -35,6 +36,8 @@ use crate::runtime::Mount;
 pub struct LocalVolumesConfig {
     /// Pods' directories: `<this>/<uid>`.
     pub pod_root: PathBuf,
+    /// The directories of volumes that outlive pods: `<this>/<volume>_<namespace>_<claim>`.
+    pub persistent_root: PathBuf,
     /// Pods' logs.
     pub log_root: PathBuf,
     /// The node's resolver: `/etc/resolv.conf`.
@@ -139,6 +142,12 @@ impl Inner {
         if let Some(host) = &volume.host_path {
             return host_path(host);
         }
+        if let Some(claim) = &volume.persistent_volume_claim {
+            return self.persistent(pod, &claim.claim_name, false).await;
+        }
+        if volume.ephemeral.is_some() {
+            return self.persistent(pod, &format!("{}-{}", pod.metadata.name, volume.name), true).await;
+        }
         let (kind, in_memory) = match volume {
             Volume { config_map: Some(_), .. } => ("configmap", false),
             Volume { secret: Some(_), .. } => ("secret", true),
@@ -156,6 +165,18 @@ impl Inner {
             make_dir(&path, 0o755)?;
         }
         refresh.add(self, pod, volume, &path).await?;
+        Ok(path)
+    }
+
+    async fn persistent(&self, pod: &Pod, claim: &str, ephemeral: bool) -> Result<PathBuf, VolumeError> {
+        let path = match persistent::find(&self.rest, pod, claim, ephemeral).await? {
+            Found::HostPath(path) => return host_path(&path),
+            Found::Local(path) => path,
+        };
+        persistent::prepare(&path, &self.config.persistent_root)?;
+        if let Some(group) = fs_group(pod) {
+            persistent::give_to(&path, group, &pod.spec.security_context.fs_group_change_policy)?;
+        }
         Ok(path)
     }
 
@@ -191,10 +212,11 @@ impl Inner {
                 || volume.secret.is_some()
                 || volume.projected.is_some()
                 || volume.downward_api.is_some();
+            let claimed_read_only = volume.persistent_volume_claim.as_ref().is_some_and(|claim| claim.read_only);
             mounts.push(Mount {
                 host,
                 container: clean(&wanted.mount_path),
-                read_only: wanted.read_only || made_of_objects,
+                read_only: wanted.read_only || made_of_objects || claimed_read_only,
                 propagation: match wanted.mount_propagation.as_str() {
                     "HostToContainer" => "rslave",
                     "Bidirectional" => "rshared",

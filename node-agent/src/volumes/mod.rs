@@ -5,6 +5,7 @@ pub mod files;
 pub mod local;
 pub mod objects;
 pub mod payload;
+pub mod persistent;
 mod token;
 
 use std::collections::BTreeMap;

@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 
 use crate::authn::UserInfo;
 use crate::cache::resource::ResourceCache;
+use crate::computed::ComputedApi;
 use crate::server::ApiServer;
 
 pub(crate) use remote::Remote;
@@ -41,6 +42,8 @@ const RETRY: Duration = Duration::from_secs(2);
 pub(crate) struct Aggregated {
     /// By group and version.
     remotes: ArcSwap<BTreeMap<(String, String), Arc<Remote>>>,
+    /// What is served by this process without being stored: in documents, it is as if others served it.
+    built_in: Vec<Arc<Remote>>,
     /// Changes with them.
     generation: AtomicU64,
     /// Told when this server serves other kinds than before.
@@ -48,6 +51,18 @@ pub(crate) struct Aggregated {
 }
 
 impl Aggregated {
+    /// With what this process serves without storing it.
+    pub(crate) fn new(apis: &[Arc<dyn ComputedApi>]) -> Self {
+        let built_in = apis.iter().map(|api| Arc::new(Remote::built_in(&**api))).collect();
+        Self { built_in, ..Self::default() }
+    }
+
+    /// A version of a group that this process serves, unless another server does.
+    pub(crate) fn built_in(&self, group: &str, version: &str) -> Option<&Arc<Remote>> {
+        let found = self.built_in.iter().find(|own| own.group == group && own.version == version)?;
+        self.remote(group, version).is_none().then_some(found)
+    }
+
     /// Who serves a version of a group, if it is another server.
     pub(crate) fn remote(&self, group: &str, version: &str) -> Option<Arc<Remote>> {
         let remotes = self.remotes.load();
@@ -69,9 +84,11 @@ impl Aggregated {
         }
     }
 
-    /// All other servers that can be reached.
+    /// All other servers that can be reached, and what this process serves as if it were another.
     pub(crate) fn available(&self) -> Vec<Arc<Remote>> {
-        self.remotes.load().values().filter(|remote| remote.available).cloned().collect()
+        let own = self.built_in.iter().filter(|own| self.built_in(&own.group, &own.version).is_some());
+        let own: Vec<Arc<Remote>> = own.cloned().collect();
+        self.remotes.load().values().filter(|remote| remote.available).cloned().chain(own).collect()
     }
 
     /// A number that changes with what other servers serve.
@@ -160,7 +177,9 @@ impl Aggregator {
     /// Makes the APIServices of what this server serves, and removes those of what it does not serve any more.
     async fn keep_local(&self, services: &[Value]) {
         let registry = self.server.shared().registry.load_full();
-        for (method, path, body) in local::plan(&registry, services) {
+        let computed = &self.server.shared().extensions.apis;
+        let computed: Vec<_> = computed.iter().map(|api| (api.group(), api.version())).collect();
+        for (method, path, body) in local::plan(&registry, &computed, services) {
             let (code, answer) = self.request(method, &path, body).await;
             if code >= 300 && !matches!(code, 404 | 409) {
                 let why = String::from_utf8_lossy(&answer).into_owned();

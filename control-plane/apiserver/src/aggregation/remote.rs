@@ -14,6 +14,7 @@ use super::tls::{self, Identity};
 use super::{proxy, text};
 use crate::authn::UserInfo;
 use crate::body::RequestBody;
+use crate::computed::{self, ComputedApi};
 use crate::json::{decode, list};
 use crate::reader::Reader;
 use crate::server::Shared;
@@ -148,6 +149,18 @@ impl Remote {
         let tls = tls::config(&authorities, verify, identity)?;
         let http = streaming(server.cache.clone(), target(service), tls);
         Ok(Self { http: Some(http), ..Self::unreachable(service) })
+    }
+
+    /// What this process serves without storing it.
+    pub(super) fn built_in(api: &dyn ComputedApi) -> Self {
+        Self {
+            group: api.group().to_owned(),
+            version: api.version().to_owned(),
+            available: true,
+            resources: computed::resources(api),
+            priorities: super::local::COMPUTED_PRIORITIES,
+            ..Self::unreachable(&Value::Null)
+        }
     }
 
     fn unreachable(service: &Value) -> Self {

@@ -8,6 +8,7 @@
 mod families;
 mod held;
 mod range;
+mod records;
 mod service;
 
 #[cfg(test)]
@@ -21,13 +22,13 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use serde_json::Value;
-use xebec_clock::Random;
+use xebec_clock::{Clock, Random};
 use xebec_schema::field::Error as FieldError;
 use xebec_schema::status::Status;
 
 use self::held::Held;
 use self::range::{AddressRange, PortRange};
-use crate::admission::{Operation, Plugin, Review};
+use crate::admission::{Operation, Plugin, Review, Rider};
 use crate::json::{decode, text};
 use crate::reader::Reader;
 
@@ -37,8 +38,9 @@ const PENDING: Duration = Duration::from_secs(15);
 /// Gives addresses and ports to services.
 pub struct ServiceAllocator {
     reader: Arc<dyn Reader>,
+    clock: Clock,
     random: Random,
-    /// The first is of the family that services have if they do not say.
+    /// What the cluster was started with. The first is of the family that services have if they do not say.
     addresses: Vec<AddressRange>,
     ports: PortRange,
     state: Mutex<State>,
@@ -58,9 +60,15 @@ type Owner = (String, String);
 
 impl ServiceAllocator {
     /// `service_cidrs`: one of a family, or one of each, the preferred one first. `node_ports`: first and last.
-    pub fn new(reader: Arc<dyn Reader>, random: Random, service_cidrs: &[IpNet], node_ports: (u16, u16)) -> Self {
+    pub fn new(
+        reader: Arc<dyn Reader>,
+        (clock, random): (Clock, Random),
+        service_cidrs: &[IpNet],
+        node_ports: (u16, u16),
+    ) -> Self {
         Self {
             reader,
+            clock,
             random,
             addresses: service_cidrs.iter().map(|cidr| AddressRange::new(*cidr)).collect(),
             ports: PortRange::new(node_ports),
@@ -146,11 +154,20 @@ impl Trial<'_> {
         })
     }
 
+    /// Whether the service has the address already, in the store.
+    fn has(&self, address: IpAddr) -> bool {
+        let entry = self.allocator.reader.get("", "services", &self.owner.0, &self.owner.1);
+        entry.is_some_and(|entry| service::addresses(&decode(&entry.bytes)).contains(&address))
+    }
+
     /// Takes the address, unless somebody else has it.
     fn take_address(&mut self, address: IpAddr) -> bool {
         if let Some(holder) = self.state.addresses.other(&address, self.owner)
             && (holder.is_pending() || self.is_stored(&holder.owner, |s| service::addresses(s).contains(&address)))
         {
+            return false;
+        }
+        if records::is_taken(&*self.allocator.reader, address, self.owner) {
             return false;
         }
         if self.state.addresses.take(address, self.owner) {
@@ -178,15 +195,17 @@ impl Trial<'_> {
         }
         let asked = service::addresses(service);
         let mut given = Vec::new();
+        let ranges = records::ranges(&*self.allocator.reader, &self.allocator.addresses);
         for family in families {
             let is_ipv4 = family == "IPv4";
-            let range = self.allocator.addresses.iter().find(|r| r.is_ipv4() == is_ipv4);
-            let address = match (range, asked.iter().find(|a| a.is_ipv4() == is_ipv4)) {
-                (Some(range), Some(address)) => self.asked_address(range, *address)?,
-                (Some(range), None) => self.any_address(range)?,
+            let ranges: Vec<&AddressRange> = ranges.iter().filter(|r| r.is_ipv4() == is_ipv4).collect();
+            let configured = self.allocator.addresses.iter().any(|r| r.is_ipv4() == is_ipv4);
+            let address = match asked.iter().find(|a| a.is_ipv4() == is_ipv4) {
+                Some(address) if configured => self.asked_address(&ranges, *address)?,
                 // Of a family that the cluster had once.
-                (None, Some(address)) => *address,
-                (None, None) => continue,
+                Some(address) => *address,
+                None if configured => self.any_address(&ranges)?,
+                None => continue,
             };
             given.push(address);
         }
@@ -194,10 +213,17 @@ impl Trial<'_> {
         Ok(())
     }
 
-    fn asked_address(&mut self, range: &AddressRange, address: IpAddr) -> Result<IpAddr, Failure> {
-        let problem = if !range.contains(address) {
-            let cidr = range.cidr();
-            format!("the provided IP ({address}) is not in the valid range. The range of valid IPs is {cidr}")
+    fn asked_address(&mut self, ranges: &[&AddressRange], address: IpAddr) -> Result<IpAddr, Failure> {
+        let problem = if self.has(address) {
+            // What a service has it keeps, though its range may be on its way out.
+            return Ok(address);
+        } else if !ranges.iter().any(|range| range.contains(address)) {
+            match ranges.iter().map(|range| range.cidr()).find(|cidr| cidr.contains(&address)) {
+                Some(cidr) => {
+                    format!("the provided IP ({address}) is not in the valid range. The range of valid IPs is {cidr}")
+                }
+                None => "the provided network does not match the current range".to_owned(),
+            }
         } else if !self.take_address(address) {
             "provided IP is already allocated".to_owned()
         } else {
@@ -210,14 +236,15 @@ impl Trial<'_> {
 
     /// A free address; from the upper part of the range if there is one, so that the lower stays for those who choose
     /// (KEP-3070).
-    fn any_address(&mut self, range: &AddressRange) -> Result<IpAddr, Failure> {
-        for candidate in range.candidates(&self.allocator.random) {
+    fn any_address(&mut self, ranges: &[&AddressRange]) -> Result<IpAddr, Failure> {
+        let random = &self.allocator.random;
+        for candidate in ranges.iter().flat_map(|range| range.candidates(random)) {
             if self.state.addresses.is_free(&candidate) && self.take_address(candidate) {
                 return Ok(candidate);
             }
         }
         // All are given out; some of them may be held for nobody.
-        for candidate in range.candidates(&self.allocator.random) {
+        for candidate in ranges.iter().flat_map(|range| range.candidates(random)) {
             if self.take_address(candidate) {
                 return Ok(candidate);
             }
@@ -311,5 +338,27 @@ impl Plugin for ServiceAllocator {
             }
             Failure::Full(why) => Status::internal(why),
         })
+    }
+
+    fn rides(&self) -> bool {
+        true
+    }
+
+    async fn ride(&self, review: &Review<'_>) -> Result<Rider, Status> {
+        let about = review.resource.group.is_empty() && review.resource.plural == "services";
+        if !about || !review.subresource.is_empty() {
+            return Ok(Rider::default());
+        }
+        let addresses = |service: &Value| match service::needs_addresses(service) {
+            true => service::addresses(service),
+            false => Vec::new(),
+        };
+        let had = review.old.map(addresses).unwrap_or_default();
+        let wanted = match review.operation {
+            Operation::Create | Operation::Update => review.object.as_ref().map(addresses).unwrap_or_default(),
+            Operation::Delete | Operation::Connect => Vec::new(),
+        };
+        let maker = records::Maker { reader: &*self.reader, clock: &self.clock, random: &self.random };
+        maker.ride(&(review.namespace.to_owned(), review.name.to_owned()), &had, &wanted)
     }
 }

@@ -10,6 +10,7 @@ use xebec_clock::Random;
 const MOST: u128 = 1 << 20;
 
 /// Addresses for services. Neither the first nor the last of the network are used (the last of an IPv6 network is).
+#[derive(Clone)]
 pub(super) struct AddressRange {
     cidr: IpNet,
     first: u128,

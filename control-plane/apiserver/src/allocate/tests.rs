@@ -20,7 +20,7 @@ struct World {
 fn world(cidrs: &[&str], ports: (u16, u16)) -> World {
     let reader = FakeReader::new();
     let cidrs: Vec<IpNet> = cidrs.iter().map(|c| c.parse().unwrap()).collect();
-    let allocator = ServiceAllocator::new(reader.clone(), Random::seeded(1), &cidrs, ports);
+    let allocator = ServiceAllocator::new(reader.clone(), (Clock::system(), Random::seeded(1)), &cidrs, ports);
     World { reader, allocator }
 }
 
@@ -111,7 +111,7 @@ async fn an_address_is_given_once() {
             .put("c", json!({"clusterIP": "10.97.0.1"}))
             .await
             .unwrap_err()
-            .ends_with("the provided IP (10.97.0.1) is not in the valid range. The range of valid IPs is 10.96.0.0/16")
+            .ends_with("the provided network does not match the current range")
     );
 }
 
@@ -364,4 +364,109 @@ proptest! {
             }
         });
     }
+}
+
+impl World {
+    /// What is written with a service.
+    async fn ride(
+        &self,
+        operation: Operation,
+        name: &str,
+        new: Option<Value>,
+        old: Option<&Value>,
+    ) -> Result<Rider, Status> {
+        let registry = Registry::builtin();
+        let user = UserInfo::system("x");
+        let review = Review {
+            user: &user,
+            resource: registry.get("", "v1", "services").unwrap(),
+            requested: registry.get("", "v1", "services").unwrap(),
+            registry: Arc::default(),
+            subresource: "",
+            operation,
+            namespace: "ns",
+            name,
+            object: new,
+            old,
+            call: None,
+            dry_run: false,
+            reinvocation: Default::default(),
+            warnings: Vec::new(),
+            annotations: Vec::new(),
+        };
+        self.allocator.ride(&review).await
+    }
+
+    fn put_address(&self, address: &str, parent: Value) {
+        let object = json!({"metadata": {"name": address}, "spec": {"parentRef": parent}});
+        self.reader.put("networking.k8s.io", "ipaddresses", object);
+    }
+}
+
+fn with_address(address: &str) -> Value {
+    json!({"metadata": {"name": "a", "namespace": "ns"}, "spec": {"clusterIP": address, "clusterIPs": [address]}})
+}
+
+#[tokio::test]
+async fn an_address_object_comes_and_goes_with_its_service() {
+    let world = usual();
+    let key = |address: &str| format!("/registry/networking.k8s.io/ipaddresses/{address}");
+    let rider = world.ride(Operation::Create, "a", Some(with_address("10.96.0.7")), None).await.unwrap();
+    assert_eq!(rider.conditions, [xebec_store::Condition::Absent(key("10.96.0.7"))]);
+    let [xebec_store::Operation::Put(put, bytes)] = rider.operations.as_slice() else { panic!("one address") };
+    let object = decode(bytes);
+    assert_eq!(*put, key("10.96.0.7"));
+    assert_eq!(object["spec"]["parentRef"], json!({"resource": "services", "namespace": "ns", "name": "a"}));
+    assert_eq!(object["metadata"]["labels"]["ipaddress.kubernetes.io/ip-family"], "IPv4");
+    world.put_address("10.96.0.7", object["spec"]["parentRef"].clone());
+    let old = with_address("10.96.0.7");
+    let same = world.ride(Operation::Update, "a", Some(old.clone()), Some(&old)).await.unwrap();
+    assert!(same.operations.is_empty(), "what is there is not written again");
+    let gone = world.ride(Operation::Delete, "a", None, Some(&old)).await.unwrap();
+    assert_eq!(gone.operations, [xebec_store::Operation::Delete(key("10.96.0.7"))]);
+    let external = json!({"spec": {"type": "ExternalName"}});
+    let left = world.ride(Operation::Update, "a", Some(external), Some(&old)).await.unwrap();
+    assert_eq!(left.operations, gone.operations);
+}
+
+#[tokio::test]
+async fn an_address_that_stands_for_something_else_is_not_given() {
+    let world = world(&["10.0.0.0/30"], (30000, 32767));
+    world.put_address("10.0.0.1", json!({"group": "gateway.networking.k8s.io", "resource": "gateways", "name": "g"}));
+    let given = world.put("a", json!({})).await.unwrap();
+    assert_eq!(given["clusterIP"], "10.0.0.2");
+    let refused = world.put("b", json!({"clusterIP": "10.0.0.1"})).await.unwrap_err();
+    assert!(refused.ends_with("failed to allocate IP 10.0.0.1: provided IP is already allocated"), "{refused}");
+    let late = world.ride(Operation::Create, "c", Some(with_address("10.0.0.1")), None).await;
+    assert!(late.err().unwrap().message.ends_with("provided IP is already allocated"));
+    // One whose service is gone is free.
+    world.put_address("10.0.0.1", json!({"resource": "services", "namespace": "ns", "name": "gone"}));
+    let rider = world.ride(Operation::Create, "c", Some(with_address("10.0.0.1")), None).await.unwrap();
+    assert!(matches!(rider.conditions.as_slice(), [xebec_store::Condition::Unchanged(..)]));
+    assert_eq!(world.put("b", json!({"clusterIP": "10.0.0.1"})).await.unwrap()["clusterIP"], "10.0.0.1");
+}
+
+#[tokio::test]
+async fn ranges_are_added_and_taken_away_while_running() {
+    let world = world(&["10.0.0.0/30"], (30000, 32767));
+    let cidr = |name: &str, net: &str, ready: &str, deleted: Value| {
+        json!({"metadata": {"name": name, "deletionTimestamp": deleted}, "spec": {"cidrs": [net]},
+            "status": {"conditions": [{"type": "Ready", "status": ready}]}})
+    };
+    world.put("a", json!({})).await.unwrap();
+    world.put("b", json!({})).await.unwrap();
+    let full = "failed to allocate a serviceIP: range is full";
+    assert!(world.put("c", json!({})).await.unwrap_err().ends_with(full));
+    let put = |object: Value| world.reader.put("networking.k8s.io", "servicecidrs", object);
+    put(cidr("more", "10.1.0.0/24", "False", Value::Null));
+    assert!(world.put("c", json!({})).await.is_err(), "not while it is not ready");
+    put(cidr("more", "10.1.0.0/24", "True", Value::Null));
+    let third = world.put("c", json!({})).await.unwrap();
+    assert!(text(&third, "/clusterIP").starts_with("10.1.0."), "{third}");
+    put(cidr("more", "10.1.0.0/24", "False", json!("2026-01-01T00:00:00Z")));
+    assert!(world.put("d", json!({})).await.is_err(), "not while it is being deleted");
+    assert!(world.change("c", third).await.is_ok(), "what a service has it keeps");
+    put(cidr("kubernetes", "10.0.0.0/30", "False", json!("2026-01-01T00:00:00Z")));
+    world.delete("a");
+    assert!(world.put("d", json!({})).await.unwrap_err().ends_with(full));
 }

@@ -31,6 +31,7 @@ pub fn desired(facts: &Facts) -> Vec<Value> {
     out.extend(objects::priority_classes());
     out.extend(flow_control());
     out.extend(roles::objects());
+    out.push(objects::service_cidr(facts));
     out.extend(objects::services(facts));
     out.extend(objects::endpoints(facts));
     out.extend(objects::config_maps(facts));
@@ -71,6 +72,8 @@ pub fn group_and_plural(kind: &str) -> Option<(&'static str, &'static str)> {
         "Service" => ("", "services"),
         "Endpoints" => ("", "endpoints"),
         "ConfigMap" => ("", "configmaps"),
+        "StorageClass" => ("storage.k8s.io", "storageclasses"),
+        "ServiceCIDR" => ("networking.k8s.io", "servicecidrs"),
         "EndpointSlice" => ("discovery.k8s.io", "endpointslices"),
         "FlowSchema" => (fairness::GROUP, "flowschemas"),
         "PriorityLevelConfiguration" => (fairness::GROUP, "prioritylevelconfigurations"),

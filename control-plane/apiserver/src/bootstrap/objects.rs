@@ -120,6 +120,16 @@ pub(super) fn services(facts: &Facts) -> Vec<Value> {
     ]
 }
 
+/// The ranges that services' addresses come from, unless others are added.
+pub(super) fn service_cidr(facts: &Facts) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": facts.service_cidrs.iter().map(|range| range.trunc().to_string()).collect::<Vec<_>>()},
+    })
+}
+
 /// Where the service `kubernetes` leads: it has no selector, so these are the server's to write.
 pub(super) fn endpoints(facts: &Facts) -> Vec<Value> {
     let address = facts.advertise_address.to_string();

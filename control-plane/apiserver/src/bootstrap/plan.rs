@@ -51,6 +51,10 @@ fn change(desired: &Value, current: Value) -> Option<Value> {
             add_subjects(desired, &mut after);
         }
         "FlowSchema" | "PriorityLevelConfiguration" if is_maintained(&after) => after["spec"] = desired["spec"].clone(),
+        // A second family may come to the first.
+        "ServiceCIDR" if list(&after, "/spec/cidrs") == &list(desired, "/spec/cidrs")[..1] => {
+            after["spec"] = desired["spec"].clone();
+        }
         "Endpoints" => after["subsets"] = desired["subsets"].clone(),
         "EndpointSlice" if after["addressType"] == desired["addressType"] => {
             after["endpoints"] = desired["endpoints"].clone();

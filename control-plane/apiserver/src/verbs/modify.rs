@@ -114,7 +114,12 @@ async fn change(
             return Ok(kept(old, &current));
         }
         let mut riders = Riders::default();
-        if how.admission && !plan.delete {
+        if plan.delete {
+            // Plugins refuse a deletion before it begins; here they only say what goes with the object.
+            let admission = Admission { operation: Operation::Delete, old: Some(&old), dry_run: how.dry_run };
+            let mut last = old.clone();
+            riders = admit::ride(call, admission, &mut last).await?;
+        } else if how.admission {
             let admission = Admission { operation: Operation::Update, old: Some(&old), dry_run: how.dry_run };
             riders = admit::ride(call, admission, &mut plan.new).await?;
         }

@@ -2,12 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::runtime::labels::Requirement;
-use crate::runtime::meta::null_default;
-use crate::views::{Node, Taint, Toleration};
+use crate::views::{Node, NodeTerm, Taint, Toleration};
 
 /// What is to become of the set's pod on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,21 +27,12 @@ const TOLERATED: [(&str, &str); 6] = [
 const NETWORK_UNAVAILABLE: (&str, &str) = ("node.kubernetes.io/network-unavailable", "NoSchedule");
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Term {
-    #[serde(deserialize_with = "null_default")]
-    match_expressions: Vec<Requirement>,
-    #[serde(deserialize_with = "null_default")]
-    match_fields: Vec<Requirement>,
-}
-
 /// What a pod's spec says of where it may run.
 pub(super) struct Rules {
     node_name: String,
     selector: BTreeMap<String, String>,
     /// Any of them is to match; `None` if there are none to match.
-    terms: Option<Vec<Term>>,
+    terms: Option<Vec<NodeTerm>>,
     tolerations: Vec<Toleration>,
 }
 
@@ -66,12 +54,7 @@ impl Rules {
         let labels = &node.metadata.labels;
         let named = self.node_name.is_empty() || self.node_name == node.metadata.name;
         let selected = self.selector.iter().all(|(k, v)| labels.get(k) == Some(v));
-        let fields = BTreeMap::from([("metadata.name".to_owned(), node.metadata.name.clone())]);
-        let matches = |term: &Term| {
-            (!term.match_expressions.is_empty() || !term.match_fields.is_empty())
-                && term.match_expressions.iter().all(|r| r.matches(labels))
-                && term.match_fields.iter().all(|r| r.matches(&fields))
-        };
+        let matches = |term: &NodeTerm| term.matches(&node.metadata.name, labels);
         let wanted = named && selected && self.terms.as_ref().is_none_or(|terms| terms.iter().any(matches));
         let unwelcome = |effects: &[&str]| {
             let mut taints = node.spec.taints.iter().filter(|taint| effects.contains(&taint.effect.as_str()));

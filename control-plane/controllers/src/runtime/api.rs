@@ -380,7 +380,8 @@ impl Scope {
     }
 }
 
-fn with_query(mut path: String, query: &[(&'static str, String)]) -> String {
+/// A path with a query.
+pub(crate) fn with_query(mut path: String, query: &[(&'static str, String)]) -> String {
     for (i, (key, value)) in query.iter().enumerate() {
         path.push(if i == 0 { '?' } else { '&' });
         path.push_str(key);

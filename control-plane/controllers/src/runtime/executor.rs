@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::api::{Api, ApiError};
 use super::cache::{Cache, Sink, View};
+use super::kind::Kind;
 use super::meta::{Key, Meta};
 use super::plan::{Action, IfExists, Note, Plan, Report, Verb, Write};
 use super::recorder::Recorder;
@@ -47,6 +48,13 @@ impl Sinks {
     pub fn add<V: View>(&mut self, cache: &Arc<Cache<V>>) {
         let kind = V::kind();
         self.0.insert((kind.group.to_string(), kind.plural.to_string()), cache.clone());
+    }
+
+    /// Hands the answer to a write to the kind's cache.
+    pub fn wrote(&self, kind: &Kind, body: &[u8]) {
+        if let Some(sink) = self.0.get(&(kind.group.to_string(), kind.plural.to_string())) {
+            sink.wrote(body);
+        }
     }
 }
 

@@ -66,6 +66,15 @@ macro_rules! kinds {
     };
 }
 
+/// `HorizontalPodAutoscaler` of the group `autoscaling`, in the version in which it is stored.
+pub static HORIZONTAL_POD_AUTOSCALER: Kind = Kind {
+    group: Cow::Borrowed("autoscaling"),
+    version: Cow::Borrowed("v2"),
+    plural: Cow::Borrowed("horizontalpodautoscalers"),
+    kind: Cow::Borrowed("HorizontalPodAutoscaler"),
+    namespaced: true,
+};
+
 kinds! {
     POD = "" "pods" "Pod" true;
     NODE = "" "nodes" "Node" false;
@@ -92,6 +101,9 @@ kinds! {
     CERTIFICATE_SIGNING_REQUEST =
         "certificates.k8s.io" "certificatesigningrequests" "CertificateSigningRequest" false;
     CLUSTER_ROLE = "rbac.authorization.k8s.io" "clusterroles" "ClusterRole" false;
+    STORAGE_CLASS = "storage.k8s.io" "storageclasses" "StorageClass" false;
+    SERVICE_CIDR = "networking.k8s.io" "servicecidrs" "ServiceCIDR" false;
+    IP_ADDRESS = "networking.k8s.io" "ipaddresses" "IPAddress" false;
     POD_DISRUPTION_BUDGET = "policy" "poddisruptionbudgets" "PodDisruptionBudget" true;
 }
 

@@ -1,14 +1,20 @@
 //! Lean forms of the kinds that controllers read: what they use of them, and nothing more.
 
+mod address;
+mod autoscaler;
 mod cluster;
 mod network;
+mod node_selector;
 mod pod;
 mod sets;
 mod storage;
 mod workload;
 
+pub use address::*;
+pub use autoscaler::*;
 pub use cluster::*;
 pub use network::*;
+pub use node_selector::*;
 pub use pod::*;
 pub use sets::*;
 pub use storage::*;

@@ -44,7 +44,7 @@ fn cluster(nodes: &[Arc<Node>], pods: &[PodRef]) -> Snapshot {
 
 fn place(snapshot: &Snapshot, pod: &Pod) -> Result<String, String> {
     match schedule(snapshot, pod, &[], 0) {
-        Decision::Place { node } => Ok(node),
+        Decision::Place { node, .. } => Ok(node),
         Decision::Refuse { message, .. } => Err(message),
     }
 }
@@ -242,7 +242,7 @@ proptest! {
                     && info.requested.cpu_milli + i64::from(*cpu) <= n.allocatable.cpu_milli
             });
             match schedule(&snapshot, &make(""), &[], i) {
-                Decision::Place { node } => {
+                Decision::Place { node, .. } => {
                     prop_assert!(fits_somewhere);
                     // Asked here: a pod that is placed no longer has its tolerations.
                     let tainted = snapshot.live().any(|(n, _)| n.metadata.name == node && !n.taints.is_empty());

@@ -85,12 +85,13 @@ pub(super) const IP_ADDRESS: &[Column] = &[
     NAME,
     column("ParentRef", "string", "Whose it is", |o, _| {
         let parent = at(o, "spec.parentRef");
-        let parts = ["group", "resource", "namespace", "name"].map(|key| text(parent, key));
-        let [group, resource, namespace, name] = parts;
+        let [group, resource, namespace, name] =
+            ["group", "resource", "namespace", "name"].map(|key| text(parent, key));
         let resource = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
         let place = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
-        format!("{resource}/{place}{name}").into()
+        format!("{}/{place}{name}", resource.to_lowercase()).into()
     }),
+    AGE,
 ];
 
 /// How many hosts are shown.

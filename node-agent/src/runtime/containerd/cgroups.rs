@@ -115,6 +115,27 @@ impl Cgroups {
     }
 }
 
+/// What the machine uses: of the whole hierarchy's root (v2) the kernel counts no memory.
+pub(super) fn machine_usage() -> Option<Usage> {
+    usage_of(&fs::read_to_string("/proc/stat").ok()?, &fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+/// From `/proc/stat` and `/proc/meminfo`.
+fn usage_of(stat: &str, meminfo: &str) -> Option<Usage> {
+    // User, nice, system, idle, iowait, irq, softirq, steal, in hundredths of a second (USER_HZ).
+    let mut fields = stat.lines().find_map(|line| line.strip_prefix("cpu "))?.split_whitespace();
+    let ticks: Vec<u64> = fields.by_ref().map_while(|field| field.parse().ok()).take(8).collect();
+    let busy: u64 = ticks.iter().enumerate().filter(|(at, _)| !matches!(at, 3 | 4 | 7)).map(|(_, ticks)| ticks).sum();
+    let field = |name: &str| -> Option<u64> {
+        let kib: u64 =
+            meminfo.lines().find_map(|l| l.strip_prefix(name))?.trim().trim_end_matches(" kB").parse().ok()?;
+        Some(kib * 1024)
+    };
+    let used = field("MemTotal:")?.saturating_sub(field("MemFree:")?);
+    let memory = used.saturating_sub(field("Inactive(file):")?);
+    Some(Usage { cpu_ns: busy * 10_000_000, memory_working_set_bytes: memory })
+}
+
 /// Lets each controller be used all the way down to `path`. One that the kernel refuses is left: the write of the limit
 /// says so.
 fn delegate(root: &Path, path: &Path) {
@@ -167,6 +188,15 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_machine_tells_what_it_uses() {
+        let stat = "cpu  100 1 50 9000 20 3 4 5 0 0\ncpu0 1 2 3 4\n";
+        let meminfo = "MemTotal:  1000 kB\nMemFree:  300 kB\nInactive(file):   200 kB\n";
+        let usage = usage_of(stat, meminfo).unwrap();
+        assert_eq!((usage.cpu_ns, usage.memory_working_set_bytes), (158 * 10_000_000, 500 * 1024));
+        assert!(machine_usage().is_some_and(|usage| usage.cpu_ns > 0 && usage.memory_working_set_bytes > 0));
+    }
 
     #[test]
     fn shares_become_weights_as_runc_does_it() {

@@ -543,6 +543,11 @@ impl Runtime for Containerd {
         usage.ok_or_else(|| RuntimeError::NotFound(format!("cgroup of container {id}")))
     }
 
+    async fn node_usage(&self) -> Result<Usage, RuntimeError> {
+        let usage = self.inner.host.cgroups.usage("/").or_else(cgroups::machine_usage);
+        usage.ok_or_else(|| RuntimeError::NotFound("neither the root cgroup nor /proc tells what is used".to_owned()))
+    }
+
     async fn stdin(&self, id: &str, once: bool) -> Result<mpsc::Sender<Bytes>, RuntimeError> {
         stdio::open_stdin(&self.inner, id, once)
     }

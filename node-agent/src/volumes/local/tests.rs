@@ -20,12 +20,13 @@ fn config_map(value: &str) -> Value {
     json!({ "metadata": { "name": "conf", "namespace": "ns", "resourceVersion": "7" }, "data": { "key": value } })
 }
 
-fn api(clock: &Clock) -> Api {
+fn api(clock: &Clock, folder: &Path) -> Api {
     let (changes, _) = broadcast::channel::<Value>(16);
-    let (sender, clock) = (changes.clone(), clock.clone());
+    let (sender, clock, folder) = (changes.clone(), clock.clone(), folder.to_owned());
     let service = tower::service_fn(move |request: Request<Body>| {
         let uri = request.uri().to_string();
         let mut changes = sender.subscribe();
+        let at = folder.clone();
         let expires = clock.now_seconds().checked_add(jiff::SignedDuration::from_hours(1)).unwrap();
         async move {
             let list = |item: Value| json!({ "metadata": { "resourceVersion": "7" }, "items": [item] });
@@ -46,6 +47,15 @@ fn api(clock: &Clock) -> Api {
                 () if uri.contains("secrets?fieldSelector=metadata.name%3Dhush") => {
                     let meta = json!({ "name": "hush", "namespace": "ns", "resourceVersion": "7" });
                     list(json!({ "metadata": meta, "data": { "password": "c2VjcmV0" } }))
+                }
+                () if uri.ends_with("/persistentvolumeclaims/data") => {
+                    json!({ "metadata": { "name": "data", "uid": "c1" }, "spec": { "volumeName": "pvc-c1" },
+                        "status": { "phase": "Bound" } })
+                }
+                () if uri.ends_with("/persistentvolumeclaims/unbound") => json!({ "status": { "phase": "Pending" } }),
+                () if uri.ends_with("/persistentvolumes/pvc-c1") => {
+                    json!({ "metadata": { "name": "pvc-c1" }, "spec": { "claimRef": { "uid": "c1" },
+                        "local": { "path": at.join("local-volumes/pvc-c1_ns_data") } } })
                 }
                 () if request.method() == Method::POST && uri.ends_with("/serviceaccounts/robot/token") => {
                     json!({ "status": { "token": "a.b.c", "expirationTimestamp": expires.to_string() } })
@@ -68,6 +78,7 @@ fn volumes(folder: &Path, api: &Api, clock: &Clock) -> LocalVolumes {
     assert!(nix::unistd::geteuid().is_root(), "this test mounts: run it as root");
     let config = LocalVolumesConfig {
         pod_root: folder.join("pods"),
+        persistent_root: folder.join("local-volumes"),
         log_root: folder.join("logs"),
         resolv_conf: folder.join("resolv.conf"),
         cluster_dns: None,
@@ -103,7 +114,7 @@ async fn comes(path: &Path, text: &str) {
 async fn files_are_made_follow_their_objects_and_go() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Clock::system();
-    let api = api(&clock);
+    let api = api(&clock, folder.path());
     let local = volumes(folder.path(), &api, &clock);
     let downward = json!({ "items": [{ "path": "labels", "fieldRef": { "fieldPath": "metadata.labels" } }] });
     let pod = pod(json!([
@@ -169,7 +180,7 @@ async fn files_are_made_follow_their_objects_and_go() {
 async fn what_is_missing_or_unknown_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Clock::system();
-    let api = api(&clock);
+    let api = api(&clock, folder.path());
     let local = volumes(folder.path(), &api, &clock);
     let wrong = |volume: Value| local.mount(pod(json!([volume])));
     let error = wrong(json!({ "name": "v", "configMap": { "name": "absent" } })).await.unwrap_err().to_string();
@@ -181,4 +192,24 @@ async fn what_is_missing_or_unknown_is_said() {
     assert!(error.ends_with("hostPath type check failed: /proc/self/status is not a directory"), "{error}");
     let identity = PodIdentity { namespace: "ns".to_owned(), name: "p".to_owned(), uid: "u1".to_owned() };
     local.forget(&identity).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_claims_directory_outlives_its_pods() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::system();
+    let api = api(&clock, folder.path());
+    let local = volumes(folder.path(), &api, &clock);
+    let data = |claim: &str| pod(json!([{ "name": "data", "persistentVolumeClaim": { "claimName": claim } }]));
+    let mounted = local.mount(data("data")).await.unwrap();
+    let path = folder.path().join("local-volumes/pvc-c1_ns_data");
+    assert_eq!(mounted.paths["data"], path);
+    fs::write(path.join("file"), "kept").unwrap();
+    let gone = PodIdentity { namespace: "ns".into(), name: "p".into(), uid: "u1".into() };
+    local.forget(&gone).await.unwrap();
+    assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "kept");
+    local.mount(data("data")).await.unwrap();
+    local.forget(&gone).await.unwrap();
+    let refused = local.mount(data("unbound")).await.unwrap_err().0;
+    assert!(refused.ends_with("error processing PVC ns/unbound: PVC is not bound"), "{refused}");
 }
