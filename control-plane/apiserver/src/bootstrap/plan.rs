@@ -52,7 +52,7 @@ fn change(desired: &Value, current: Value) -> Option<Value> {
         }
         "FlowSchema" | "PriorityLevelConfiguration" if is_maintained(&after) => after["spec"] = desired["spec"].clone(),
         // A second family may come to the first.
-        "ServiceCIDR" if list(&after, "/spec/cidrs") == &list(desired, "/spec/cidrs")[..1] => {
+        "ServiceCIDR" if Some(list(&after, "/spec/cidrs")) == list(desired, "/spec/cidrs").get(..1) => {
             after["spec"] = desired["spec"].clone();
         }
         "Endpoints" => after["subsets"] = desired["subsets"].clone(),
