@@ -75,7 +75,12 @@ fn network(spec: &NodeSpec) -> anyhow::Result<()> {
         links.up("lo").await?;
         links.address("eth0", spec.address, spec.prefix).await?;
         links.up("eth0").await?;
-        links.default_route(spec.gateway).await
+        links.default_route(spec.gateway).await?;
+        if let Some(v6) = &spec.v6 {
+            links.address("eth0", v6.address, v6.prefix).await?;
+            links.default_route(v6.gateway).await?;
+        }
+        Ok(())
     })
 }
 
@@ -149,13 +154,17 @@ fn containerd_config(root: &Path) -> String {
 
 fn agent(spec: &NodeSpec, unified: Option<&Path>) -> Program {
     let text = |path: &Path| path.display().to_string();
+    let addresses = match &spec.v6 {
+        Some(v6) => format!("{},{}", spec.address, v6.address),
+        None => spec.address.to_string(),
+    };
     let arguments = [
         ("--config", text(&spec.agent_config)),
         ("--server", spec.server.clone()),
         ("--ca-file", text(&spec.ca_file)),
         ("--token-file", text(&spec.token_file)),
         ("--node-name", spec.name.clone()),
-        ("--node-ip", spec.address.to_string()),
+        ("--node-ip", addresses),
         ("--data-dir", text(&spec.data.join("agent"))),
         ("--containerd-socket", CONTAINERD_SOCKET.to_owned()),
         ("--log-dir", text(&spec.data.join("pod-logs"))),

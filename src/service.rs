@@ -142,15 +142,16 @@ async fn show(service: &str, which: &Which, json: bool) -> anyhow::Result<ExitCo
 /// What a node's proxy knows of its node.
 fn facts(node: &Value) -> Facts {
     let addresses = node.pointer("/status/addresses").and_then(Value::as_array);
-    let internal = addresses.into_iter().flatten().find(|address| address["type"] == "InternalIP");
-    let ip: Option<IpAddr> = internal.and_then(|address| address["address"].as_str()?.parse().ok());
+    let internal = addresses.into_iter().flatten().filter(|address| address["type"] == "InternalIP");
+    let ips: Vec<IpAddr> = internal.filter_map(|address| address["address"].as_str()?.parse().ok()).collect();
     let zone = text(node, "/metadata/labels/topology.kubernetes.io~1zone");
     Facts {
         node: text(node, "/metadata/name").to_owned(),
         zone: (!zone.is_empty()).then(|| zone.into()),
-        addresses: ip.into_iter().collect(),
+        addresses: ips.clone(),
         dns_service: ServiceName { namespace: "kube-system".into(), name: "kube-dns".into() },
-        dns_server: (ip.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)), DNS_PORT),
+        dns_servers: ips,
+        dns_port: DNS_PORT,
         // How answers go back is no matter of which endpoints there are.
         direct_return: false,
     }

@@ -118,7 +118,8 @@ impl Supervisor {
 
     async fn start(mut self) -> anyhow::Result<Self> {
         let cluster = self.shared.cluster();
-        links::fabric(self.shared.fabric.as_fd(), &cluster.host_link(), cluster.addresses()).await?;
+        links::fabric(self.shared.fabric.as_fd(), &cluster.host_link(), cluster.addresses(), cluster.dual_stack)
+            .await?;
         tokio::spawn(keep(Arc::clone(&self.shared), Kept::Server, CancellationToken::new()));
         self.keep_nodes(cluster.nodes);
         tokio::spawn(relay_names(Arc::clone(&self.shared)));

@@ -131,10 +131,10 @@ impl Connection<'_> {
         if !pod.addresses()?.contains(&(inner.index, self.net())) {
             return Err(missing(&format!("address {} in the pod", self.address)));
         }
-        if pod.default_route()?.is_none_or(|route| route.gateway != Some(GATEWAY)) {
+        if pod.default_route()?.is_none_or(|route| route.gateway != Some(GATEWAY.into())) {
             return Err(missing("the pod's default route"));
         }
-        if !host.own_routes()?.iter().any(|r| r.destination == self.net() && r.interface == outer.index) {
+        if !host.own_routes()?.iter().any(|r| r.destination == self.net().into() && r.interface == outer.index) {
             return Err(missing(&format!("the route to {}", self.address)));
         }
         Ok(Connected { host_index: outer.index, host_mac: outer.mac, pod_mac: inner.mac })
@@ -165,9 +165,9 @@ impl Connection<'_> {
         pod.set_up(link.index, true)?;
         pod.set_neighbour(link.index, GATEWAY, self.macs()[0])?;
         let to_gateway =
-            Route { destination: Ipv4Net::from(GATEWAY), gateway: None, interface: link.index, source: None };
+            Route { destination: Ipv4Net::from(GATEWAY).into(), gateway: None, interface: link.index, source: None };
         pod.set_route(&to_gateway)?;
-        let default = Route { destination: Ipv4Net::default(), gateway: Some(GATEWAY), ..to_gateway };
+        let default = Route { destination: Ipv4Net::default().into(), gateway: Some(GATEWAY.into()), ..to_gateway };
         Ok(pod.set_route(&default)?)
     }
 
@@ -175,7 +175,8 @@ impl Connection<'_> {
         sysctl::set(&format!("net/ipv4/conf/{}/rp_filter", self.host_interface), "0")?;
         host.set_up(link.index, true)?;
         host.set_neighbour(link.index, self.address, self.macs()[1])?;
-        let route = Route { destination: self.net(), gateway: None, interface: link.index, source: self.node };
+        let (destination, source) = (self.net().into(), self.node.map(Into::into));
+        let route = Route { destination, gateway: None, interface: link.index, source };
         Ok(host.set_route(&route)?)
     }
 }

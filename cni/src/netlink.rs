@@ -4,10 +4,10 @@
 //! it would cost more than it.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
@@ -72,13 +72,13 @@ pub struct Link {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     /// Where to.
-    pub destination: Ipv4Net,
+    pub destination: IpNet,
     /// By which neighbour; `None` if the destination is on the link.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
     /// By which interface.
     pub interface: u32,
     /// The source that the node's own packets take.
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
 }
 
 /// A route netlink socket.
@@ -261,7 +261,7 @@ impl Netlink {
 
     /// Answers "unreachable" for what no more specific route has: else a packet to a pod that is gone would go back
     /// out by the default route.
-    pub fn set_unreachable(&mut self, destination: Ipv4Net) -> Result<(), Error> {
+    pub fn set_unreachable(&mut self, destination: IpNet) -> Result<(), Error> {
         let route = Route { destination, gateway: None, interface: 0, source: None };
         let mut message = route_message(&route);
         message.header.kind = RouteType::Unreachable;
@@ -281,20 +281,23 @@ impl Netlink {
         }
     }
 
-    /// Our IPv4 routes: those marked [`ROUTE_PROTOCOL`].
+    /// Our routes: those marked [`ROUTE_PROTOCOL`].
     pub fn own_routes(&mut self) -> Result<Vec<Route>, Error> {
-        self.routes().map(|routes| routes.into_iter().filter(|(p, _)| *p == ROUTE_PROTOCOL).map(|(_, r)| r).collect())
+        let mut routes = self.routes(AddressFamily::Inet)?;
+        routes.extend(self.routes(AddressFamily::Inet6)?);
+        Ok(routes.into_iter().filter(|(protocol, _)| *protocol == ROUTE_PROTOCOL).map(|(_, route)| route).collect())
     }
 
-    /// The interface and gateway of the default route.
+    /// The interface and gateway of the IPv4 default route.
     pub fn default_route(&mut self) -> Result<Option<Route>, Error> {
-        Ok(self.routes()?.into_iter().map(|(_, route)| route).find(|r| r.destination.prefix_len() == 0))
+        let routes = self.routes(AddressFamily::Inet)?;
+        Ok(routes.into_iter().map(|(_, route)| route).find(|r| r.destination.prefix_len() == 0))
     }
 
-    /// IPv4 routes of the main table, each with its protocol.
-    fn routes(&mut self) -> Result<Vec<(u8, Route)>, Error> {
+    /// Routes of the main table, each with its protocol.
+    fn routes(&mut self, family: AddressFamily) -> Result<Vec<(u8, Route)>, Error> {
         let mut request = RouteMessage::default();
-        request.header.address_family = AddressFamily::Inet;
+        request.header.address_family = family;
         let replies = self.dump("list routes", RouteNetlinkMessage::GetRoute(request))?;
         let mut out = Vec::new();
         for reply in replies {
@@ -322,7 +325,7 @@ impl Netlink {
     }
 
     /// IPv6 addresses with their interfaces.
-    pub fn addresses6(&mut self) -> Result<Vec<(u32, Ipv6Addr)>, Error> {
+    pub fn addresses6(&mut self) -> Result<Vec<(u32, Ipv6Net)>, Error> {
         let mut request = AddressMessage::default();
         request.header.family = AddressFamily::Inet6;
         let replies = self.dump("list addresses", RouteNetlinkMessage::GetAddress(request))?;
@@ -333,7 +336,9 @@ impl Netlink {
                 AddressAttribute::Address(std::net::IpAddr::V6(address)) => Some(*address),
                 _ => None,
             });
-            out.extend(address.map(|address| (message.header.index, address)));
+            if let Some(net) = address.and_then(|a| Ipv6Net::new(a, message.header.prefix_len).ok()) {
+                out.push((message.header.index, net));
+            }
         }
         Ok(out)
     }
@@ -363,28 +368,6 @@ impl Netlink {
         ];
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
         self.call(&format!("set neighbour {address}"), RouteNetlinkMessage::NewNeighbour(message), flags).map(drop)
-    }
-
-    /// Adds a route to one IPv6 address (or to all), or replaces it.
-    pub fn set_route6(&mut self, to: Option<Ipv6Addr>, gateway: Option<Ipv6Addr>, interface: u32) -> Result<(), Error> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet6;
-        message.header.table = RouteHeader::RT_TABLE_MAIN;
-        message.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
-        message.header.kind = RouteType::Unicast;
-        message.header.scope = RouteScope::Universe;
-        if let Some(to) = to {
-            message.header.destination_prefix_length = 128;
-            message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet6(to)));
-        }
-        if let Some(gateway) = gateway {
-            message.header.flags = RouteFlags::Onlink;
-            message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet6(gateway)));
-        }
-        message.attributes.push(RouteAttribute::Oif(interface));
-        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        let action = format!("set the route to {}", to.unwrap_or(Ipv6Addr::UNSPECIFIED));
-        self.call(&action, RouteNetlinkMessage::NewRoute(message), flags).map(drop)
     }
 
     fn dump(&mut self, action: &str, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Error> {
@@ -463,41 +446,58 @@ fn link(message: LinkMessage) -> Link {
 }
 
 fn route_message(route: &Route) -> RouteMessage {
+    let is_v4 = matches!(route.destination, IpNet::V4(_));
     let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
+    message.header.address_family = if is_v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.header.destination_prefix_length = route.destination.prefix_len();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
     message.header.kind = RouteType::Unicast;
-    message.header.scope = RouteScope::Link;
+    // IPv6 knows no narrower one.
+    message.header.scope = if is_v4 { RouteScope::Link } else { RouteScope::Universe };
     if route.destination.prefix_len() > 0 {
-        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(route.destination.network())));
+        message.attributes.push(RouteAttribute::Destination(route_address(route.destination.network())));
     }
     if let Some(gateway) = route.gateway {
         message.header.scope = RouteScope::Universe;
         // The gateway need not be within an address's prefix: a pod's address has none.
         message.header.flags = RouteFlags::Onlink;
-        message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+        message.attributes.push(RouteAttribute::Gateway(route_address(gateway)));
     }
     if let Some(source) = route.source {
-        message.attributes.push(RouteAttribute::PrefSource(RouteAddress::Inet(source)));
+        message.attributes.push(RouteAttribute::PrefSource(route_address(source)));
     }
     message.attributes.push(RouteAttribute::Oif(route.interface));
     message
 }
 
+fn route_address(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    }
+}
+
 fn route(message: &RouteMessage) -> Option<Route> {
-    let mut destination = Ipv4Addr::UNSPECIFIED;
+    let address = |address: &RouteAddress| match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    };
+    let mut destination = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
     let (mut gateway, mut interface, mut source) = (None, None, None);
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(*address),
-            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
+            RouteAttribute::Destination(to) => destination = address(to)?,
+            RouteAttribute::Gateway(by) => gateway = address(by),
+            RouteAttribute::PrefSource(from) => source = address(from),
             RouteAttribute::Oif(index) => interface = Some(*index),
             _ => {}
         }
     }
-    let destination = Ipv4Net::new(destination, message.header.destination_prefix_length).ok()?;
+    let destination = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
     Some(Route { destination, gateway, interface: interface?, source })
 }

@@ -114,7 +114,7 @@ fn add(network: &Network, pool: &Pool, environment: &Environment) -> Result<Valu
         let connected = connection.connect()?;
         if let Some(range) = network.subnet6 {
             let second = pool.paired(address, range);
-            v6::connect(&connection, second)?;
+            v6::connect(&connection, second, None)?;
             addresses.push((IpAddr::V6(second), IpAddr::V6(v6::GATEWAY)));
         }
         Ok(connected)

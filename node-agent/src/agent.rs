@@ -1,13 +1,16 @@
 //! The agent as a whole: node, network, proxy, DNS, pods and the kubelet API, read top-down in [`run`].
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net};
-use serde::Deserialize;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use xebec_clock::{Clock, Random};
@@ -23,7 +26,9 @@ use crate::drain::ledger::Ledger;
 use crate::drain::peers::{HttpsAsk, Peers};
 use crate::drain::{ClusterServices, quiet};
 use crate::images::ImageStore;
-use crate::network::{LoadBalancerMode, Network, NetworkConfig, PodIdentity, SetupError, Tunnel, run as follow_nodes};
+use crate::network::{
+    LoadBalancerMode, Network, NetworkConfig, NetworkConfig6, PodIdentity, SetupError, Tunnel, run as follow_nodes,
+};
 use crate::node::{self, Machine, NodeConfig};
 use crate::pods::env::Facts;
 use crate::pods::{Allocatable, Parts, PodManager, PodManagerConfig};
@@ -52,6 +57,8 @@ pub struct AgentConfig {
     pub node_name: String,
     /// The node's address.
     pub node_ip: IpAddr,
+    /// Its IPv6 address beside that, for clusters of both families.
+    pub node_ip6: Option<Ipv6Addr>,
     /// Labels to register with, besides the usual ones.
     pub labels: BTreeMap<String, String>,
     /// What lasts: pods' files, address leases. `/var/lib/xebec-agent`.
@@ -94,6 +101,7 @@ impl AgentConfig {
         Self {
             node_name: node_name.to_owned(),
             node_ip,
+            node_ip6: None,
             labels: BTreeMap::new(),
             data_dir: "/var/lib/xebec-agent".into(),
             run_dir: "/run/xebec".into(),
@@ -112,6 +120,13 @@ impl AgentConfig {
             pods_max: 110,
             pod_pids_max: None,
         }
+    }
+}
+
+impl AgentConfig {
+    /// The node's addresses, the main one first.
+    pub fn node_ips(&self) -> Vec<IpAddr> {
+        [self.node_ip].into_iter().chain(self.node_ip6.map(IpAddr::V6)).collect()
     }
 }
 
@@ -148,11 +163,33 @@ pub enum AgentError {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ClusterFacts {
-    cluster_cidr: Ipv4Net,
-    service_cidr: Ipv4Net,
-    cluster_dns: IpAddr,
+    cluster_cidr: Listed<IpNet>,
+    service_cidr: Listed<IpNet>,
+    cluster_dns: Listed<IpAddr>,
     cluster_domain: String,
     node_port_range: String,
+}
+
+/// One or two with a comma between: the preferred family's first.
+#[derive(Clone, Debug)]
+struct Listed<T>(Vec<T>);
+
+impl<'de, T: FromStr<Err: Display>> Deserialize<'de> for Listed<T> {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(input)?;
+        let all = text.split(',').map(|part| part.trim().parse());
+        all.collect::<Result<_, _>>().map(Self).map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
+    }
+}
+
+impl Listed<IpNet> {
+    fn v4(&self) -> Option<Ipv4Net> {
+        self.0.iter().find_map(|net| if let IpNet::V4(v4) = net { Some(*v4) } else { None })
+    }
+
+    fn v6(&self) -> Option<Ipv6Net> {
+        self.0.iter().find_map(|net| if let IpNet::V6(v6) = net { Some(*v6) } else { None })
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -164,8 +201,8 @@ struct NodeView {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct NodeSpecView {
-    #[serde(rename = "podCIDR")]
-    pod_cidr: Option<Ipv4Net>,
+    #[serde(rename = "podCIDRs")]
+    pod_cidrs: Vec<IpNet>,
 }
 
 /// How the agent shows itself.
@@ -235,7 +272,7 @@ async fn start(
     let node = NodeConfig {
         facts: node::status::Facts {
             name: config.node_name.clone(),
-            addresses: vec![config.node_ip],
+            addresses: config.node_ips(),
             machine,
             allocatable,
             port: KUBELET_PORT,
@@ -256,8 +293,8 @@ async fn start(
 
     let pods_work = async {
         let cluster = cluster_facts(&rest).await?;
-        let pod_cidr = pod_cidr(&rest, &config.node_name).await;
-        let network = start_network(config, &cluster, pod_cidr)?;
+        let pod_cidrs = pod_cidrs(&rest, &config.node_name).await;
+        let network = start_network(config, &cluster, &pod_cidrs)?;
         let dns = start_dns(config, &cluster, random).await?;
         let ledger = Ledger::new(&config.node_name);
         let (ready_nodes, ready_seen) = watch::channel(BTreeMap::new());
@@ -276,7 +313,11 @@ async fn start(
                     persistent_root: config.data_dir.join(volumes::persistent::DIRECTORY),
                     log_root: config.log_root.clone(),
                     resolv_conf: config.resolv_conf.clone(),
-                    cluster_dns: Some(ClusterDns { address: cluster.cluster_dns, domain: cluster.cluster_domain }),
+                    cluster_dns: cluster
+                        .cluster_dns
+                        .0
+                        .first()
+                        .map(|address| ClusterDns { address: *address, domain: cluster.cluster_domain }),
                     facts: Facts {
                         addresses: Vec::new(),
                         host_ip: config.node_ip,
@@ -320,10 +361,10 @@ async fn start(
         let (synced, _) = watch::channel(false);
         let proxy_config = proxy::Config {
             node_name: config.node_name.clone(),
-            node_address: config.node_ip,
+            node_addresses: config.node_ips(),
             dns_port: DNS_PORT,
             dns_service: ("kube-system".to_owned(), "kube-dns".to_owned()),
-            host_addresses: network.local.addresses.iter().map(|ip| IpAddr::V4(*ip)).collect(),
+            host_addresses: network.local.addresses.iter().copied().collect(),
             pod_namespaces: config.run_dir.join("netns"),
             direct_return: config.load_balancer_mode == LoadBalancerMode::Dsr,
         };
@@ -380,10 +421,14 @@ async fn cluster_facts(rest: &Rest) -> Result<ClusterFacts, AgentError> {
     serde_json::from_str(text).map_err(|e| AgentError::Cluster(e.to_string()))
 }
 
-/// The range that the node's pods get their addresses from, once it is given out.
-async fn pod_cidr(rest: &Rest, node: &str) -> Ipv4Net {
+/// The ranges that the node's pods get their addresses from, once they are given out.
+async fn pod_cidrs(rest: &Rest, node: &str) -> Listed<IpNet> {
     let path = format!("/api/v1/nodes/{node}");
-    patiently("the node's pod range", || async { Ok(rest.get::<NodeView>(&path).await?.spec.pod_cidr) }).await
+    let given = || async {
+        let ranges = rest.get::<NodeView>(&path).await?.spec.pod_cidrs;
+        Ok((!ranges.is_empty()).then_some(Listed(ranges)))
+    };
+    patiently("the node's pod range", given).await
 }
 
 /// Asks until there is an answer: soon at first.
@@ -403,15 +448,23 @@ where
     }
 }
 
-fn start_network(config: &AgentConfig, cluster: &ClusterFacts, pod_cidr: Ipv4Net) -> Result<Network, AgentError> {
+fn start_network(
+    config: &AgentConfig,
+    cluster: &ClusterFacts,
+    pod_cidrs: &Listed<IpNet>,
+) -> Result<Network, AgentError> {
     let IpAddr::V4(node_address) = config.node_ip else { return Err(AgentError::NodeAddress(config.node_ip)) };
+    let needed = |net: Option<Ipv4Net>, what: &str| {
+        net.ok_or_else(|| AgentError::Cluster(format!("{what} has no IPv4 range, which every cluster needs")))
+    };
     Ok(Network::start(&NetworkConfig {
         node_name: config.node_name.clone(),
         node_address,
         uplink: config.uplink.clone(),
-        pod_cidr,
-        cluster_cidr: cluster.cluster_cidr,
-        service_cidr: cluster.service_cidr,
+        pod_cidr: needed(pod_cidrs.v4(), "the node's podCIDRs")?,
+        cluster_cidr: needed(cluster.cluster_cidr.v4(), "clusterCidr")?,
+        service_cidr: needed(cluster.service_cidr.v4(), "serviceCidr")?,
+        v6: network6(config, cluster, pod_cidrs),
         node_ports: cluster.node_ports()?,
         tunnel: config.tunnel,
         masquerade: true,
@@ -419,6 +472,23 @@ fn start_network(config: &AgentConfig, cluster: &ClusterFacts, pod_cidr: Ipv4Net
         cgroup: config.cgroup.clone(),
         lease_dir: config.data_dir.join("leases"),
     })?)
+}
+
+/// IPv6, if the cluster has it and had it when the node joined.
+fn network6(config: &AgentConfig, cluster: &ClusterFacts, pod_cidrs: &Listed<IpNet>) -> Option<NetworkConfig6> {
+    let (cluster_cidr, service_cidr) = (cluster.cluster_cidr.v6()?, cluster.service_cidr.v6()?);
+    let Some(pod_cidr) = pod_cidrs.v6() else {
+        tracing::warn!(
+            "the node has no IPv6 range for pods: it joined before the cluster had IPv6; remove it and join again"
+        );
+        return None;
+    };
+    if config.node_ip6.is_none() {
+        tracing::warn!(
+            "the node has no IPv6 address, so that its pods reach no more than the cluster by IPv6: give --node-ip IPV4,IPV6"
+        );
+    }
+    Some(NetworkConfig6 { node_address: config.node_ip6, pod_cidr, cluster_cidr, service_cidr })
 }
 
 impl ClusterFacts {
@@ -439,12 +509,14 @@ struct Dns {
 }
 
 async fn start_dns(config: &AgentConfig, cluster: &ClusterFacts, random: &Random) -> Result<Dns, AgentError> {
-    let networks = vec![IpNet::V4(cluster.cluster_cidr), IpNet::V4(cluster.service_cidr)];
+    let networks = [&cluster.cluster_cidr.0[..], &cluster.service_cidr.0].concat();
     let zone = Zone::new(&cluster.cluster_domain, networks).map_err(|e| AgentError::Cluster(e.to_string()))?;
     let (resolver, search) = upstream(&config.resolv_conf)?;
     let (clients, forwarder) = (Clients::new(zone.origin(), search), Forwarder::new(resolver));
     let names = Names::new(zone);
-    let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), DNS_PORT);
+    let dual_stack = cluster.service_cidr.v6().is_some();
+    let any = if dual_stack { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let address = SocketAddr::new(any, DNS_PORT);
     let answerer = Answerer {
         names: names.clone(),
         forwarder: forwarder.clone(),

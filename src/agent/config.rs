@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
@@ -38,9 +38,9 @@ pub struct Args {
     /// The node's name [default: the host name]
     #[arg(long)]
     pub node_name: Option<String>,
-    /// The node's address [default: that of the way to the server]
+    /// The node's address, for dual stack IPV4,IPV6 [default: that of the way to the server]
     #[arg(long)]
-    pub node_ip: Option<IpAddr>,
+    pub node_ip: Option<String>,
     /// Where pods, certificates and leases are kept [default: /var/lib/xebec-agent]
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
@@ -92,6 +92,8 @@ pub struct AgentConfig {
     pub node_name: String,
     /// The node's address.
     pub node_ip: IpAddr,
+    /// Dual stack: its IPv6 address beside that.
+    pub node_ip6: Option<Ipv6Addr>,
     /// Where pods, certificates and leases are kept.
     pub data_dir: PathBuf,
     /// containerd's socket.
@@ -150,15 +152,16 @@ impl Args {
             None => host_name()?,
         };
         check_node_name(&node_name)?;
-        let node_ip = match self.node_ip.or(file.node_ip) {
-            Some(address) => address,
-            None => way_to(&server)?,
+        let (node_ip, node_ip6) = match self.node_ip.or(file.node_ip) {
+            Some(addresses) => node_ips(&addresses)?,
+            None => (way_to(&server)?, None),
         };
         Ok(AgentConfig {
             token: read_token(token, token_file.as_deref())?,
             trust,
             node_name,
             node_ip,
+            node_ip6,
             data_dir: self.data_dir.or(file.data_dir).unwrap_or_else(|| "/var/lib/xebec-agent".into()),
             containerd_socket: self
                 .containerd_socket
@@ -213,6 +216,17 @@ fn host_name() -> anyhow::Result<String> {
     Ok(name.to_string_lossy().to_ascii_lowercase())
 }
 
+/// One address, or one of IPv4 and one of IPv6.
+fn node_ips(text: &str) -> anyhow::Result<(IpAddr, Option<Ipv6Addr>)> {
+    let parse = |part: &str| part.trim().parse::<IpAddr>();
+    let all: Result<Vec<IpAddr>, _> = text.split(',').map(parse).collect();
+    match all.as_deref() {
+        Ok([one]) => Ok((*one, None)),
+        Ok([IpAddr::V4(v4), IpAddr::V6(v6)]) => Ok((IpAddr::V4(*v4), Some(*v6))),
+        _ => bail!("--node-ip {text:?} is neither an address nor IPV4,IPV6"),
+    }
+}
+
 /// Node names are DNS subdomains (RFC 1123).
 fn check_node_name(name: &str) -> anyhow::Result<()> {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
@@ -256,6 +270,16 @@ mod tests {
         assert_eq!((config.node_name.as_str(), config.node_ip.to_string().as_str()), ("b", "10.0.0.1"));
         assert_eq!(config.token.unwrap().id(), "abcdef");
         assert_eq!(config.trust, Trust::Kept);
+    }
+
+    #[test]
+    fn a_node_has_one_address_or_one_of_each_family() {
+        assert_eq!(node_ips("10.0.0.1").unwrap(), ("10.0.0.1".parse().unwrap(), None));
+        let both = ("10.0.0.1".parse().unwrap(), Some("fd00::1".parse().unwrap()));
+        assert_eq!(node_ips("10.0.0.1,fd00::1").unwrap(), both);
+        for wrong in ["fd00::1,10.0.0.1", "10.0.0.1,10.0.0.2", "x", "10.0.0.1,"] {
+            assert!(node_ips(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

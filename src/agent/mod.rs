@@ -181,6 +181,7 @@ async fn run(config: AgentConfig) -> anyhow::Result<()> {
         tunnel: config.tunnel,
         load_balancer_mode: config.load_balancer_mode,
         data_dir: config.data_dir,
+        node_ip6: config.node_ip6,
         ..xebec_node_agent::AgentConfig::new(&config.node_name, config.node_ip)
     };
     let stop = CancellationToken::new();

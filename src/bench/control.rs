@@ -109,7 +109,7 @@ fn start(api: &Api, maps: Maps, cancel: CancellationToken) -> anyhow::Result<(Wo
     let rest = Rest::new(kube::Client::new(service, "default"));
     let config = proxy::Config {
         node_name: "node-1".to_owned(),
-        node_address: Ipv4Addr::LOCALHOST.into(),
+        node_addresses: vec![Ipv4Addr::LOCALHOST.into()],
         host_addresses: Vec::new(),
         dns_port: 53,
         dns_service: ("kube-system".to_owned(), "kube-dns".to_owned()),

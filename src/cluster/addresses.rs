@@ -1,8 +1,8 @@
 //! Which addresses a cluster on one machine has: a /24 of its own, by its index.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 /// How many clusters have room in 172.30.0.0/16.
 pub const MAX_CLUSTERS: u8 = 250;
@@ -49,6 +49,24 @@ impl Addresses {
         Ipv4Net::new_assert(self.at(128), 25)
     }
 
+    /// Dual stack: the IPv6 block beside it, fd00:172:30:INDEX::/64, where everything has the last number that it has in
+    /// the other.
+    pub fn subnet6(self) -> Ipv6Net {
+        Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x172, 0x30, self.index.into(), 0, 0, 0, 0), 64)
+    }
+
+    /// The IPv6 address beside one of this cluster's.
+    pub fn beside(self, address: Ipv4Addr) -> Ipv6Addr {
+        let [.., last] = address.octets();
+        Ipv6Addr::from(u128::from(self.subnet6().network()) | u128::from(last))
+    }
+
+    /// The IPv6 addresses for services of type LoadBalancer.
+    pub fn load_balancers6(self) -> Ipv6Net {
+        let first = u128::from(self.subnet6().network()) | 0x1_0000;
+        Ipv6Net::new_assert(Ipv6Addr::from(first), 112)
+    }
+
     /// A hardware address made from an IP address, so that a node that comes back is found where it was.
     pub fn mac(address: Ipv4Addr) -> [u8; 6] {
         let [a, b, c, d] = address.octets();
@@ -93,6 +111,9 @@ mod tests {
         let last = a.node(crate::cluster::MAX_NODES);
         assert!(last < a.load_balancers().network());
         assert_eq!(Addresses::mac(a.node(1)), [2, 0x78, 172, 30, 3, 11]);
+        assert_eq!(a.beside(a.node(1)).to_string(), "fd00:172:30:3::b");
+        assert!(!a.load_balancers6().contains(&a.beside(a.node(crate::cluster::MAX_NODES))));
+        assert!(a.subnet6().contains(&a.load_balancers6()));
     }
 
     #[test]

@@ -3,11 +3,12 @@
 //! The bridge is in a namespace of its own, with the API server, and the host has one link into it. So the host's
 //! packet filters (Docker's `FORWARD` policy with br_netfilter, say) never see what the nodes say to each other.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use anyhow::Context as _;
 use futures::TryStreamExt as _;
+use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::link::{InfoData, InfoVeth};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::task::AbortHandle;
@@ -103,15 +104,24 @@ impl Netlink {
     }
 
     /// Gives a link an address.
-    pub async fn address(&self, name: &str, address: Ipv4Addr, prefix: u8) -> anyhow::Result<()> {
-        let index = self.existing(name).await?;
-        let added = self.handle.address().add(index, IpAddr::V4(address), prefix).execute().await;
+    pub async fn address(&self, name: &str, address: impl Into<IpAddr>, prefix: u8) -> anyhow::Result<()> {
+        let (index, address) = (self.existing(name).await?, address.into());
+        let mut request = self.handle.address().add(index, address, prefix);
+        // Ours to give: a search for duplicates would only keep it from being used for a second.
+        if address.is_ipv6() {
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        let added = request.execute().await;
         allow(added, libc::EEXIST).context(format!("cannot give {name} the address {address}"))
     }
 
     /// Sends all that has no better route to `gateway`.
-    pub async fn default_route(&self, gateway: Ipv4Addr) -> anyhow::Result<()> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
+    pub async fn default_route(&self, gateway: impl Into<IpAddr>) -> anyhow::Result<()> {
+        let gateway = gateway.into();
+        let route = match gateway {
+            IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(v4).build(),
+            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(v6).build(),
+        };
         let added = self.handle.route().add(route).execute().await;
         allow(added, libc::EEXIST).context(format!("cannot route by way of {gateway}"))
     }
@@ -131,7 +141,12 @@ const TO_HOST: &str = "host";
 
 /// Makes the network of a cluster, or what of it is missing: the bridge with the API server's address in the
 /// namespace `fabric`, and the link `host_link` with the host's.
-pub async fn fabric(fabric: BorrowedFd<'_>, host_link: &str, addresses: Addresses) -> anyhow::Result<()> {
+pub async fn fabric(
+    fabric: BorrowedFd<'_>,
+    host_link: &str,
+    addresses: Addresses,
+    dual_stack: bool,
+) -> anyhow::Result<()> {
     let (host, inner) = (Netlink::here()?, Netlink::inside(fabric)?);
     inner.up("lo").await?;
     inner.bridge(BRIDGE, Addresses::mac(addresses.server())).await?;
@@ -150,7 +165,14 @@ pub async fn fabric(fabric: BorrowedFd<'_>, host_link: &str, addresses: Addresse
     host.address(host_link, addresses.host(), prefix).await?;
     host.up(host_link).await?;
     inner.enslave(TO_HOST, BRIDGE).await?;
-    inner.default_route(addresses.host()).await
+    inner.default_route(addresses.host()).await?;
+    if dual_stack {
+        let prefix = addresses.subnet6().prefix_len();
+        inner.address(BRIDGE, addresses.beside(addresses.server()), prefix).await?;
+        host.address(host_link, addresses.beside(addresses.host()), prefix).await?;
+        inner.default_route(addresses.beside(addresses.host())).await?;
+    }
+    Ok(())
 }
 
 /// Connects a node: `eth0` in its namespace, a port of the bridge in the fabric's. The port's name is `nNUMBER`.

@@ -186,6 +186,9 @@ pub struct Cluster {
     pub index: u8,
     /// How many nodes.
     pub nodes: u16,
+    /// Whether it has IPv6 beside IPv4.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dual_stack: bool,
     /// The kubeconfig's current context before `up` set ours, to put back on `down`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_context: Option<String>,

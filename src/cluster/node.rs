@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,8 @@ pub struct NodeSpec {
     pub prefix: u8,
     /// The way out, and the resolver.
     pub gateway: Ipv4Addr,
+    /// Dual stack: the same of IPv6.
+    pub v6: Option<NodeSpec6>,
     /// Where containers, images and pods are kept.
     pub data: PathBuf,
     /// Where the logs go.
@@ -41,6 +43,18 @@ pub struct NodeSpec {
     pub agent_config: PathBuf,
 }
 
+/// A node's IPv6.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeSpec6 {
+    /// Its address on the cluster's network.
+    pub address: Ipv6Addr,
+    /// The length of that network's prefix.
+    pub prefix: u8,
+    /// The way out.
+    pub gateway: Ipv6Addr,
+}
+
 impl NodeSpec {
     /// That of node `number` (from 1).
     pub fn of(cluster: &Cluster, paths: &Paths, number: u16) -> Self {
@@ -50,6 +64,11 @@ impl NodeSpec {
             address: addresses.node(number),
             prefix: addresses.subnet().prefix_len(),
             gateway: addresses.host(),
+            v6: cluster.dual_stack.then(|| NodeSpec6 {
+                address: addresses.beside(addresses.node(number)),
+                prefix: addresses.subnet6().prefix_len(),
+                gateway: addresses.beside(addresses.host()),
+            }),
             data: paths.node(&name),
             logs: paths.state.join("logs"),
             program: paths.binary(),

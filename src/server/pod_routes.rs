@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use xebec_apiserver::ApiServer;
@@ -74,7 +74,7 @@ fn apply(nodes: &[Way]) -> Result<(), xebec_cni::netlink::Error> {
     for route in wanted.difference(&present) {
         netlink.set_route(route)?;
     }
-    let destinations: BTreeSet<Ipv4Net> = wanted.iter().map(|route| route.destination).collect();
+    let destinations: BTreeSet<IpNet> = wanted.iter().map(|route| route.destination).collect();
     for route in present.difference(&wanted) {
         // One to the same destination was replaced.
         if !destinations.contains(&route.destination) {
@@ -93,8 +93,8 @@ fn plan(nodes: &[Way], addresses: &[(u32, Ipv4Net)]) -> Option<BTreeSet<Route>> 
     for way in nodes {
         let link = addresses.iter().find(|(_, own)| own.contains(&way.node) && !own.addr().is_loopback());
         if let Some((interface, _)) = link {
-            let (interface, gateway) = (*interface, Some(way.node));
-            routes.insert(Route { destination: way.pods, gateway, interface, source: None });
+            let (interface, gateway) = (*interface, Some(way.node.into()));
+            routes.insert(Route { destination: way.pods.into(), gateway, interface, source: None });
         }
     }
     Some(routes)
@@ -102,6 +102,8 @@ fn plan(nodes: &[Way], addresses: &[(u32, Ipv4Net)]) -> Option<BTreeSet<Route>> 
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use serde_json::json;
 
     use super::*;
@@ -116,7 +118,7 @@ mod tests {
         let own = [(1, "127.0.0.1/8".parse().unwrap()), (4, "172.30.0.2/24".parse().unwrap())];
         let route = Route {
             destination: "10.244.0.0/24".parse().unwrap(),
-            gateway: Some(Ipv4Addr::new(172, 30, 0, 11)),
+            gateway: Some(IpAddr::from([172, 30, 0, 11])),
             interface: 4,
             source: None,
         };

@@ -1,9 +1,11 @@
 //! What a cluster's server and agents are configured with: what the user gave, and what is the cluster's own to say.
 
 use std::fs;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use ipnet::Ipv6Net;
 use xebec_clock::Random;
 use xebec_pki::BootstrapToken;
 
@@ -51,6 +53,13 @@ impl Given {
         config.cluster_name = cluster.name.context();
         if config.load_balancer_pools.is_empty() {
             config.load_balancer_pools = vec![addresses.load_balancers().into()];
+            if cluster.dual_stack {
+                config.load_balancer_pools.push(addresses.load_balancers6().into());
+            }
+        }
+        if cluster.dual_stack && config.cluster_cidr.v6.is_none() && config.service_cidr.v6.is_none() {
+            config.cluster_cidr.v6 = Some(Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0), 56));
+            config.service_cidr.v6 = Some(Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0), 112));
         }
         config.bootstrap_tokens = match kept {
             Some(kept) if paths.join_token().exists() => kept.bootstrap_tokens,
@@ -135,6 +144,19 @@ mod tests {
         let after = server::read(&place.paths.server_config()).unwrap();
         let expected = ServerConfig { cluster_domain: "example.org".into(), ..before };
         assert_eq!(after, expected);
+    }
+
+    #[test]
+    fn a_cluster_of_both_families_has_ranges_and_pools_of_both() {
+        let mut place = place();
+        place.cluster.dual_stack = true;
+        let nothing = Given { server_config: None, agent_config: None };
+        nothing.write(&place.cluster, &place.paths).unwrap();
+        let config = server::read(&place.paths.server_config()).unwrap();
+        assert_eq!(config.cluster_cidr.to_string(), "10.244.0.0/16,fd00:10:244::/56");
+        assert_eq!(config.service_cidr.to_string(), "10.96.0.0/16,fd00:10:96::/112");
+        assert_eq!(config.load_balancer_pools.len(), 2);
+        assert_eq!(config.pod_ranges().len(), 2);
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub struct Args {
     /// The cluster's name
     #[arg(long, default_value = "xebec")]
     name: Name,
+    /// Addresses of a new cluster: IPv4 alone, or IPv6 beside it [default: ipv4]
+    #[arg(long, value_enum)]
+    ip_family: Option<IpFamily>,
     /// How long to wait for the cluster, in seconds
     #[arg(long, default_value_t = 120)]
     timeout_seconds: u64,
@@ -42,6 +45,15 @@ pub struct Args {
     no_context: bool,
     #[command(flatten)]
     config: config::Given,
+}
+
+/// Which addresses a cluster has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum IpFamily {
+    /// IPv4.
+    Ipv4,
+    /// IPv4 and IPv6.
+    Dual,
 }
 
 /// Nodes of a new cluster.
@@ -66,6 +78,12 @@ async fn up(args: &Args) -> anyhow::Result<()> {
         Some(cluster) => cluster,
         None => create(args, &paths)?,
     };
+    if args.ip_family.is_some_and(|family| (family == IpFamily::Dual) != cluster.dual_stack) {
+        bail!(
+            "the cluster {} has other addresses, which it keeps for life: take it down first, or give another --name",
+            cluster.name
+        );
+    }
     let wanted = args.nodes.unwrap_or(cluster.nodes);
     let dropped: Vec<String> = (wanted + 1..=cluster.nodes).map(|n| cluster.name.node(n)).collect();
     let resized = wanted != cluster.nodes;
@@ -118,6 +136,7 @@ fn create(args: &Args, paths: &Paths) -> anyhow::Result<Cluster> {
         name: args.name.clone(),
         index,
         nodes: args.nodes.unwrap_or(DEFAULT_NODES),
+        dual_stack: args.ip_family == Some(IpFamily::Dual),
         previous_context: None,
         forwarding_set: Vec::new(),
     };

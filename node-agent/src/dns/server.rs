@@ -185,7 +185,9 @@ impl RequestHandler for Handler {
     async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut respond: R) -> ResponseInfo {
         let answer = match request.request_info() {
             Ok(info) if info.metadata.op_code == OpCode::Query => {
-                self.0.answer(request.src().ip(), info.query.original().name(), info.query.query_type()).await
+                self.0
+                    .answer(request.src().ip().to_canonical(), info.query.original().name(), info.query.query_type())
+                    .await
             }
             Ok(_) => Answer::of(ResponseCode::NotImp, false),
             Err(_) => Answer::of(ResponseCode::FormErr, false),

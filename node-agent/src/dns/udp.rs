@@ -101,8 +101,12 @@ impl Address {
             libc::AF_INET6 => {
                 // SAFETY: as above.
                 let raw = unsafe { &*from.cast::<libc::sockaddr_in6>() };
-                let ip = Ipv6Addr::from(raw.sin6_addr.s6_addr);
-                Some(SocketAddrV6::new(ip, u16::from_be(raw.sin6_port), 0, raw.sin6_scope_id).into())
+                let (ip, port) = (Ipv6Addr::from(raw.sin6_addr.s6_addr), u16::from_be(raw.sin6_port));
+                // On a socket for both families an IPv4 address shows in its mapped form.
+                Some(match ip.to_ipv4_mapped() {
+                    Some(v4) => SocketAddrV4::new(v4, port).into(),
+                    None => SocketAddrV6::new(ip, port, 0, raw.sin6_scope_id).into(),
+                })
             }
             _ => None,
         }

@@ -4,7 +4,7 @@
 //! knows nothing any more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use xebec_ebpf_loader::layout::Addr;
 
@@ -14,16 +14,16 @@ pub struct Past {
     /// The addresses that this node answers for already, each with the way to its former owner.
     pub held: BTreeMap<Addr, Option<Addr>>,
     /// The owners when this was last worked out.
-    pub last: BTreeMap<Ipv4Addr, String>,
+    pub last: BTreeMap<IpAddr, String>,
     /// Who would answer if this node did not: so it was, if this node has only just come.
-    pub otherwise: BTreeMap<Ipv4Addr, String>,
+    pub otherwise: BTreeMap<IpAddr, String>,
     /// Nodes that live, with an address that leads to each.
     pub ways: BTreeMap<String, Addr>,
 }
 
 /// The way to the former owner of each of the addresses that this node is to answer for.
-pub fn former_owners(owned: &BTreeSet<Ipv4Addr>, past: &Past) -> BTreeMap<Addr, Addr> {
-    let former = |address: &Ipv4Addr| {
+pub fn former_owners(owned: &BTreeSet<IpAddr>, past: &Past) -> BTreeMap<Addr, Addr> {
+    let former = |address: &IpAddr| {
         if let Some(held) = past.held.get(&Addr::from(*address)) {
             return held.filter(|way| past.ways.values().any(|known| known == way));
         }
@@ -35,9 +35,11 @@ pub fn former_owners(owned: &BTreeSet<Ipv4Addr>, past: &Past) -> BTreeMap<Addr, 
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
-    const LB: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 130);
+    const LB: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 30, 0, 130));
 
     fn way(node: u8) -> Addr {
         Ipv4Addr::new(10, 244, node, 0).into()

@@ -1,15 +1,15 @@
-//! Which node answers ARP for a load balancer address.
+//! Which node answers ARP, or neighbour discovery, for a load balancer address.
 //!
 //! Every node works it out alone, by rendezvous hashing over the nodes that are fit: they agree as soon as they know
 //! the same nodes, and when one goes only its addresses move.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::proxy::LoadBalancerAddresses;
 
 /// The owner of each address; addresses that no node can take are absent.
-pub fn owners(addresses: &LoadBalancerAddresses, fit: &BTreeSet<String>) -> BTreeMap<Ipv4Addr, String> {
+pub fn owners(addresses: &LoadBalancerAddresses, fit: &BTreeSet<String>) -> BTreeMap<IpAddr, String> {
     addresses
         .iter()
         .filter_map(|(address, allowed)| {
@@ -21,9 +21,13 @@ pub fn owners(addresses: &LoadBalancerAddresses, fit: &BTreeSet<String>) -> BTre
 }
 
 /// FNV-1a over both, mixed: the same on every node and in every version.
-fn weight(address: Ipv4Addr, node: &str) -> u64 {
-    let bytes = address.octets().into_iter().chain(node.bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+fn weight(address: IpAddr, node: &str) -> u64 {
+    let mix = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
+    let hash = match address {
+        IpAddr::V4(v4) => v4.octets().into_iter().fold(0xcbf2_9ce4_8422_2325, mix),
+        IpAddr::V6(v6) => v6.octets().into_iter().fold(0xcbf2_9ce4_8422_2325, mix),
+    };
+    let hash = node.bytes().fold(hash, mix);
     let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash ^ (hash >> 33)
 }

@@ -5,11 +5,12 @@
 //! - [`pod_network`] connects pods, by the CNI library and the datapath;
 //! - [`peers`] says which routes, tunnels and addresses the other nodes call for (pure), [`load_balancer`] which node
 //!   answers for which load balancer address (pure), and [`run`] follows the API and carries both out;
-//! - [`handover`] says which node had an address before (pure);
+//! - [`announce`] tells neighbours of addresses; [`handover`] says which node had an address before (pure);
 //! - [`alive`] notices nodes that have died, sooner than the API does; [`flow_table`] notices when there are more
 //!   flows than the node can keep.
 
 pub mod alive;
+pub mod announce;
 pub mod flow_table;
 pub mod handover;
 pub mod load_balancer;
@@ -22,7 +23,7 @@ pub mod setup;
 #[cfg(test)]
 mod tests;
 
-pub use setup::{LoadBalancerMode, Network, NetworkConfig, SetupError, Tunnel};
+pub use setup::{LoadBalancerMode, Network, NetworkConfig, NetworkConfig6, SetupError, Tunnel};
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -1,8 +1,9 @@
 //! Nodes, with the fields that the network uses.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 
 use crate::api::{Meta, Object};
@@ -97,17 +98,32 @@ impl Node {
         self.addresses("InternalIP").next()
     }
 
-    /// All its IPv4 addresses that NodePorts are served on.
-    pub fn ips(&self) -> impl Iterator<Item = Ipv4Addr> {
+    /// Its IPv6 address in the cluster.
+    pub fn internal_ip6(&self) -> Option<Ipv6Addr> {
+        self.addresses("InternalIP").next()
+    }
+
+    /// All its addresses that NodePorts are served on.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
         self.addresses("InternalIP").chain(self.addresses("ExternalIP"))
     }
 
-    fn addresses<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = Ipv4Addr> + 'a {
+    /// Those of a type and a family.
+    fn addresses<'a, T: FromStr>(&'a self, kind: &'a str) -> impl Iterator<Item = T> + 'a {
         self.status.addresses.iter().filter(move |a| a.r#type == kind).filter_map(|a| a.address.parse().ok())
     }
 
     /// Its pods' IPv4 range.
     pub fn pod_cidr(&self) -> Option<Ipv4Net> {
+        self.pod_range()
+    }
+
+    /// Its pods' IPv6 range.
+    pub fn pod_cidr6(&self) -> Option<Ipv6Net> {
+        self.pod_range()
+    }
+
+    fn pod_range<T: FromStr>(&self) -> Option<T> {
         self.spec.pod_cidrs.iter().chain([&self.spec.pod_cidr]).find_map(|text| text.parse().ok())
     }
 

@@ -1,9 +1,9 @@
 //! What the other nodes call for: routes, peers of the tunnel, addresses that NodePorts are served on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use xebec_cni::netlink::{Mac, Route};
 use xebec_ebpf_loader::layout::{Addr, Peer, node_address_flags, peer_flags};
 
@@ -19,13 +19,15 @@ pub struct Local {
     /// Its name.
     pub name: String,
     /// All its addresses that NodePorts are served on.
-    pub addresses: BTreeSet<Ipv4Addr>,
+    pub addresses: BTreeSet<IpAddr>,
     /// The address that others know it by.
     pub address: Ipv4Addr,
-    /// The interface that has it.
+    /// Dual stack: its IPv6 address, if it has one.
+    pub address6: Option<Ipv6Addr>,
+    /// The interface that has them.
     pub uplink: u32,
     /// The networks on that interface's link.
-    pub on_link: Vec<Ipv4Net>,
+    pub on_link: Vec<IpNet>,
     /// The tunnel's interface, if there is one.
     pub vxlan: Option<u32>,
     /// When to use it.
@@ -68,10 +70,23 @@ pub fn plan<'a>(nodes: impl Iterator<Item = &'a Node>, local: &Local) -> Plan {
         }
         // A node that has only just joined has no range yet.
         let (Some(ip), Some(pods)) = (node.internal_ip(), node.pod_cidr()) else { continue };
-        match way(ip, local) {
-            Ok(tunnel) => plan.add_peer(ip, pods.trunc(), tunnel, local),
+        match way(ip.into(), local) {
+            Ok(tunnel) => plan.add_peer(ip, ip.into(), pods.trunc().into(), tunnel, local),
             Err(reason) => {
                 plan.unreachable.insert(name.clone(), reason);
+                continue;
+            }
+        }
+        let Some(pods6) = node.pod_cidr6() else { continue };
+        let (ip6, tunnel) = match (local.address6, node.internal_ip6()) {
+            (Some(_), Some(ip6)) => (Some(ip6), way(ip6.into(), local)),
+            // One of the two has no IPv6 address: the tunnel, which is one of IPv4, carries it all the same.
+            _ => (None, tunnel(ip.into(), local)),
+        };
+        match tunnel {
+            Ok(tunnel) => plan.add_peer(ip, ip6.map_or(ip.into(), IpAddr::V6), pods6.trunc().into(), tunnel, local),
+            Err(reason) => {
+                plan.unreachable.insert(name.clone(), format!("by IPv6: {reason}"));
             }
         }
     }
@@ -82,7 +97,7 @@ pub fn plan<'a>(nodes: impl Iterator<Item = &'a Node>, local: &Local) -> Plan {
 }
 
 /// The tunnel's interface, or none for the link.
-fn way(ip: Ipv4Addr, local: &Local) -> Result<Option<u32>, String> {
+fn way(ip: IpAddr, local: &Local) -> Result<Option<u32>, String> {
     let is_neighbour = local.on_link.iter().any(|net| net.contains(&ip));
     match local.tunnel {
         Tunnel::Never if !is_neighbour => {
@@ -90,28 +105,39 @@ fn way(ip: Ipv4Addr, local: &Local) -> Result<Option<u32>, String> {
         }
         Tunnel::Never => Ok(None),
         Tunnel::Auto if is_neighbour => Ok(None),
-        Tunnel::Auto | Tunnel::Always => match local.vxlan {
-            Some(index) => Ok(Some(index)),
-            None => Err(format!("{ip} needs the tunnel and the kernel has no VXLAN: load the module vxlan")),
-        },
+        Tunnel::Auto | Tunnel::Always => tunnel(ip, local),
+    }
+}
+
+fn tunnel(ip: IpAddr, local: &Local) -> Result<Option<u32>, String> {
+    match (local.tunnel, local.vxlan) {
+        (Tunnel::Never, _) => Err(format!("{ip} needs the tunnel and tunnels are off: set tunnel to auto")),
+        (_, Some(index)) => Ok(Some(index)),
+        (_, None) => Err(format!("{ip} needs the tunnel and the kernel has no VXLAN: load the module vxlan")),
     }
 }
 
 impl Plan {
-    fn add_peer(&mut self, ip: Ipv4Addr, pods: Ipv4Net, tunnel: Option<u32>, local: &Local) {
-        let flags = if tunnel.is_some() { peer_flags::TUNNEL } else { 0 };
-        let peer = PeerEntry(Peer { node: ip.into(), flags, vtep_mac: vtep_mac(ip), padding: [0; 2] });
-        let length = V4_PREFIX + u32::from(pods.prefix_len());
-        self.peers.insert((pods.network().into(), length), peer);
+    /// `ip` is the node's address at the end of the tunnel, `neighbour` that of the pods' family if it has one.
+    fn add_peer(&mut self, ip: Ipv4Addr, neighbour: IpAddr, pods: IpNet, tunnel: Option<u32>, local: &Local) {
+        let (flags, node) = match tunnel {
+            Some(_) => (peer_flags::TUNNEL, ip.into()),
+            None => (0, neighbour),
+        };
+        let peer = PeerEntry(Peer { node: node.into(), flags, vtep_mac: vtep_mac(ip), padding: [0; 2] });
+        let offset = if matches!(pods, IpNet::V4(_)) { V4_PREFIX } else { 0 };
+        self.peers.insert((pods.network().into(), offset + u32::from(pods.prefix_len())), peer);
+        let source = match pods {
+            IpNet::V4(_) => Some(IpAddr::V4(local.address)),
+            IpNet::V6(_) => local.address6.map(IpAddr::V6),
+        };
         let route = match tunnel {
             Some(index) => {
                 // What a node sends through the tunnel is answered through it, not past it.
-                self.peers.insert((ip.into(), 128), peer);
-                Route { destination: pods, gateway: None, interface: index, source: Some(local.address) }
+                self.peers.insert((neighbour.into(), 128), peer);
+                Route { destination: pods, gateway: None, interface: index, source }
             }
-            None => {
-                Route { destination: pods, gateway: Some(ip), interface: local.uplink, source: Some(local.address) }
-            }
+            None => Route { destination: pods, gateway: Some(neighbour), interface: local.uplink, source },
         };
         self.routes.insert(route);
     }

@@ -1,7 +1,7 @@
 //! Connects pods: an address from the node's range, a veth pair, the datapath's programs and the pod's policies on it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use xebec_cni::ipam::{self, Pool};
 use xebec_ebpf_loader::layout::{Addr, LocalPod};
 use xebec_ebpf_loader::{Datapath, Table, kernel_clock_s};
 
+use super::setup::NetworkConfig6;
 use super::{NetworkError, PodAddresses, PodIdentity, PodNetwork};
 use crate::policy::Gate;
 use crate::policy::sync::Subjects;
@@ -30,6 +31,7 @@ struct Inner {
     pool: Pool,
     mtu: u32,
     node: Ipv4Addr,
+    v6: Option<NetworkConfig6>,
     kernel: Mutex<Kernel>,
 }
 
@@ -52,18 +54,18 @@ enum Failure {
 }
 
 impl NodeNetwork {
-    /// Over a loaded datapath. `node` is the node's own address, `mtu` the largest packet of pods in bytes of IP; `gate`
+    /// Over a loaded datapath. `node` is the node's own address, and what there is of IPv6; `mtu` the largest packet of pods in bytes of IP; `gate`
     /// says when a pod's policies are known.
     pub fn new(
         pool: Pool,
         mtu: u32,
-        node: Ipv4Addr,
+        node: (Ipv4Addr, Option<NetworkConfig6>),
         datapath: Datapath,
         local_pods: Table<Addr, LocalPod>,
         gate: Gate,
     ) -> Self {
         let kernel = Mutex::new(Kernel { datapath, local_pods, isolated: BTreeMap::new() });
-        Self { inner: Arc::new(Inner { pool, mtu, node, kernel }), gate }
+        Self { inner: Arc::new(Inner { pool, mtu, node: node.0, v6: node.1, kernel }), gate }
     }
 
     /// Runs a step of some milliseconds where it holds nobody up.
@@ -102,6 +104,16 @@ impl PodNetwork for NodeNetwork {
 }
 
 impl Inner {
+    /// The IPv6 address that goes with a leased one.
+    fn second(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        self.v6.map(|v6| self.pool.paired(address, v6.pod_cidr))
+    }
+
+    /// All addresses of the pod that has leased this one.
+    fn addresses(&self, address: Ipv4Addr) -> Vec<IpAddr> {
+        [IpAddr::V4(address)].into_iter().chain(self.second(address).map(IpAddr::V6)).collect()
+    }
+
     fn set_up(&self, uid: &str, netns: PathBuf) -> Result<PodAddresses, Failure> {
         let address = self.pool.lease(uid)?;
         let host_interface = host_interface(uid);
@@ -131,18 +143,26 @@ impl Inner {
             };
             // The entry first: the program lets nothing out from an address it does not know. And both before the pod
             // can send or get a packet.
-            kernel.local_pods.insert(&address.into(), &entry)?;
+            for addr in self.addresses(address) {
+                kernel.local_pods.insert(&addr.into(), &entry)?;
+            }
             kernel.datapath.attach_pod(&host_interface, connected.host_index)?;
         }
         connection.bring_up()?;
-        Ok(PodAddresses(vec![IpAddr::V4(address)]))
+        if let (Some(v6), Some(second)) = (self.v6, self.second(address)) {
+            connect::v6::connect(&connection, second, v6.node_address)?;
+        }
+        Ok(PodAddresses(self.addresses(address)))
     }
 
     /// The lease last: it is what a later collection finds the rest by.
     fn tear_down(&self, uid: &str) -> Result<(), Failure> {
         let host_interface = host_interface(uid);
         if let Some(address) = self.pool.find(uid)? {
-            self.kernel.lock().local_pods.remove(&address.into())?;
+            let mut kernel = self.kernel.lock();
+            for addr in self.addresses(address) {
+                kernel.local_pods.remove(&addr.into())?;
+            }
         }
         connect::disconnect(&host_interface)?;
         let mut kernel = self.kernel.lock();
@@ -159,8 +179,8 @@ impl Inner {
             tracing::info!(address = %lease.address, uid = %lease.owner, "taking back the address of a pod that is gone");
             self.tear_down(&lease.owner)?;
         }
-        let kept: BTreeSet<Addr> =
-            leases.iter().filter(|l| live.contains(&l.owner)).map(|l| l.address.into()).collect();
+        let lives = leases.iter().filter(|l| live.contains(&l.owner));
+        let kept: BTreeSet<Addr> = lives.flat_map(|l| self.addresses(l.address)).map(Addr::from).collect();
         let interfaces: BTreeSet<String> = live.iter().map(|uid| host_interface(uid)).collect();
         let mut kernel = self.kernel.lock();
         kernel.isolated.retain(|uid, _| live.contains(uid));
@@ -211,7 +231,9 @@ impl Inner {
             pod.isolated_at_s = kernel_clock_s();
         }
         if pod != before {
-            kernel.local_pods.insert(&address.into(), &pod)?;
+            for addr in self.addresses(address) {
+                kernel.local_pods.insert(&addr.into(), &pod)?;
+            }
         }
         Ok(())
     }

@@ -1,8 +1,7 @@
 //! Follows the nodes, and keeps routes, peers and addresses as they call for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use xebec_cni::netlink::{Link, Netlink, Route};
 use xebec_ebpf_loader::layout::{Addr, lb_address_flags};
 
 use super::alive::watch_over;
+use super::announce::{Groups, gratuitous_arp, unsolicited_advertisement};
 use super::handover::{Past, former_owners};
 use super::load_balancer::owners;
 use super::nodes::Node;
@@ -42,8 +42,15 @@ pub async fn run(
 ) {
     let (sender, mut changes) = mpsc::channel(256);
     let watcher = follow::<Node>(rest, "/api/v1/nodes".to_owned(), String::new(), random, sender);
-    let mut peers =
-        Peers { local, uplink, maps, nodes: BTreeMap::new(), known: BTreeSet::new(), owners: BTreeMap::new() };
+    let mut peers = Peers {
+        local,
+        uplink,
+        maps,
+        nodes: BTreeMap::new(),
+        known: BTreeSet::new(),
+        owners: BTreeMap::new(),
+        groups: Groups::default(),
+    };
     let (others, heeded) = watch::channel(BTreeSet::new());
     let (silence, mut silent) = watch::channel(BTreeSet::new());
     let watching = watch_over(peers.local.address, heeded, silence);
@@ -118,7 +125,9 @@ struct Peers {
     /// Nodes known to be unreachable: said once.
     known: BTreeSet<String>,
     /// Who answered for load balancer addresses when that was last worked out.
-    owners: BTreeMap<Ipv4Addr, String>,
+    owners: BTreeMap<IpAddr, String>,
+    /// Groups of the link that neighbours' solicitations for these addresses go to: the uplink's card must let them in.
+    groups: Groups,
 }
 
 impl Peers {
@@ -166,7 +175,7 @@ impl Peers {
         let fit = self.nodes.values().filter(|node| node.takes_load_balancers() && !is_silent(node));
         let fit: BTreeSet<String> = fit.map(|node| node.metadata.name.clone()).collect();
         let owners = owners(addresses, &fit);
-        let owned: BTreeSet<Ipv4Addr> =
+        let owned: BTreeSet<IpAddr> =
             owners.iter().filter(|(_, owner)| **owner == self.local.name).map(|(address, _)| *address).collect();
         self.remember_owners(addresses, &owned, &is_silent)?;
         self.owners = owners;
@@ -177,7 +186,7 @@ impl Peers {
     fn remember_owners(
         &mut self,
         addresses: &LoadBalancerAddresses,
-        owned: &BTreeSet<Ipv4Addr>,
+        owned: &BTreeSet<IpAddr>,
         is_silent: &dyn Fn(&Node) -> bool,
     ) -> Result<(), Failure> {
         let others = self.nodes.values().filter(|node| node.metadata.name != self.local.name && !is_silent(node));
@@ -254,10 +263,11 @@ impl Peers {
     }
 
     /// Owns these addresses and no others, and tells the link of new ones: neighbours may know another node's MAC.
-    fn announce(&mut self, owned: &BTreeSet<Ipv4Addr>) -> Result<(), Failure> {
+    fn announce(&mut self, owned: &BTreeSet<IpAddr>) -> Result<(), Failure> {
         let table = &mut self.maps.lb_addresses;
         let present: BTreeSet<Addr> = table.entries()?.into_iter().map(|(addr, _)| addr).collect();
         let wanted: BTreeSet<Addr> = owned.iter().map(|ip| (*ip).into()).collect();
+        self.groups.keep(owned);
         for addr in present.difference(&wanted) {
             table.remove(addr)?;
         }
@@ -268,53 +278,19 @@ impl Peers {
             }
             table.insert(&addr, &lb_address_flags::OWNED)?;
             tracing::info!(address = %ip, "answering for a load balancer address");
-            if let Err(error) = gratuitous_arp(&self.uplink, *ip) {
+            let told = match ip {
+                IpAddr::V4(v4) => gratuitous_arp(&self.uplink, *v4),
+                IpAddr::V6(v6) => {
+                    if let Err(error) = self.groups.join(*v6, self.uplink.index) {
+                        tracing::warn!(%error, address = %ip, "neighbours may not find a load balancer address");
+                    }
+                    unsolicited_advertisement(&self.uplink, *v6)
+                }
+            };
+            if let Err(error) = told {
                 tracing::warn!(%error, address = %ip, "cannot announce a load balancer address; neighbours may take a minute to notice");
             }
         }
         Ok(())
     }
-}
-
-/// Tells everybody on the link that `address` is at `link` (RFC 5227 section 3, an ARP announcement).
-fn gratuitous_arp(link: &Link, address: Ipv4Addr) -> io::Result<()> {
-    const BROADCAST: [u8; 6] = [0xff; 6];
-    const ETH_P_ARP: u16 = 0x0806;
-    let mut frame = Vec::with_capacity(42);
-    frame.extend(BROADCAST);
-    frame.extend(link.mac);
-    frame.extend(ETH_P_ARP.to_be_bytes());
-    frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
-    frame.extend(link.mac);
-    frame.extend(address.octets());
-    frame.extend([0; 6]);
-    frame.extend(address.octets());
-    // SAFETY: plain numbers; the descriptor is owned at once.
-    let socket = unsafe {
-        use std::os::fd::{FromRawFd as _, OwnedFd};
-        let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        OwnedFd::from_raw_fd(fd)
-    };
-    // SAFETY: all zeros is a valid value of this plain struct.
-    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    to.sll_family = libc::AF_PACKET as u16;
-    to.sll_ifindex = i32::try_from(link.index).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    to.sll_halen = 6;
-    to.sll_addr[..6].copy_from_slice(&BROADCAST);
-    // SAFETY: the pointers and lengths are of live values.
-    let sent = unsafe {
-        use std::os::fd::AsRawFd as _;
-        libc::sendto(
-            socket.as_raw_fd(),
-            frame.as_ptr().cast(),
-            frame.len(),
-            0,
-            (&raw const to).cast(),
-            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-        )
-    };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

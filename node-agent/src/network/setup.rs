@@ -1,11 +1,11 @@
 //! Prepares a node: kernel settings, the tunnel's device, the datapath.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use xebec_cni::ipam::Pool;
 use xebec_cni::netlink::{self, Link, Netlink};
 use xebec_cni::sysctl;
@@ -72,6 +72,8 @@ pub struct NetworkConfig {
     pub cluster_cidr: Ipv4Net,
     /// All services' range.
     pub service_cidr: Ipv4Net,
+    /// Dual stack: the same of IPv6.
+    pub v6: Option<NetworkConfig6>,
     /// First and last NodePort.
     pub node_ports: (u16, u16),
     /// When to tunnel.
@@ -86,6 +88,19 @@ pub struct NetworkConfig {
     pub lease_dir: PathBuf,
 }
 
+/// What it needs to know of IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetworkConfig6 {
+    /// This node's address, on the same interface as the other; without one, its pods reach no more than the cluster.
+    pub node_address: Option<Ipv6Addr>,
+    /// The node's range, the second of `spec.podCIDRs`.
+    pub pod_cidr: Ipv6Net,
+    /// All pods' range.
+    pub cluster_cidr: Ipv6Net,
+    /// All services' range.
+    pub service_cidr: Ipv6Net,
+}
+
 /// Why the network is not up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
@@ -96,7 +111,7 @@ pub enum SetupError {
     #[error("no interface {} has the node's address {address}: name the right one as uplink, or the right address", interface.as_deref().unwrap_or("of this machine"))]
     NoUplink {
         /// The node's address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The interface that was named, if one was.
         interface: Option<String>,
     },
@@ -157,7 +172,10 @@ impl Network {
         let mut netlink = Netlink::open()?;
         let uplink = find_uplink(&mut netlink, config)?;
         sysctl::set(&format!("net/ipv4/conf/{}/rp_filter", uplink.name), "0")?;
-        netlink.set_unreachable(config.pod_cidr.trunc())?;
+        netlink.set_unreachable(config.pod_cidr.trunc().into())?;
+        if let Some(v6) = &config.v6 {
+            prepare_v6(&mut netlink, v6, &uplink)?;
+        }
         let vxlan = match config.tunnel {
             Tunnel::Never => None,
             Tunnel::Auto => ensure_vxlan(&mut netlink, config, &uplink)
@@ -196,7 +214,7 @@ impl Network {
         let (gate, questions) = Gate::new();
         let pool = Pool::new(&config.lease_dir, config.pod_cidr);
         let mtu = pod_mtu(config.tunnel, &uplink);
-        let pods = NodeNetwork::new(pool, mtu, config.node_address, datapath, local_pods, gate);
+        let pods = NodeNetwork::new(pool, mtu, (config.node_address, config.v6), datapath, local_pods, gate);
         Ok(Self {
             pods: Arc::new(pods),
             services: ServiceMaps { services, slots, members, source_ranges, backends, service_counters },
@@ -209,6 +227,20 @@ impl Network {
             uplink,
         })
     }
+}
+
+/// The kernel's settings for IPv6, and the address that is said to be the node's.
+fn prepare_v6(netlink: &mut Netlink, v6: &NetworkConfig6, uplink: &Link) -> Result<(), SetupError> {
+    // Forwarding turns off what the uplink hears of routers, unless it is told to listen all the same.
+    sysctl::set(&format!("net/ipv6/conf/{}/accept_ra", uplink.name), "2")?;
+    sysctl::set("net/ipv6/conf/all/forwarding", "1")?;
+    if let Some(address) = v6.node_address {
+        let here = netlink.addresses6()?.iter().any(|(index, net)| *index == uplink.index && net.addr() == address);
+        if !here {
+            return Err(SetupError::NoUplink { address: address.into(), interface: Some(uplink.name.clone()) });
+        }
+    }
+    Ok(netlink.set_unreachable(v6.pod_cidr.trunc().into())?)
 }
 
 /// With the tunnel only for some peers, packets for those that are too large are fragmented or refused with "fragmentation
@@ -226,7 +258,7 @@ fn find_uplink(netlink: &mut Netlink, config: &NetworkConfig) -> Result<Link, Se
         config.uplink.as_ref().is_none_or(|name| *name == link.name)
             && addresses.iter().any(|(index, net)| *index == link.index && net.addr() == config.node_address)
     });
-    found.ok_or_else(|| SetupError::NoUplink { address: config.node_address, interface: config.uplink.clone() })
+    found.ok_or_else(|| SetupError::NoUplink { address: config.node_address.into(), interface: config.uplink.clone() })
 }
 
 fn ensure_vxlan(netlink: &mut Netlink, config: &NetworkConfig, uplink: &Link) -> Result<Link, netlink::Error> {
@@ -260,15 +292,22 @@ fn local(
     vxlan: Option<&Link>,
 ) -> Result<Local, SetupError> {
     let all = netlink.addresses()?;
-    let on_uplink: Vec<Ipv4Net> = all.iter().filter(|(index, _)| *index == uplink.index).map(|(_, net)| *net).collect();
-    let mut addresses: BTreeSet<Ipv4Addr> = on_uplink.iter().map(Ipv4Net::addr).collect();
-    addresses.insert(config.node_address);
+    let mut on_uplink: Vec<IpNet> =
+        all.iter().filter(|(index, _)| *index == uplink.index).map(|(_, net)| IpNet::V4(*net)).collect();
+    if config.v6.is_some() {
+        let all = netlink.addresses6()?;
+        let lasting = all.iter().filter(|(index, net)| *index == uplink.index && !net.addr().is_unicast_link_local());
+        on_uplink.extend(lasting.map(|(_, net)| IpNet::V6(*net)));
+    }
+    let mut addresses: BTreeSet<IpAddr> = on_uplink.iter().map(IpNet::addr).collect();
+    addresses.insert(config.node_address.into());
     Ok(Local {
         name: config.node_name.clone(),
         addresses,
         address: config.node_address,
+        address6: config.v6.and_then(|v6| v6.node_address),
         uplink: uplink.index,
-        on_link: on_uplink.iter().filter(|net| net.prefix_len() < 32).map(Ipv4Net::trunc).collect(),
+        on_link: on_uplink.iter().filter(|net| net.prefix_len() < net.max_prefix_len()).map(IpNet::trunc).collect(),
         vxlan: vxlan.map(|link| link.index),
         tunnel: config.tunnel,
     })
@@ -276,7 +315,8 @@ fn local(
 
 fn datapath_config(config: &NetworkConfig, uplink: &Link, vxlan: Option<&Link>) -> Config {
     let word = |ip: Ipv4Addr| Addr::from(ip).v4_word();
-    Config {
+    let addr = |ip: Ipv6Addr| Addr::from(IpAddr::V6(ip));
+    let v4 = Config {
         node: config.node_address.into(),
         uplink_ifindex: uplink.index,
         vxlan_ifindex: vxlan.map_or(0, |link| link.index),
@@ -294,5 +334,17 @@ fn datapath_config(config: &NetworkConfig, uplink: &Link, vxlan: Option<&Link>) 
         masquerade: u8::from(config.masquerade),
         vxlan_mac: vtep_mac(config.node_address),
         ..Config::ZERO
+    };
+    let Some(v6) = &config.v6 else { return v4 };
+    Config {
+        dual_stack: 1,
+        node6: v6.node_address.map_or(Addr::UNSPECIFIED, addr),
+        cluster6_net: addr(v6.cluster_cidr.network()),
+        cluster6_mask: addr(v6.cluster_cidr.netmask()),
+        pod6_net: addr(v6.pod_cidr.network()),
+        pod6_mask: addr(v6.pod_cidr.netmask()),
+        service6_net: addr(v6.service_cidr.network()),
+        service6_mask: addr(v6.service_cidr.netmask()),
+        ..v4
     }
 }

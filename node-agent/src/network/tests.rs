@@ -1,9 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
 use serde_json::json;
-use xebec_ebpf_loader::layout::{node_address_flags, peer_flags};
+use xebec_ebpf_loader::layout::{Addr, node_address_flags, peer_flags};
 
 use super::load_balancer::owners;
 use super::nodes::{EXCLUDE_LABEL, Node};
@@ -25,8 +25,9 @@ fn node(name: &str, ip: &str, pods: &str) -> Node {
 fn local(tunnel: Tunnel) -> Local {
     Local {
         name: "n1".to_owned(),
-        addresses: BTreeSet::from([Ipv4Addr::new(172, 30, 0, 11)]),
+        addresses: BTreeSet::from([IpAddr::from([172, 30, 0, 11])]),
         address: Ipv4Addr::new(172, 30, 0, 11),
+        address6: None,
         uplink: 2,
         on_link: vec!["172.30.0.0/24".parse().unwrap()],
         vxlan: Some(3),
@@ -48,7 +49,7 @@ fn neighbours_are_routed_and_others_tunnelled() {
     let routes: Vec<_> = plan.routes.iter().map(|r| (r.destination.to_string(), r.gateway, r.interface)).collect();
     assert_eq!(
         routes,
-        [("10.244.2.0/24".to_owned(), Some(Ipv4Addr::new(172, 30, 0, 12)), 2), ("10.244.3.0/24".to_owned(), None, 3),]
+        [("10.244.2.0/24".to_owned(), Some(IpAddr::from([172, 30, 0, 12])), 2), ("10.244.3.0/24".to_owned(), None, 3),]
     );
     let peers: Vec<_> =
         plan.peers.iter().map(|((addr, length), peer)| (format!("{addr:?}"), length - 96, peer.0.flags)).collect();
@@ -70,6 +71,55 @@ fn neighbours_are_routed_and_others_tunnelled() {
         ]
     );
     assert!(plan.unreachable.is_empty());
+}
+
+#[test]
+fn the_second_family_has_routes_of_its_own_and_the_same_tunnel() {
+    let dual = |name: &str, ip: &str, ip6: &str, number: u8| -> Node {
+        let mut node = node(name, ip, &format!("10.244.{number}.0/24"));
+        node.spec.pod_cidrs.push(format!("fd00:10:244:{number}::/64"));
+        node.status.addresses.extend(
+            serde_json::from_value::<Vec<super::nodes::NodeAddress>>(json!([{ "type": "InternalIP", "address": ip6 }]))
+                .unwrap(),
+        );
+        node
+    };
+    let nodes = [
+        dual("n2", "172.30.0.12", "fd00:172::12", 2),
+        dual("n3", "172.31.0.13", "fd00:173::13", 3),
+        dual("n4", "172.30.0.14", "none", 4),
+    ];
+    let mut local = local(Tunnel::Auto);
+    local.address6 = Some("fd00:172::11".parse().unwrap());
+    local.on_link.push("fd00:172::/64".parse().unwrap());
+    let result = plan(nodes.iter(), &local);
+    let of = |text: &str| text.parse::<IpAddr>().unwrap();
+    let routes: Vec<_> = result
+        .routes
+        .iter()
+        .filter(|route| route.destination.addr().is_ipv6())
+        .map(|r| (r.destination.to_string(), r.gateway, r.interface, r.source))
+        .collect();
+    let source = Some(of("fd00:172::11"));
+    assert_eq!(
+        routes,
+        [
+            ("fd00:10:244:2::/64".to_owned(), Some(of("fd00:172::12")), 2, source),
+            ("fd00:10:244:3::/64".to_owned(), None, 3, source),
+            ("fd00:10:244:4::/64".to_owned(), None, 3, source),
+        ],
+        "by the link, by the tunnel, and by that for want of an address"
+    );
+    let peer = |net: &str, length| result.peers[&(Addr::from(of(net)), length)].0;
+    assert_eq!((peer("fd00:10:244:2::", 64).node.to_ip(), peer("fd00:10:244:2::", 64).flags), (of("fd00:172::12"), 0));
+    for (net, length, node) in [
+        ("fd00:10:244:3::", 64, "172.31.0.13"),
+        ("fd00:173::13", 128, "172.31.0.13"),
+        ("fd00:10:244:4::", 64, "172.30.0.14"),
+    ] {
+        assert_eq!((peer(net, length).node.to_ip(), peer(net, length).flags), (of(node), peer_flags::TUNNEL), "{net}");
+    }
+    assert_eq!(result.node_addresses[&Addr::from(of("fd00:173::13"))], node_address_flags::PEER);
 }
 
 #[test]
@@ -106,15 +156,15 @@ fn only_ready_nodes_that_are_not_excluded_take_load_balancers() {
 #[test]
 fn load_balancer_addresses_spread_and_go_where_they_may() {
     let fit: BTreeSet<String> = (1..=4).map(|i| format!("n{i}")).collect();
-    let addresses = (0..200).map(|i| (Ipv4Addr::new(172, 30, 0, i), None)).collect();
+    let addresses = (0..200).map(|i| (IpAddr::from([172, 30, 0, i]), None)).collect();
     let mut counts = BTreeMap::<String, usize>::new();
     for owner in owners(&addresses, &fit).into_values() {
         *counts.entry(owner).or_default() += 1;
     }
     assert!(counts.values().all(|n| (25..=75).contains(n)), "{counts:?}");
-    let only = BTreeMap::from([(Ipv4Addr::new(172, 30, 0, 1), Some(BTreeSet::from(["n2".to_owned()])))]);
+    let only = BTreeMap::from([(IpAddr::from([172, 30, 0, 1]), Some(BTreeSet::from(["n2".to_owned()])))]);
     assert_eq!(owners(&only, &fit).into_values().collect::<Vec<_>>(), ["n2"]);
-    let nobody = BTreeMap::from([(Ipv4Addr::new(172, 30, 0, 1), Some(BTreeSet::new()))]);
+    let nobody = BTreeMap::from([(IpAddr::from([172, 30, 0, 1]), Some(BTreeSet::new()))]);
     assert!(owners(&nobody, &fit).is_empty());
 }
 
@@ -125,7 +175,7 @@ proptest! {
         let all: BTreeSet<String> = (0..count).map(|i| format!("n{i}")).collect();
         let gone = format!("n{}", gone % count);
         let rest: BTreeSet<String> = all.iter().filter(|n| **n != gone).cloned().collect();
-        let addresses = (0..100).map(|i| (Ipv4Addr::new(172, 30, 0, i), None)).collect();
+        let addresses = (0..100).map(|i| (IpAddr::from([172, 30, 0, i]), None)).collect();
         let (before, after) = (owners(&addresses, &all), owners(&addresses, &rest));
         for (address, owner) in before {
             if owner != gone {

@@ -1,7 +1,7 @@
 //! One service, compiled: its frontends, and the backends behind each.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -68,7 +68,7 @@ pub struct Compiled {
     /// Its frontends.
     pub frontends: BTreeMap<ServiceKey, Target>,
     /// Its load balancer addresses; with the nodes that may answer for it, if not any node may.
-    pub load_balancer: BTreeMap<Ipv4Addr, Option<BTreeSet<String>>>,
+    pub load_balancer: BTreeMap<IpAddr, Option<BTreeSet<String>>>,
     /// By port.
     pub health_check: Option<(u16, HealthCheck)>,
 }
@@ -84,8 +84,10 @@ pub struct Facts {
     pub addresses: Vec<IpAddr>,
     /// The service that the node's own DNS server answers for.
     pub dns_service: ServiceName,
-    /// Where that server listens.
-    pub dns_server: (IpAddr, u16),
+    /// The node's addresses at which that server answers: one of each family that there is.
+    pub dns_servers: Vec<IpAddr>,
+    /// Where it listens.
+    pub dns_port: u16,
     /// Whether load balancer services return directly that do not say.
     pub direct_return: bool,
 }
@@ -175,19 +177,13 @@ fn compile_port<'a>(
             target.flags |= service_flags::SOURCE_RANGES;
         }
         add((*ip).into(), port.number, SCOPE_EXTERNAL, target);
-        if let IpAddr::V4(v4) = ip {
-            let nodes = service.external_local.then(|| topology::nodes(&candidates));
-            restrict(&mut out.load_balancer, *v4, nodes);
-        }
+        let nodes = service.external_local.then(|| topology::nodes(&candidates));
+        restrict(&mut out.load_balancer, *ip, nodes);
     }
 }
 
 /// With several ports, a node must have an endpoint for each to answer for the address.
-fn restrict(
-    addresses: &mut BTreeMap<Ipv4Addr, Option<BTreeSet<String>>>,
-    ip: Ipv4Addr,
-    nodes: Option<BTreeSet<String>>,
-) {
+fn restrict(addresses: &mut BTreeMap<IpAddr, Option<BTreeSet<String>>>, ip: IpAddr, nodes: Option<BTreeSet<String>>) {
     addresses
         .entry(ip)
         .and_modify(|known| {
@@ -291,10 +287,14 @@ fn candidates<'a>(
     facts: &'a Facts,
 ) -> Vec<Candidate<'a>> {
     if *name == facts.dns_service {
-        let (ip, port) = facts.dns_server;
-        let address = BackendAddress { addr: ip.into(), port: Port::new(port) };
-        let conditions = Conditions::default();
-        return vec![Candidate { address, conditions, node: Some(&facts.node), hints: None }];
+        let servers = facts.dns_servers.iter().filter(|ip| ip.is_ipv4() == is_v4);
+        let candidate = |ip: &IpAddr| Candidate {
+            address: BackendAddress { addr: (*ip).into(), port: Port::new(facts.dns_port) },
+            conditions: Conditions::default(),
+            node: Some(&facts.node),
+            hints: None,
+        };
+        return servers.map(candidate).collect();
     }
     let mut out = Vec::new();
     for slice in slices {

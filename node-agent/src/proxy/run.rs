@@ -1,7 +1,7 @@
 //! Follows the API, and keeps the maps as the world wants them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Config {
     /// This node's name.
     pub node_name: String,
-    /// This node's address.
-    pub node_address: IpAddr,
+    /// This node's addresses, one of each family that there is.
+    pub node_addresses: Vec<IpAddr>,
     /// All its addresses, at which pods' `hostPort`s are served.
     pub host_addresses: Vec<IpAddr>,
     /// Where the node's DNS server listens.
@@ -49,7 +49,7 @@ pub struct Config {
 }
 
 /// Load balancer addresses, with the nodes that may answer for each if not any node may.
-pub type LoadBalancerAddresses = BTreeMap<Ipv4Addr, Option<BTreeSet<String>>>;
+pub type LoadBalancerAddresses = BTreeMap<IpAddr, Option<BTreeSet<String>>>;
 
 /// Whom the proxy tells what.
 #[derive(Debug)]
@@ -216,7 +216,8 @@ impl Proxy {
             zone: None,
             addresses: config.host_addresses,
             dns_service: ObjectName::new(&namespace, &name),
-            dns_server: (config.node_address, config.dns_port),
+            dns_servers: config.node_addresses,
+            dns_port: config.dns_port,
             direct_return: config.direct_return,
         };
         let (world, listed) = (World::new(facts), Listed::default());

@@ -19,7 +19,8 @@ fn facts() -> Facts {
         zone: Some("a".into()),
         addresses: vec!["172.30.0.11".parse().unwrap()],
         dns_service: ObjectName::new("kube-system", "kube-dns"),
-        dns_server: ("172.30.0.11".parse().unwrap(), 10_053),
+        dns_servers: vec!["172.30.0.11".parse().unwrap(), "fd00:172::11".parse().unwrap()],
+        dns_port: 10_053,
         direct_return: false,
     }
 }
@@ -117,8 +118,8 @@ fn a_load_balancer_has_all_its_frontends() {
             ("172.30.0.130", 80, SCOPE_EXTERNAL),
             ("198.51.100.1", 80, SCOPE_CLUSTER),
             ("198.51.100.1", 80, SCOPE_EXTERNAL),
-            ("::", 30_080, SCOPE_CLUSTER),
-            ("::", 30_080, SCOPE_EXTERNAL),
+            ("0.0.0.0", 30_080, SCOPE_CLUSTER),
+            ("0.0.0.0", 30_080, SCOPE_EXTERNAL),
         ])
     );
     assert!(shown.values().all(|backends| backends == &["10.244.1.5:8080"]));

@@ -1,7 +1,7 @@
 //! All services as last heard of, compiled; a change compiles what it touches and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use xebec_ebpf_loader::layout::ServiceKey;
@@ -25,7 +25,7 @@ pub struct World {
     dirty: HashSet<ServiceName>,
     dirty_pods: BTreeSet<ObjectName>,
     /// Of those services that have any.
-    load_balancers: BTreeMap<ServiceName, BTreeMap<Ipv4Addr, Option<BTreeSet<String>>>>,
+    load_balancers: BTreeMap<ServiceName, BTreeMap<IpAddr, Option<BTreeSet<String>>>>,
     health_checks: BTreeMap<ServiceName, (u16, HealthCheck)>,
     /// Whether one of the two before has changed since it was last asked for.
     addresses_changed: bool,
@@ -205,7 +205,7 @@ impl World {
     fn note_addresses(
         &mut self,
         name: &ServiceName,
-        addresses: BTreeMap<Ipv4Addr, Option<BTreeSet<String>>>,
+        addresses: BTreeMap<IpAddr, Option<BTreeSet<String>>>,
         check: Option<(u16, HealthCheck)>,
     ) {
         if self.load_balancers.get(name).is_some_and(|known| *known == addresses) {
@@ -268,11 +268,11 @@ impl World {
 
     /// Load balancer addresses, with the nodes that may answer for each if not any node may; `None` if nothing changed
     /// since the last call.
-    pub fn load_balancer_addresses(&mut self) -> Option<BTreeMap<Ipv4Addr, Option<BTreeSet<String>>>> {
+    pub fn load_balancer_addresses(&mut self) -> Option<BTreeMap<IpAddr, Option<BTreeSet<String>>>> {
         if !std::mem::take(&mut self.addresses_changed) {
             return None;
         }
-        let mut out = BTreeMap::<Ipv4Addr, Option<BTreeSet<String>>>::new();
+        let mut out = BTreeMap::<IpAddr, Option<BTreeSet<String>>>::new();
         for (address, nodes) in self.load_balancers.values().flatten() {
             // Services that share an address: a node must do for all of them.
             let known = out.entry(*address).or_insert_with(|| nodes.clone());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::{BufRead as _, Write as _};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use xebec_node_agent::api::Rest;
 use xebec_node_agent::dns::Names;
 use xebec_node_agent::dns::zone::Zone;
 use xebec_node_agent::drain::ledger::Ledger;
-use xebec_node_agent::network::{self, Network, NetworkConfig, PodIdentity, PodNetwork as _, Tunnel};
+use xebec_node_agent::network::{self, Network, NetworkConfig, NetworkConfig6, PodIdentity, PodNetwork as _, Tunnel};
 use xebec_node_agent::{policy, proxy};
 
 /// The variable that says what the node is; also marks the child process.
@@ -102,6 +103,12 @@ fn agent() {
         pod_cidr: text("podCidr").parse().unwrap(),
         cluster_cidr: "10.244.0.0/16".parse().unwrap(),
         service_cidr: "10.96.0.0/16".parse().unwrap(),
+        v6: facts["podCidr6"].as_str().map(|pods| NetworkConfig6 {
+            node_address: facts["address6"].as_str().map(|address| address.parse().unwrap()),
+            pod_cidr: pods.parse().unwrap(),
+            cluster_cidr: "fd00:10:244::/56".parse().unwrap(),
+            service_cidr: "fd00:10:96::/112".parse().unwrap(),
+        }),
         node_ports: (30_000, 32_767),
         tunnel: Tunnel::Auto,
         masquerade: true,
@@ -117,6 +124,11 @@ fn agent() {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(serve(config, api, text("podNamespaces").into()));
+}
+
+fn addresses_of(config: &NetworkConfig) -> Vec<IpAddr> {
+    let v6 = config.v6.and_then(|v6| v6.node_address);
+    [IpAddr::V4(config.node_address)].into_iter().chain(v6.map(IpAddr::V6)).collect()
 }
 
 async fn serve(config: NetworkConfig, api: Api, pod_namespaces: PathBuf) {
@@ -137,10 +149,10 @@ async fn serve(config: NetworkConfig, api: Api, pod_namespaces: PathBuf) {
     let (synced, mut is_synced) = watch::channel(false);
     let proxy_config = proxy::Config {
         node_name: config.node_name.clone(),
-        node_address: config.node_address.into(),
+        node_addresses: addresses_of(&config),
         dns_port: 10_053,
         dns_service: ("kube-system".to_owned(), "kube-dns".to_owned()),
-        host_addresses: vec![config.node_address.into()],
+        host_addresses: addresses_of(&config),
         pod_namespaces,
         direct_return: false,
     };
@@ -205,7 +217,7 @@ async fn serve(config: NetworkConfig, api: Api, pod_namespaces: PathBuf) {
                 json!({})
             }
             "setup" => match network.pods.setup(&pod(&text("uid")), &PathBuf::from(text("netns"))).await {
-                Ok(addresses) => json!({ "address": addresses.0[0].to_string() }),
+                Ok(addresses) => json!({ "address": addresses.0[0].to_string(), "addresses": addresses.0 }),
                 Err(error) => json!({ "error": error.to_string() }),
             },
             "teardown" => match network.pods.teardown(&pod(&text("uid")), &PathBuf::from("/")).await {

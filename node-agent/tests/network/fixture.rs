@@ -17,9 +17,11 @@ use crate::agent;
 const SERVER: &str = r#"
 import socket, sys, threading
 name = sys.argv[1]
-def stream(port):
-    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    s.bind(("0.0.0.0", port)); s.listen(64)
+def bind(family, kind, port):
+    s = socket.socket(family, kind); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6: s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    s.bind(("", port)); return s
+def stream(s, port):
     while True:
         c, peer = s.accept()
         threading.Thread(target=talk, args=(c, peer, port), daemon=True).start()
@@ -34,13 +36,15 @@ def talk(c, peer, port):
             while (d := c.recv(1 << 16)): c.sendall(d)
     except OSError: pass
     c.close()
-def datagrams():
-    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("0.0.0.0", 8080))
+def datagrams(s):
     while True:
         d, peer = s.recvfrom(65536)
         s.sendto(f"{name} {peer[0]}\n".encode(), peer)
-for port in (8080, 8081): threading.Thread(target=stream, args=(port,), daemon=True).start()
-threading.Thread(target=datagrams, daemon=True).start()
+for family in (socket.AF_INET, socket.AF_INET6):
+    for port in (8080, 8081):
+        s = bind(family, socket.SOCK_STREAM, port); s.listen(64)
+        threading.Thread(target=stream, args=(s, port), daemon=True).start()
+    threading.Thread(target=datagrams, args=(bind(family, socket.SOCK_DGRAM, 8080),), daemon=True).start()
 print("ready", flush=True)
 sys.stdin.read()
 "#;
@@ -50,8 +54,9 @@ const CLIENT: &str = r#"
 import socket, sys
 protocol, host, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
 # Java's and many others' sockets are IPv6 ones, with mapped addresses.
-family = socket.AF_INET6 if protocol.endswith("6") else socket.AF_INET
-to = ("::ffff:" + host if protocol.endswith("6") else host, port)
+mapped = protocol.endswith("6") and ":" not in host
+family = socket.AF_INET6 if protocol.endswith("6") or ":" in host else socket.AF_INET
+to = ("::ffff:" + host if mapped else host, port)
 try:
     if protocol.startswith("tcp"):
         s = socket.socket(family); s.settimeout(2); s.connect(to)
@@ -92,7 +97,7 @@ const DATAGRAMS: &str = r#"
 import errno, socket, sys
 connected, host, port = sys.argv[1] == "connected", sys.argv[2], int(sys.argv[3])
 def make():
-    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(0.5)
+    s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(0.5)
     if connected: s.connect((host, port))
     return s
 s = make()
@@ -110,7 +115,7 @@ for line in sys.stdin:
 /// Asks a server over UDP with so many bytes.
 const LARGE: &str = r#"
 import socket, sys
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(2)
+s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(2)
 s.sendto(b"x" * int(sys.argv[3]), (sys.argv[1], int(sys.argv[2])))
 try: print(s.recv(4096).decode())
 except OSError as e: print("error:", e)
@@ -193,6 +198,8 @@ impl Drop for Namespace {
 pub struct Place {
     pub name: String,
     pub address: String,
+    /// Of IPv6, where there is that.
+    pub address6: String,
     namespace: Rc<Namespace>,
     cgroup: Option<PathBuf>,
     server: Option<Child>,
@@ -211,7 +218,8 @@ pub struct Answer {
 
 impl Place {
     fn new(name: &str, address: &str, namespace: Rc<Namespace>, cgroup: Option<PathBuf>) -> Self {
-        let mut place = Self { name: name.to_owned(), address: address.to_owned(), namespace, cgroup, server: None };
+        let (own_name, address) = (name.to_owned(), address.to_owned());
+        let mut place = Self { name: own_name, address, address6: String::new(), namespace, cgroup, server: None };
         let mut server = place.python(SERVER, &[name]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
@@ -225,6 +233,7 @@ impl Place {
         Self {
             name: self.name.clone(),
             address: self.address.clone(),
+            address6: self.address6.clone(),
             namespace: Rc::clone(&self.namespace),
             cgroup: self.cgroup.clone(),
             server: None,
@@ -245,7 +254,7 @@ impl Place {
     }
 
     pub fn ask(&self, protocol: &str, to: &str) -> Result<Answer, String> {
-        let (host, port) = to.split_once(':').unwrap();
+        let (host, port) = to.rsplit_once(':').unwrap();
         let output = self.python(CLIENT, &[protocol, host, port]).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let words: Vec<&str> = text.split_whitespace().collect();
@@ -265,7 +274,7 @@ impl Place {
 
     /// Sends one datagram of that many bytes; the answer.
     pub fn ask_large(&self, to: &str, bytes: usize) -> String {
-        let (host, port) = to.split_once(':').unwrap();
+        let (host, port) = to.rsplit_once(':').unwrap();
         self.output(LARGE, &[host, port, &bytes.to_string()])
     }
 
@@ -277,7 +286,7 @@ impl Place {
     /// A datagram socket that stays.
     pub fn datagrams(&self, to: &str, connected: bool) -> Stream {
         let kind = if connected { "connected" } else { "unconnected" };
-        let (host, port) = to.split_once(':').unwrap();
+        let (host, port) = to.rsplit_once(':').unwrap();
         self.start(DATAGRAMS, &[kind, host, port], &format!("{kind} datagrams from {} to {to}", self.name))
     }
 
@@ -289,7 +298,7 @@ impl Place {
 
     /// Opens a connection that stays.
     pub fn open(&self, to: &str) -> Stream {
-        let (host, port) = to.split_once(':').unwrap();
+        let (host, port) = to.rsplit_once(':').unwrap();
         self.start(STREAM, &[host, port], &format!("{} to {to}", self.name))
     }
 
@@ -385,6 +394,7 @@ pub struct Cluster {
     fabric: Namespace,
     cgroup: PathBuf,
     dir: tempfile::TempDir,
+    dual_stack: bool,
 }
 
 /// Where the cgroup v2 file system is.
@@ -396,6 +406,15 @@ fn cgroup_root() -> PathBuf {
 
 impl Cluster {
     pub fn new() -> Self {
+        Self::make(false)
+    }
+
+    /// With IPv6 beside IPv4: what is 172.30.0.N has fd00:172:30::N, too.
+    pub fn dual_stack() -> Self {
+        Self::make(true)
+    }
+
+    fn make(dual_stack: bool) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let cgroup = cgroup_root().join(format!("xebec-network-test-{}-{number}", std::process::id()));
@@ -406,6 +425,13 @@ impl Cluster {
             fabric.ip(&format!("link add {bridge} type bridge"));
             fabric.ip(&format!("address add {address} dev {bridge}"));
             fabric.ip(&format!("link set {bridge} up"));
+            if dual_stack {
+                fabric.ip(&format!("address add {} dev {bridge} nodad", beside(address)));
+            }
+        }
+        if dual_stack {
+            let forward = "net.ipv6.conf.all.forwarding=1";
+            run("nsenter", &[&format!("--net={}", fabric.path()), "sysctl", "-qw", forward]);
         }
         run("nsenter", &[&format!("--net={}", fabric.path()), "sysctl", "-qw", "net.ipv4.ip_forward=1"]);
 
@@ -414,7 +440,12 @@ impl Cluster {
         fabric.ip("link set client master br0");
         outside.ip("address add 172.30.0.50/24 dev up0");
         outside.ip("route add default via 172.30.0.1");
-        let client = Place::new("client", "172.30.0.50", outside, None);
+        if dual_stack {
+            outside.ip("address add fd00:172:30::50/64 dev up0 nodad");
+            outside.ip("route add default via fd00:172:30::1");
+        }
+        let mut client = Place::new("client", "172.30.0.50", outside, None);
+        client.address6 = "fd00:172:30::50".to_owned();
 
         let mut cluster = Self {
             objects: BTreeMap::new(),
@@ -424,6 +455,7 @@ impl Cluster {
             fabric,
             cgroup,
             dir,
+            dual_stack,
         };
         for (number, network) in [(1, "172.30.0"), (2, "172.30.0"), (3, "172.31.0")] {
             cluster.add_node(number, network);
@@ -446,13 +478,26 @@ impl Cluster {
         fs::create_dir(&cgroup).unwrap();
         let bpffs = self.dir.path().join(format!("{name}-bpf"));
         let pods = format!("10.244.{number}.0/24");
-        let facts = json!({
+        let mut facts = json!({
             "name": name, "address": address, "podCidr": pods, "bpffs": bpffs, "cgroup": cgroup,
             "leases": self.dir.path().join(format!("{name}-leases")),
             "podNamespaces": self.pod_namespaces(&name),
         });
-        self.remember("nodes", &node_object(&name, &address, &pods, true));
-        let host = Place::new(&format!("{name}-host"), &address, Rc::clone(&namespace), Some(cgroup.clone()));
+        let mut object = node_object(&name, &address, &pods, true);
+        let mut host = Place::new(&format!("{name}-host"), &address, Rc::clone(&namespace), Some(cgroup.clone()));
+        if self.dual_stack {
+            let (net, address6) = (beside(&format!("{address}/24")), beside(&address));
+            namespace.ip(&format!("address add {net} dev up0 nodad"));
+            namespace.ip(&format!("route add default via {}", beside(&format!("{network}.1"))));
+            let pods6 = format!("fd00:10:244:{number}::/64");
+            facts["address6"] = address6.clone().into();
+            facts["podCidr6"] = pods6.clone().into();
+            object["spec"]["podCIDRs"] = json!([pods, pods6]);
+            let addresses = object["status"]["addresses"].as_array_mut().unwrap();
+            addresses.push(json!({ "type": "InternalIP", "address": address6 }));
+            host.address6 = address6;
+        }
+        self.remember("nodes", &object);
         self.nodes.insert(name, Node { facts, namespace, cgroup, bpffs, host, agent: None });
     }
 
@@ -524,7 +569,9 @@ impl Cluster {
         std::os::unix::fs::symlink(namespace.path(), self.pod_namespaces(node).join(name)).unwrap();
         let cgroup = self.nodes[node].cgroup.join(name);
         fs::create_dir(&cgroup).unwrap();
-        Place::new(name, answer["address"].as_str().unwrap(), namespace, Some(cgroup))
+        let mut place = Place::new(name, answer["address"].as_str().unwrap(), namespace, Some(cgroup));
+        place.address6 = answer["addresses"][1].as_str().unwrap_or_default().to_owned();
+        place
     }
 
     /// Makes a pod that the API knows, with a label `app` and the server's port by the name `web`.
@@ -643,6 +690,13 @@ fn pod_object(node: &str, name: &str, app: &str, address: Option<&str>) -> Value
         },
         "status": { "phase": "Running", "podIPs": addresses },
     })
+}
+
+/// The IPv6 address (or network) that goes with an IPv4 one: 172.30.0.11/24 and fd00:172:30::11/64.
+fn beside(address: &str) -> String {
+    let (address, length) = address.split_once('/').map_or((address, ""), |(address, _)| (address, "/64"));
+    let parts: Vec<&str> = address.split('.').collect();
+    format!("fd00:{}:{}::{}{length}", parts[0], parts[1], parts[3])
 }
 
 fn node_object(name: &str, address: &str, pods: &str, ready: bool) -> Value {

@@ -11,6 +11,7 @@
 //! proxy against a made-up API, so that it can be killed.
 
 mod agent;
+mod dual_stack;
 mod fixture;
 mod outage;
 mod policy;
