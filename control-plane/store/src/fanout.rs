@@ -60,12 +60,14 @@ impl Fanout {
         Subscription { since: inner.published, queue: receiver, lost }
     }
 
-    /// Hands a committed batch to whoever watches a key of it, and its revision to everybody.
-    pub fn publish(&self, batch: Batch) {
+    /// Hands committed batches to whoever watches a key of theirs, and their revisions to everybody.
+    pub fn publish(&self, batches: impl IntoIterator<Item = Batch>) {
         let mut inner = self.0.lock();
-        debug_assert!(batch.revision > inner.published, "batches are published in order");
-        inner.published = batch.revision;
-        inner.subscribers.retain(|subscriber| subscriber.offer(&batch));
+        for batch in batches {
+            debug_assert!(batch.revision > inner.published, "batches are published in order");
+            inner.published = batch.revision;
+            inner.subscribers.retain(|subscriber| subscriber.offer(&batch));
+        }
     }
 
     /// Ends every watch.
@@ -132,7 +134,7 @@ mod tests {
         let fanout = Fanout::new(0);
         let mut stream = fanout.subscribe("/a/").after(Vec::new());
         for revision in 1..=QUEUE_BATCHES as u64 + 1 {
-            fanout.publish(batch(revision));
+            fanout.publish([batch(revision)]);
         }
         for revision in 1..=QUEUE_BATCHES as u64 {
             assert_eq!(stream.next().await.unwrap().unwrap().revision, revision);
@@ -145,7 +147,7 @@ mod tests {
     async fn progress_reaches_those_who_asked_for_something_else() {
         let fanout = Fanout::new(4);
         let mut stream = fanout.subscribe("/b/").after(Vec::new());
-        fanout.publish(batch(5));
+        fanout.publish([batch(5)]);
         assert_eq!(stream.next().await.unwrap().unwrap(), Batch { revision: 5, events: Vec::new() });
     }
 }

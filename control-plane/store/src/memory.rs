@@ -127,7 +127,7 @@ impl Store for MemoryStore {
         let batch = Batch { revision, events };
         state.history.push_back(batch.clone());
         // Published under the lock: watchers see batches in order.
-        self.fanout.publish(batch);
+        self.fanout.publish([batch]);
         Ok(TxnOutcome::Committed(revision))
     }
 

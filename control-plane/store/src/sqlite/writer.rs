@@ -84,10 +84,10 @@ impl Writer {
         match self.try_commit(txns) {
             Ok((revision, done)) => {
                 self.revision = revision;
-                for (Done { outcome, batch }, reply) in done.into_iter().zip(replies) {
-                    if let Some(batch) = batch {
-                        self.shared.fanout.publish(batch);
-                    }
+                let (outcomes, batches): (Vec<_>, Vec<_>) = done.into_iter().map(|d| (d.outcome, d.batch)).unzip();
+                // Watchers hear of all of it first: whoever waits for a write mostly waits for a watcher to have it, too.
+                self.shared.fanout.publish(batches.into_iter().flatten());
+                for (outcome, reply) in outcomes.into_iter().zip(replies) {
                     // A writer that went away has its write all the same.
                     let _ = reply.send(Ok(outcome));
                 }
@@ -172,7 +172,7 @@ fn execute(connection: &Connection, txn: Txn, revision: Revision) -> rusqlite::R
     }
     let mut events = Vec::with_capacity(txn.operations.len());
     for (position, operation) in txn.operations.into_iter().enumerate() {
-        events.extend(rows::apply(connection, operation, revision + 1, position)?);
+        events.extend(rows::apply(connection, operation, &mut seen, revision + 1, position)?);
     }
     if events.is_empty() {
         return Ok(Done { outcome: TxnOutcome::Committed(revision), batch: None });
