@@ -24,6 +24,13 @@ pub struct Entry {
     pub bytes: Bytes,
 }
 
+impl Entry {
+    /// The value of a field-selector label of the kind; empty if it has none of that name.
+    pub fn field(&self, label: &str) -> &str {
+        self.fields.iter().find(|(own, _)| own == label).map_or("", |(_, value)| value)
+    }
+}
+
 /// Access to what is stored, from the watch cache: no I/O.
 pub trait Reader: Send + Sync + 'static {
     /// The object, if it exists. `group` and `plural` name the resource (`""`, `"pods"`).

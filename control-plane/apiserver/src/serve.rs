@@ -101,7 +101,8 @@ async fn connection(
     socket.set_nodelay(true)?;
     let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await??;
     let certificate = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let peer = Peer { address: Some(address), certificate: certificate.map(|c| Arc::new(c.clone().into_owned())) };
+    let peer =
+        Peer { address: Some(address), certificate: certificate.map(|c| Arc::new(c.clone().into_owned().into())) };
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
         async move {

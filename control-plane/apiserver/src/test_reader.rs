@@ -35,6 +35,9 @@ impl FakeReader {
         if plural == "pods" {
             fields.push(("spec.nodeName", text(&object, "/spec/nodeName").into()));
         }
+        if plural == "namespaces" {
+            fields.push(("status.phase", text(&object, "/status/phase").into()));
+        }
         let entry = Entry {
             namespace: namespace.as_str().into(),
             name: name.as_str().into(),

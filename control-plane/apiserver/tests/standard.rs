@@ -97,7 +97,7 @@ impl Cluster {
             use rustls::pki_types::pem::PemObject;
             let pair = self.ca.client_cert(name, &[group], jiff::SignedDuration::from_hours(1)).unwrap();
             let der = rustls::pki_types::CertificateDer::from_pem_slice(pair.certificate_pem.as_bytes()).unwrap();
-            request = request.extension(Peer { address: None, certificate: Some(Arc::new(der)) });
+            request = request.extension(Peer { address: None, certificate: Some(Arc::new(der.into())) });
         }
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
         let body = http_body_util::Full::new(body.into()).map_err(|e| match e {}).boxed_unsync();

@@ -7,7 +7,6 @@ use xebec_schema::status::{Cause, Status};
 
 use super::support::{forbidden, is};
 use super::{Operation, Plugin, Review};
-use crate::json::{decode, text};
 use crate::reader::Reader;
 
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
@@ -39,7 +38,7 @@ impl NamespaceLifecycle {
         let Some(entry) = self.reader.get("", "namespaces", "", name) else {
             return Err(Status::not_found("", "namespaces", name));
         };
-        if review.operation == Operation::Update || text(&decode(&entry.bytes), "/status/phase") != "Terminating" {
+        if review.operation == Operation::Update || entry.field("status.phase") != "Terminating" {
             return Ok(());
         }
         let why = format!("unable to create new content in namespace {name} because it is being terminated");

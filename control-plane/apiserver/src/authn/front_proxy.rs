@@ -129,7 +129,7 @@ mod tests {
             let pair = ca.client_cert(name, &["system:masters"], SignedDuration::from_hours(1)).unwrap();
             let der = CertificateDer::from_pem_slice(pair.certificate_pem.as_bytes()).unwrap();
             let mut request = http::Request::new(()).into_parts().0;
-            request.extensions.insert(Peer { address: None, certificate: Some(Arc::new(der)) });
+            request.extensions.insert(Peer { address: None, certificate: Some(Arc::new(der.into())) });
             for (name, value) in headers {
                 request.headers.append(*name, value.parse().unwrap());
             }

@@ -14,7 +14,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rustls::pki_types::CertificateDer;
 use xebec_schema::status::Status;
 
 /// An authenticated user (`authentication.k8s.io/v1 UserInfo`).
@@ -57,7 +56,7 @@ pub struct Peer {
     /// Where it comes from; `None` in process.
     pub address: Option<SocketAddr>,
     /// The client certificate, already verified against the cluster's client CA.
-    pub certificate: Option<Arc<CertificateDer<'static>>>,
+    pub certificate: Option<Arc<x509::PeerCertificate>>,
 }
 
 /// A method of authentication.

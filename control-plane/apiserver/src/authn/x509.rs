@@ -1,8 +1,11 @@
 //! Client certificates: the common name is the user, the organisations are the groups.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::OnceLock;
 
 use async_trait::async_trait;
+use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use xebec_clock::Clock;
@@ -10,6 +13,37 @@ use xebec_pki::is_issued_by;
 use xebec_schema::status::Status;
 
 use super::{Authenticator, Peer, UserInfo};
+
+/// A connection's client certificate. It is read for the connection's first request, and not again.
+#[derive(Debug)]
+pub struct PeerCertificate {
+    der: CertificateDer<'static>,
+    /// `None` for what is no certificate.
+    read: OnceLock<Option<Read>>,
+}
+
+/// What a certificate says.
+#[derive(Debug)]
+struct Read {
+    /// `None` without a common name.
+    user: Option<UserInfo>,
+    /// The second after which it is no good.
+    ends: i64,
+}
+
+impl From<CertificateDer<'static>> for PeerCertificate {
+    fn from(der: CertificateDer<'static>) -> Self {
+        Self { der, read: OnceLock::new() }
+    }
+}
+
+impl Deref for PeerCertificate {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.der
+    }
+}
 
 /// Authenticates by the certificate that the TLS handshake has verified.
 #[derive(Clone, Debug)]
@@ -41,25 +75,32 @@ impl Authenticator for X509 {
         if self.other_ca.as_ref().is_some_and(|ca| is_issued_by(certificate, ca)) {
             return Ok(None);
         }
-        user_of(certificate, &self.clock)
+        let Some(read) = certificate.read.get_or_init(|| read(certificate)) else {
+            return Err(Status::unauthorized());
+        };
+        if self.clock.now().as_second() > read.ends {
+            return Err(Status::unauthorized());
+        }
+        Ok(read.user.clone())
     }
 }
 
+fn read(der: &[u8]) -> Option<Read> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    Some(Read { user: user_of(der, &certificate), ends: certificate.validity().not_after.timestamp() })
+}
+
 /// The user a certificate stands for; `None` if it has no common name.
-fn user_of(der: &[u8], clock: &Clock) -> Result<Option<UserInfo>, Status> {
-    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| Status::unauthorized())?;
-    if clock.now().as_second() > certificate.validity().not_after.timestamp() {
-        return Err(Status::unauthorized());
-    }
+fn user_of(der: &[u8], certificate: &X509Certificate<'_>) -> Option<UserInfo> {
     let subject = certificate.subject();
     let name = subject.iter_common_name().next().and_then(|cn| cn.as_str().ok()).unwrap_or_default();
     if name.is_empty() {
-        return Ok(None);
+        return None;
     }
     let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
     let digest: String = Sha256::digest(der).iter().map(|b| format!("{b:02x}")).collect();
     let id = ("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={digest}")]);
-    Ok(Some(UserInfo { name: name.to_owned(), uid: String::new(), groups, extra: BTreeMap::from([id]) }))
+    Some(UserInfo { name: name.to_owned(), uid: String::new(), groups, extra: BTreeMap::from([id]) })
 }
 
 #[cfg(test)]
@@ -67,7 +108,6 @@ mod tests {
     use std::sync::Arc;
 
     use jiff::SignedDuration;
-    use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
     use xebec_clock::Random;
     use xebec_pki::ClusterCa;
@@ -83,7 +123,7 @@ mod tests {
         let mut request = http::Request::new(()).into_parts().0;
         let method = X509::new(&clock);
         assert_eq!(method.authenticate(&request).await.unwrap(), None);
-        request.extensions.insert(Peer { address: None, certificate: Some(Arc::new(certificate)) });
+        request.extensions.insert(Peer { address: None, certificate: Some(Arc::new(certificate.into())) });
         let user = method.authenticate(&request).await.unwrap().unwrap();
         assert_eq!((user.name.as_str(), user.groups), ("jane", vec!["dev".to_owned(), "ops".to_owned()]));
         tokio::time::sleep(std::time::Duration::from_secs(3700)).await;

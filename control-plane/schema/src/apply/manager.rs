@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
@@ -27,7 +28,7 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const KUBECTL: &str = "kubectl";
 
 /// What nobody ever owns.
-fn never_owned() -> Set {
+static NEVER_OWNED: LazyLock<Set> = LazyLock::new(|| {
     Set::of([
         &["apiVersion"],
         &["kind"],
@@ -42,7 +43,7 @@ fn never_owned() -> Set {
         &["metadata", "managedFields"],
         &["metadata", "resourceVersion"],
     ])
-}
+});
 
 /// Keeps the books for writes to a kind, in one version, to one part of its objects.
 #[derive(Debug)]
@@ -110,7 +111,7 @@ impl<C: Converter> FieldManager<'_, C> {
         let this = ManagerId::new("current-operation", false, self.version, self.subresource);
         let mut managers = self.updater().update(&live, &new, managers, &this)?;
         if let Some(changed) = managers.remove(&this) {
-            let set = changed.set.difference(&never_owned());
+            let set = changed.set.difference(&NEVER_OWNED);
             if !set.is_empty() {
                 let version = changed.version;
                 let before = managers.remove(id).map(|owned| owned.set.union(&set));
@@ -192,7 +193,7 @@ impl<C: Converter> FieldManager<'_, C> {
         let configuration = Typed { value: Cow::Borrowed(configuration), version: self.version, ty: typed.ty };
         let (object, mut managers) = self.updater().apply(&typed, &configuration, managers, &id, force)?;
         if let Some(owned) = managers.remove(&id) {
-            let set = owned.set.difference(&never_owned());
+            let set = owned.set.difference(&NEVER_OWNED);
             if !set.is_empty() {
                 managers.insert(id.clone(), Owned { set, ..owned });
             }
