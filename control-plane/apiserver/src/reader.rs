@@ -18,7 +18,7 @@ pub struct Entry {
     pub revision: u64,
     /// `metadata.labels`, sorted by key.
     pub labels: Arc<[(Box<str>, Box<str>)]>,
-    /// Values of the kind's field-selector labels, `metadata.name` and `metadata.namespace` excepted.
+    /// Values of the kind's field-selector labels that are not empty, `metadata.name` and `metadata.namespace` excepted.
     pub fields: Arc<[(Cow<'static, str>, Box<str>)]>,
     /// The serialised object, `metadata.resourceVersion` included.
     pub bytes: Bytes,

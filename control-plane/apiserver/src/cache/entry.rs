@@ -37,7 +37,9 @@ impl Header {
             .map(|(k, v)| (k.as_str().into(), v.as_str().unwrap_or_default().into()))
             .collect();
         labels.sort();
-        let fields = resource.fields(object).into_iter().map(|(k, v)| (k, v.into_boxed_str())).collect();
+        // Many are empty, and as many as there are pods: what is not there reads as empty.
+        let fields = resource.fields(object).into_iter().filter(|(_, v)| !v.is_empty());
+        let fields = fields.map(|(k, v)| (k, v.into_boxed_str())).collect();
         Self { namespace: text("namespace"), name: text("name"), uid: text("uid"), labels: labels.into(), fields }
     }
 

@@ -56,6 +56,6 @@ fn field<'a>(entry: &'a Entry, key: &str) -> Option<&'a str> {
     match key {
         "metadata.name" => Some(&entry.name),
         "metadata.namespace" => Some(&entry.namespace),
-        _ => entry.fields.iter().find(|(k, _)| *k == key).map(|(_, value)| &**value),
+        _ => Some(entry.field(key)),
     }
 }

@@ -84,10 +84,7 @@ impl Graph {
 }
 
 fn on_node(pod: &Entry, node: &str) -> bool {
-    match pod.fields.iter().find(|(key, _)| *key == "spec.nodeName") {
-        Some((_, value)) => **value == *node,
-        None => text(&decode(&pod.bytes), "/spec/nodeName") == node,
-    }
+    pod.field("spec.nodeName") == node
 }
 
 /// Everything a pod names in its namespace.
