@@ -8,8 +8,8 @@ use serde::Deserialize;
 use xebec_controllers::runtime::cache::View;
 use xebec_controllers::runtime::kind::{self, Kind};
 use xebec_controllers::runtime::labels::LabelSelector;
-use xebec_controllers::runtime::meta::{Condition, Meta, exact, null_default};
-use xebec_controllers::views::{ClaimUse, Taint, Toleration, claim_uses};
+use xebec_controllers::runtime::meta::{Condition, Meta, null_default};
+use xebec_controllers::views::{ClaimUse, Taint, Toleration, claim_uses, tolerations};
 pub use xebec_controllers::views::{NodeSelector, NodeTerm};
 use xebec_schema::quantity::Quantity;
 
@@ -121,7 +121,7 @@ pub struct Pod {
     /// What attracts and repels it.
     pub affinity: Option<Box<Affinity>>,
     /// Taints it puts up with; empty once it is placed.
-    pub tolerations: Vec<Toleration>,
+    pub tolerations: Arc<[Toleration]>,
     /// How it is to be spread with its like.
     pub spread: Vec<SpreadConstraint>,
     /// The claims that its volumes stand for.
@@ -212,8 +212,8 @@ struct RawSpec {
     #[serde(deserialize_with = "null_default")]
     node_selector: BTreeMap<String, String>,
     affinity: Option<Box<Affinity>>,
-    #[serde(deserialize_with = "exact")]
-    tolerations: Vec<Toleration>,
+    #[serde(deserialize_with = "tolerations")]
+    tolerations: Arc<[Toleration]>,
     #[serde(deserialize_with = "null_default")]
     topology_spread_constraints: Vec<SpreadConstraint>,
     #[serde(rename = "volumes", deserialize_with = "claim_uses")]
@@ -311,7 +311,7 @@ impl From<RawPod> for Pod {
         // What only says where the pod may go is of no use once it is there.
         let placed = !spec.node_name.is_empty();
         let images = if placed { Vec::new() } else { spec.containers.iter().map(|c| c.image.clone()).collect() };
-        let tolerations = if placed { Vec::new() } else { std::mem::take(&mut spec.tolerations) };
+        let tolerations = if placed { Arc::default() } else { std::mem::take(&mut spec.tolerations) };
         let host_ports = spec
             .containers
             .iter()

@@ -1,5 +1,7 @@
 //! Pods.
 
+use std::sync::{Arc, LazyLock};
+
 use jiff::Timestamp;
 use serde::Deserialize;
 
@@ -54,13 +56,31 @@ pub struct PodSpec {
     #[serde(rename = "volumes", deserialize_with = "claim_uses")]
     pub claims: Box<[ClaimUse]>,
     /// Taints it puts up with.
-    #[serde(deserialize_with = "exact")]
-    pub tolerations: Vec<Toleration>,
+    #[serde(deserialize_with = "tolerations")]
+    pub tolerations: Arc<[Toleration]>,
     /// How long it may take to stop, in seconds.
     pub termination_grace_period_seconds: Option<i64>,
     /// The one node that its affinity permits by name: where a DaemonSet wants it.
     #[serde(rename = "affinity", deserialize_with = "named_node")]
     pub affinity_node: Option<Box<str>>,
+}
+
+/// What admission has nearly every pod put up with: a node that is not ready or cannot be reached, for a while.
+static USUAL_TOLERATIONS: LazyLock<Arc<[Toleration]>> = LazyLock::new(|| {
+    let usual = |key: &str| Toleration {
+        key: key.to_owned(),
+        operator: "Exists".to_owned(),
+        effect: "NoExecute".to_owned(),
+        toleration_seconds: Some(300),
+        ..Toleration::default()
+    };
+    ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"].map(usual).into()
+});
+
+/// Reads tolerations; the usual ones are kept once for all pods that have them.
+pub fn tolerations<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Arc<[Toleration]>, D::Error> {
+    let own: Vec<Toleration> = null_default(deserializer)?;
+    Ok(if *own == **USUAL_TOLERATIONS { USUAL_TOLERATIONS.clone() } else { own.into() })
 }
 
 /// Of an affinity, the node that it names.
