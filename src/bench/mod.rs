@@ -154,3 +154,16 @@ fn resident_mb(pid: i32) -> anyhow::Result<f64> {
     let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<f64>().ok());
     kib.map(|kib| kib * 1024.0 / 1e6).with_context(|| format!("{path} has no VmRSS"))
 }
+
+/// The CPU time that a process has taken so far, in seconds, from `/proc/PID/stat`.
+fn cpu_s(pid: i32) -> anyhow::Result<f64> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(Path::new(&path)).with_context(|| format!("cannot read {path}"))?;
+    // The program's name, in parentheses, may have spaces in it; the times of user and kernel are fields 14 and 15.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<f64>().ok());
+    let a_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100);
+    let ticks = ticks(14).zip(ticks(15)).with_context(|| format!("{path} has no times"))?;
+    #[expect(clippy::cast_precision_loss, reason = "a hundred or so")]
+    Ok((ticks.0 + ticks.1) / a_second as f64)
+}

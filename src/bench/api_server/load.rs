@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use tokio::time::Instant;
 
+use super::super::cpu_s;
 use super::wire::Target;
 
 /// What came of it.
@@ -16,6 +17,8 @@ pub struct Load {
     pub elapsed: Duration,
     /// How long each request took, in ms.
     pub latencies_ms: Vec<f64>,
+    /// The CPU time that sending and reading took, in seconds.
+    cpu_s: f64,
 }
 
 impl Load {
@@ -24,6 +27,13 @@ impl Load {
         #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
         let count = self.latencies_ms.len() as f64;
         count / self.elapsed.as_secs_f64()
+    }
+
+    /// The generator's CPU time of a request, in microseconds.
+    pub fn cpu_us(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+        let count = self.latencies_ms.len() as f64;
+        self.cpu_s * 1e6 / count
     }
 }
 
@@ -38,6 +48,8 @@ pub async fn run(
 ) -> anyhow::Result<Load> {
     let open = try_join_all((0..connections).map(|_| target.connect())).await?;
     let next = Cell::new(0);
+    let own = std::process::id().cast_signed();
+    let cpu_before_s = cpu_s(own)?;
     let started = Instant::now();
     let workers = open.into_iter().map(async |mut connection| {
         let mut latencies_ms = Vec::with_capacity(total / connections + 1);
@@ -52,5 +64,5 @@ pub async fn run(
         anyhow::Ok(latencies_ms)
     });
     let latencies_ms = try_join_all(workers).await?.concat();
-    Ok(Load { elapsed: started.elapsed(), latencies_ms })
+    Ok(Load { elapsed: started.elapsed(), latencies_ms, cpu_s: cpu_s(own)? - cpu_before_s })
 }

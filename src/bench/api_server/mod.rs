@@ -3,9 +3,11 @@
 mod etcd;
 mod load;
 mod watchers;
+mod webhooks;
 mod wire;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
@@ -15,10 +17,11 @@ use tokio::time::Instant;
 use xebec_clock::{Clock, Random};
 use xebec_pki::{ClusterCa, client_config};
 
+use self::webhooks::Webhooks;
 use self::wire::{Target, request};
 use super::figure::{Figure, percentile};
-use super::resident_mb;
 use super::server::OwnServer;
+use super::{cpu_s, resident_mb};
 use crate::api;
 
 /// Who sends the requests: no administrator, so that RBAC is asked.
@@ -29,6 +32,18 @@ const CONFIG_MAP_VALUE_BYTES: usize = 600;
 /// How large the pods are, as they are served.
 const POD_BYTES: usize = 5_000;
 const FAN_OUT_WRITES: usize = 200;
+/// What 13,000 creates a second leave of two cores for each of them: for the server, and for the generator. These figures
+/// hold whatever else the machine does.
+const SERVER_CREATE_CPU_US: f64 = 114.0;
+const GENERATOR_CREATE_CPU_US: f64 = 40.0;
+/// Webhooks that a pod goes through.
+const WEBHOOKS: usize = 10;
+/// Pods that are made one after the other without them, and as many with them.
+const WEBHOOK_PODS: usize = 300;
+/// How many pods a cluster is to have room for.
+const MANY_PODS: usize = 150_000;
+/// Making them takes no longer.
+const PODS_BOUND: Duration = Duration::from_secs(600);
 const CONFIG_MAPS: &str = "/api/v1/namespaces/bench/configmaps";
 const PODS: &str = "/api/v1/namespaces/bench/pods";
 
@@ -44,14 +59,15 @@ pub struct Args {
     /// How many watchers see a write
     #[arg(long, default_value_t = 1_000)]
     watchers: usize,
-    /// How many pods of 5 KB are stored
-    #[arg(long, default_value_t = 150_000)]
+    /// How many pods of 5 KB are stored; with fewer than 150,000, the memory of 150,000 is reckoned from them
+    #[arg(long, default_value_t = MANY_PODS)]
     pods: usize,
 }
 
 /// Measures.
 pub async fn run(args: &Args) -> anyhow::Result<Vec<Figure>> {
     let mut figures = Bench::start().await?.config_maps(args).await?;
+    figures.push(Bench::start().await?.webhooks().await?);
     figures.push(Bench::start().await?.pods(args).await?);
     let puts = etcd::puts_per_second(CONNECTIONS, args.config_maps, CONFIG_MAP_VALUE_BYTES + 300).await?;
     match puts {
@@ -103,10 +119,13 @@ impl Bench {
 
     async fn config_maps(&self, args: &Args) -> anyhow::Result<Vec<Figure>> {
         let body = |number: usize| config_map(&format!("map-{number}"));
+        let server_s = cpu_s(self.server.pid())?;
         let creates = load::run(&self.target, CONNECTIONS, args.config_maps, 201, |n| {
             request("POST", CONFIG_MAPS, Some(&body(n)))
         });
         let mut creates = creates.await.context("creating ConfigMaps")?;
+        #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+        let server_us = (cpu_s(self.server.pid())? - server_s) * 1e6 / args.config_maps as f64;
         let gets = load::run(&self.target, CONNECTIONS, args.gets, 200, |n| {
             // A step that has no factor in common with the count, so that neighbours are not asked for in a row.
             request("GET", &format!("{CONFIG_MAPS}/map-{}", n * 7919 % args.config_maps), None)
@@ -119,6 +138,14 @@ impl Bench {
         Ok(vec![
             Figure::at_least("durable creates, 64 connections", "/s", creates.per_second(), 13_000.0, args.config_maps),
             Figure::at_most("create, 64 connections, p99", "ms", create_p99, 75.0, args.config_maps),
+            Figure::at_most("create: CPU time of the server", "us", server_us, SERVER_CREATE_CPU_US, args.config_maps),
+            Figure::at_most(
+                "create: CPU time of the generator",
+                "us",
+                creates.cpu_us(),
+                GENERATOR_CREATE_CPU_US,
+                args.config_maps,
+            ),
             Figure::at_least("GETs, 64 connections", "/s", gets.per_second(), 40_000.0, args.gets),
             Figure::at_most("GET, 64 connections, p99", "ms", get_p99, 10.0, args.gets),
             Figure::at_most("LIST of the ConfigMaps, median", "s", list_s, 0.08, LISTS),
@@ -164,12 +191,42 @@ impl Bench {
             self.target.connect().await?.exchange(&request("POST", PODS, Some(&pod("bare", 0)))).await?;
         ensure!(status == 201, "the first pod was answered with {status}");
         let padding = POD_BYTES.saturating_sub(bare);
+        let before_gb = resident_mb(self.server.pid())? / 1e3;
         let creates = load::run(&self.target, CONNECTIONS, args.pods, 201, |n| {
             request("POST", PODS, Some(&pod(&format!("pod-{n}"), padding)))
         });
-        creates.await.context("creating pods")?;
-        let memory_gb = resident_mb(self.server.pid())? / 1e3;
+        let in_time = tokio::time::timeout(PODS_BOUND, creates).await;
+        in_time.with_context(|| format!("{} pods are not made after {PODS_BOUND:?}", args.pods))??;
+        let after_gb = resident_mb(self.server.pid())? / 1e3;
+        #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+        let share = MANY_PODS as f64 / args.pods.max(1) as f64;
+        let memory_gb = before_gb + (after_gb - before_gb) * share;
         Ok(Figure::at_most("150,000 pods of 5 KB: resident memory", "GB", memory_gb, 1.5, args.pods))
+    }
+
+    /// What webhooks add to the creation of a pod: its time with them, without its median time without them.
+    async fn webhooks(&self) -> anyhow::Result<Figure> {
+        let in_one_thread = tokio::task::LocalSet::new();
+        let added = in_one_thread.run_until(async {
+            let webhooks = Webhooks::start(WEBHOOKS).await?;
+            let mut without = self.pods_in_turn("without").await?;
+            let url = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+            api::post(&self.admin, url, &webhooks.configuration()).await?;
+            let mut with = self.pods_in_turn("with").await?;
+            let (calls, due) = (webhooks.calls(), WEBHOOKS * WEBHOOK_PODS);
+            ensure!(calls == due, "the webhooks were called {calls} times, not {due}");
+            anyhow::Ok(percentile(&mut with, 99) - percentile(&mut without, 50))
+        });
+        let name = "pod through 10 mutating webhooks: added latency, p99";
+        Ok(Figure::at_most(name, "ms", added.await?, 30.0, WEBHOOK_PODS))
+    }
+
+    /// How long each of some pods takes, in ms, made one after the other.
+    async fn pods_in_turn(&self, prefix: &str) -> anyhow::Result<Vec<f64>> {
+        let load = load::run(&self.target, 1, WEBHOOK_PODS, 201, |n| {
+            request("POST", PODS, Some(&pod(&format!("{prefix}-{n}"), 0)))
+        });
+        Ok(load.await.context("creating pods")?.latencies_ms)
     }
 }
 
