@@ -15,6 +15,7 @@ mod harness;
 mod helm;
 mod nodes;
 mod outage;
+mod podspec;
 mod policy;
 mod services;
 mod soak;
@@ -54,6 +55,9 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
         },
         admission::{quotas_hold, pods_keep_to_their_namespaces_standard},
         debug::{a_pod_is_debugged, a_node_is_debugged, a_running_pod_is_resized},
+        podspec::{
+            who_a_container_is, pods_that_the_node_refuses, names_and_last_words, sidecars_start_first_and_stop_last,
+        },
         controllers::{a_stateful_set_lives, a_daemon_set_lives, a_cron_job_runs},
         webhooks::{a_webhook_in_a_pod},
         api::{

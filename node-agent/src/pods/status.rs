@@ -12,7 +12,9 @@ use super::resources::qos_class;
 use super::state::{ContainerState, Operation, PodState};
 use crate::api::Pod;
 use crate::api::pod::Container;
-use crate::api::status::{Address, Condition, ContainerStatus, PodStatus, Running, Terminated, Waiting};
+use crate::api::status::{
+    Address, Condition, ContainerStatus, PodStatus, Running, Terminated, VolumeMountStatus, Waiting,
+};
 use crate::runtime::Phase;
 
 /// The status to report. `previous` is the last one reported: what has not changed keeps its time of transition.
@@ -151,6 +153,17 @@ fn container_status(
         ready: is_ready(pod, container, container_state),
         ..ContainerStatus::default()
     };
+    status.volume_mounts = container
+        .volume_mounts
+        .iter()
+        .map(|mount| VolumeMountStatus {
+            name: mount.name.clone(),
+            mount_path: mount.mount_path.clone(),
+            read_only: mount.read_only,
+            // What is mounted below a read-only mount is as it is.
+            recursive_read_only: mount.read_only.then(|| "Disabled".to_owned()),
+        })
+        .collect();
     if !pod.spec.is_ephemeral(&container.name) {
         let granted = state.resize.of_container(container);
         let running = container_state.applied.as_ref().filter(|_| container_state.is_running());

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::{Outcome, Prober};
+use super::{BAD_STATUS, Outcome, Prober};
 use crate::api::pod::{Container, Handler, HttpGet, HttpHeader, Port};
 use crate::runtime::{Runtime, RuntimeError};
 
@@ -110,7 +110,7 @@ async fn http(get: &HttpGet, container: &Container, address: Option<IpAddr>) -> 
                 return Ok(Outcome::Warned(told));
             }
             None if (200..400).contains(&status) => return Ok(Outcome::Success),
-            None => return Err(format!("HTTP probe failed with statuscode: {status}")),
+            None => return Err(format!("{BAD_STATUS}{status}")),
         }
     }
     Err(format!("Get \"{}\": stopped after {REDIRECTS_MAX} redirects", at.url()))
@@ -337,5 +337,17 @@ mod tests {
         assert_eq!(probe("/bad").await, Err("HTTP probe failed with statuscode: 500".to_owned()));
         assert!(matches!(probe("/away").await, Ok(Outcome::Warned(_))));
         assert!(probe("/round").await.unwrap_err().ends_with("stopped after 10 redirects"));
+        let checker = Checker::new(Arc::new(crate::runtime::fake::FakeRuntime::new(
+            xebec_clock::Clock::system(),
+            [10, 244, 0, 0].into(),
+        )));
+        let hook = async |port: u16| {
+            let get = HttpGet { path: "/fail".to_owned(), port: Port::Number(port), ..HttpGet::default() };
+            let handler = Handler { http_get: Some(get), ..Handler::default() };
+            let address = Some("127.0.0.1".parse().unwrap());
+            checker.hook(&handler, &Container::default(), "id", address, Duration::from_secs(5)).await
+        };
+        assert_eq!(hook(port).await, Ok(()), "any answer is one");
+        assert!(hook(1).await.is_err());
     }
 }

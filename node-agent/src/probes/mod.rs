@@ -68,4 +68,23 @@ pub trait Prober: Send + Sync + 'static {
         address: Option<IpAddr>,
         timeout: Duration,
     ) -> Outcome;
+
+    /// Does what a hook of the container says. Of an HTTP server, any answer will do.
+    async fn hook(
+        &self,
+        handler: &Handler,
+        container: &Container,
+        id: &str,
+        address: Option<IpAddr>,
+        timeout: Duration,
+    ) -> Result<(), String> {
+        match self.probe(handler, container, id, address, timeout).await {
+            Outcome::Success | Outcome::Warned(_) => Ok(()),
+            Outcome::Failure(message) if message.starts_with(BAD_STATUS) => Ok(()),
+            Outcome::Failure(message) | Outcome::Unknown(message) => Err(message),
+        }
+    }
 }
+
+/// How the failure of an HTTP probe begins that was answered.
+const BAD_STATUS: &str = "HTTP probe failed with statuscode: ";

@@ -19,7 +19,6 @@ use crate::api::{ApiError, Pod};
 use crate::drain;
 use crate::events::About;
 use crate::network::PodIdentity;
-use crate::probes::Outcome;
 use crate::runtime::{Exit, Phase, RuntimeError};
 use crate::volumes::PodVolumes;
 
@@ -120,10 +119,7 @@ async fn hook(
         return Ok(());
     }
     let Some(container) = pod.spec.container(container) else { return Ok(()) };
-    match context.parts.prober.probe(handler, container, id, address, timeout).await {
-        Outcome::Success | Outcome::Warned(_) => Ok(()),
-        Outcome::Failure(message) | Outcome::Unknown(message) => Err(message),
-    }
+    context.parts.prober.hook(handler, container, id, address, timeout).await
 }
 
 pub async fn leave_services(context: Arc<Context>, pod: Arc<Pod>, within: Duration) -> Done {

@@ -1,7 +1,8 @@
 //! Mounts below pods' directories.
 
 use std::fs;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -41,6 +42,8 @@ pub(super) fn bind_beneath(volume: &Path, inside: &str, at: &Path) -> Result<Pat
             .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         openat2(&root, path, how)
     };
+    // What is made here may be used by whoever may use the volume, as upstream has it.
+    let permissions = fs::metadata(volume).map_err(|e| failed("stat", volume, &e))?.permissions().mode() & 0o777;
     let mut walked = PathBuf::new();
     let mut target = None;
     for part in Path::new(inside).components() {
@@ -52,7 +55,7 @@ pub(super) fn bind_beneath(volume: &Path, inside: &str, at: &Path) -> Result<Pat
                 let name = Path::new(part.as_os_str());
                 mkdirat(&parent, name, Mode::from_bits_truncate(0o755))
                     .map_err(|e| failed("mkdir", &volume.join(&walked), &e.into()))?;
-                open(&walked)
+                open(&walked).inspect(|made| allow(made, permissions))
             }
             opened => opened,
         });
@@ -79,6 +82,17 @@ pub(super) fn bind_beneath(volume: &Path, inside: &str, at: &Path) -> Result<Pat
     mount(Some(&source), at, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
         .map_err(|e| failed("bind to", at, &e.into()))?;
     Ok(at.to_owned())
+}
+
+/// Gives a directory that was just made its permissions, whatever the umask; its group's bit stays.
+fn allow(made: &OwnedFd, permissions: u32) {
+    let path = PathBuf::from(format!("/proc/self/fd/{}", made.as_raw_fd()));
+    let result = path.metadata().and_then(|m| {
+        fs::set_permissions(&path, fs::Permissions::from_mode(m.permissions().mode() & 0o2000 | permissions))
+    });
+    if let Err(error) = result {
+        tracing::warn!(%error, "a subPath's directory keeps the permissions it was made with");
+    }
 }
 
 /// Unmounts everything below a directory, the deepest first; an error if something stays.
@@ -134,6 +148,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let volume = folder.path().join("v");
         fs::create_dir(&volume).unwrap();
+        fs::set_permissions(&volume, fs::Permissions::from_mode(0o2777)).unwrap();
         fs::write(volume.join("file"), "x").unwrap();
         std::os::unix::fs::symlink("/etc", volume.join("out")).unwrap();
         let at = folder.path().join("at");
@@ -143,6 +158,8 @@ mod tests {
         let bound = bind_beneath(&volume, "new/deep", &at).unwrap();
         fs::write(bound.join("a"), "1").unwrap();
         assert_eq!(fs::read_to_string(volume.join("new/deep/a")).unwrap(), "1");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode(&bound), mode(&volume.join("new"))), (0o2777, 0o2777), "as the volume");
         unmount_below(&at).unwrap();
         let file_at = folder.path().join("file-at");
         bind_beneath(&volume, "file", &file_at).unwrap();
