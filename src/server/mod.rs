@@ -12,7 +12,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -35,6 +35,7 @@ use xebec_pki::{ClusterCa, ServiceAccountKeys};
 use xebec_schema::registry::Registry;
 use xebec_store::Store;
 use xebec_store::encrypted::{EncryptedStore, EncryptionConfiguration};
+use xebec_store::etcd::{EtcdConfig, EtcdStore};
 use xebec_store::sqlite::SqliteStore;
 
 use crate::token::JOIN_GROUP;
@@ -68,7 +69,7 @@ struct Server {
 async fn run(config: ServerConfig) -> anyhow::Result<()> {
     let server = Server::prepare(config)?;
     let listener = server.listen().await?;
-    let store = server.encrypted(Arc::new(open_store(&server.config.data_dir)?))?;
+    let store = server.encrypted(open_store(&server.config).await?)?;
     let bootstrapped = Arc::new(AtomicBool::new(false));
     let api = server.start_api(store, &bootstrapped).await?;
     let proxies_ca = server.front_proxy()?.map(|proxies| proxies.client_ca_pem).unwrap_or_default();
@@ -359,10 +360,29 @@ async fn add_token(client: &kube::Client, token: &config::BootstrapTokenConfig) 
     }
 }
 
-fn open_store(dir: &Path) -> anyhow::Result<SqliteStore> {
-    let path = dir.join("store.db");
-    SqliteStore::open(&path)
-        .with_context(|| format!("cannot open the store {} (another server running? no space left?)", path.display()))
+/// etcd where there is one; else a file of our own.
+async fn open_store(config: &ServerConfig) -> anyhow::Result<Arc<dyn Store>> {
+    if config.etcd_servers.is_empty() {
+        let path = config.data_dir.join("store.db");
+        let what = || format!("cannot open the store {} (another server running? no space left?)", path.display());
+        return Ok(Arc::new(SqliteStore::open(&path).with_context(what)?));
+    }
+    let read = |path: &Option<PathBuf>, flag: &str| -> anyhow::Result<Option<String>> {
+        let read = |path: &PathBuf| {
+            fs::read_to_string(path).with_context(|| format!("cannot read {} ({flag})", path.display()))
+        };
+        path.as_ref().map(read).transpose()
+    };
+    let certificate = read(&config.etcd_certfile, "--etcd-certfile")?;
+    let key = read(&config.etcd_keyfile, "--etcd-keyfile")?;
+    let etcd = EtcdConfig {
+        servers: config.etcd_servers.clone(),
+        ca_pem: read(&config.etcd_cafile, "--etcd-cafile")?,
+        certificate_pem: certificate.zip(key),
+    };
+    let store = EtcdStore::connect(&etcd).await;
+    let what = || format!("cannot use etcd at {} (--etcd-servers)", config.etcd_servers.join(","));
+    Ok(Arc::new(store.with_context(what)?))
 }
 
 /// The address of the way to everywhere else.

@@ -11,11 +11,18 @@ use crate::{
 };
 
 /// Makes a `#[tokio::test]` of each conformance case. The argument is a closure that returns a fresh, empty
-/// `Arc<dyn Store>` (or an `Arc` of an engine).
+/// `Arc<dyn Store>` (or an `Arc` of an engine); after the word `async`, one that returns a future of such a store and of
+/// what has to be kept as long as it is used.
 #[macro_export]
 macro_rules! conformance_tests {
+    (async $make:expr) => {
+        $crate::conformance_tests!(@cases async $make);
+    };
     ($make:expr) => {
-        $crate::conformance_tests!(@each $make;
+        $crate::conformance_tests!(@cases sync $make);
+    };
+    (@cases $how:ident $make:expr) => {
+        $crate::conformance_tests!(@each $how $make;
             a_put_can_be_read,
             conditions_guard_the_whole_transaction,
             deleting_nothing_changes_nothing,
@@ -26,13 +33,20 @@ macro_rules! conformance_tests {
             the_future_is_refused,
             concurrent_writers_take_turns);
     };
-    (@each $make:expr; $($case:ident),*) => {
+    (@each $how:ident $make:expr; $($case:ident),*) => {
         $(
             #[tokio::test]
             async fn $case() {
-                $crate::conformance::$case(($make)()).await;
+                $crate::conformance_tests!(@run $how $make, $case);
             }
         )*
+    };
+    (@run async $make:expr, $case:ident) => {
+        let (store, _guard) = ($make)().await;
+        $crate::conformance::$case(store).await;
+    };
+    (@run sync $make:expr, $case:ident) => {
+        $crate::conformance::$case(($make)()).await;
     };
 }
 

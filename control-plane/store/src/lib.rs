@@ -13,6 +13,7 @@ use futures::Stream;
 
 pub mod conformance;
 pub mod encrypted;
+pub mod etcd;
 mod fanout;
 pub mod memory;
 pub mod sqlite;
@@ -144,7 +145,7 @@ pub enum StoreError {
     /// A watcher did not keep up, and its queue is full.
     #[error("the watch fell {0} events behind and was ended; list again and watch from there")]
     Lagged(usize),
-    /// The engine failed; the write, if it was one, was not made.
+    /// The engine failed. A write to an engine on this machine was not made; of one elsewhere, that is not known.
     #[error("store engine: {0}")]
     Engine(String),
     /// The store has been closed.
