@@ -1,6 +1,6 @@
 //! The checker: what is wrong with an expression whatever its values are, in cel-go's words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::ast::{Const, Fold, Kind, Node};
@@ -11,9 +11,17 @@ use super::{Environment, functions, signatures};
 
 /// The type of an expression.
 pub(super) fn check(root: &Node, environment: &Environment, source: &Source) -> Result<Type, Vec<Issue>> {
-    let mut checker = Checker { environment, source, issues: Vec::new(), mixed: false };
+    let mut checker = Checker { environment, source, issues: Vec::new(), mixed: false, types: None };
     let ty = checker.node(root, None);
     if checker.issues.is_empty() { Ok(ty) } else { Err(checker.issues) }
+}
+
+/// The types of all its parts, by their ids.
+pub(super) fn types(root: &Node, environment: &Environment, source: &Source) -> Result<HashMap<u64, Type>, Vec<Issue>> {
+    let types = Some(HashMap::new());
+    let mut checker = Checker { environment, source, issues: Vec::new(), mixed: false, types };
+    checker.node(root, None);
+    if checker.issues.is_empty() { Ok(checker.types.unwrap_or_default()) } else { Err(checker.issues) }
 }
 
 struct Scope<'s> {
@@ -28,6 +36,8 @@ struct Checker<'c> {
     issues: Vec<Issue>,
     /// Within the arguments of `format`, which takes lists of mixed types.
     mixed: bool,
+    /// Of the parts that have been seen, where somebody wants to know.
+    types: Option<HashMap<u64, Type>>,
 }
 
 /// What the type parameters of an overload have turned out to be.
@@ -93,6 +103,14 @@ impl Checker<'_> {
     }
 
     fn node(&mut self, node: &Node, scope: Option<&Scope<'_>>) -> Type {
+        let ty = self.inferred(node, scope);
+        if let Some(types) = &mut self.types {
+            types.insert(node.id, ty.clone());
+        }
+        ty
+    }
+
+    fn inferred(&mut self, node: &Node, scope: Option<&Scope<'_>>) -> Type {
         match &node.kind {
             Kind::Literal(literal) => literal_type(literal),
             Kind::Ident(name) => self.ident(node, name, scope),

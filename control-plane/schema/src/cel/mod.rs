@@ -8,16 +8,19 @@
 //!
 //! - `parse`: from text to `ast`, by the grammar of the `cel` crate;
 //! - `types`, `signatures`, `check`: what is an error before any value is seen;
-//! - `value`, `eval`, `cost`: what an expression is worth;
+//! - `size`, `cost`: what an expression may cost, before any value is seen;
+//! - `value`, `eval`: what an expression is worth, and what that has cost;
 //! - `functions`: the standard library, cel-go's extensions and Kubernetes' libraries.
 
 pub mod admission;
 mod ast;
 mod check;
+pub mod cost;
 mod eval;
 mod functions;
 mod parse;
 mod signatures;
+mod size;
 mod types;
 mod value;
 
@@ -28,6 +31,7 @@ use serde_json::Value;
 
 use ast::{Kind, Node};
 
+pub use size::Size;
 pub use types::{Field, Object, Type, escape};
 pub use value::{Key, Val};
 

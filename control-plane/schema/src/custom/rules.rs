@@ -8,13 +8,19 @@ use serde_json::{Value, json};
 
 use super::list_type::counterpart;
 use super::schema::Rule;
-use crate::cel::{Activation, Budget, Environment, EvalError, Program, Type, Val, compile};
+use crate::cel::{Activation, Budget, Environment, EvalError, Program, Size, Type, Val, compile, cost};
 use crate::field::{Error, ErrorKind, ErrorList, Path};
 use crate::kinds::json::{list, same, text, truth};
 
 /// The longest message that an expression may make, in bytes.
 const MAX_MESSAGE_BYTES: usize = 5 << 10;
 const RULES: &str = "x-kubernetes-validations";
+/// What a rule may cost by itself, as far as its schema tells (apiextensions `StaticEstimatedCostLimit`).
+const RULE_COST_LIMIT: u64 = 10_000_000;
+/// What all the rules of a schema may (`StaticEstimatedCRDCostLimit`).
+const SCHEMA_COST_LIMIT: u64 = 100_000_000;
+/// How many are named when they do.
+const MOST_EXPENSIVE: usize = 4;
 const OUT_OF_BUDGET: &str =
     "validation failed due to running out of cost budget, no further validation rules will be run";
 
@@ -286,38 +292,132 @@ fn failed(rule: &Rule, path: Path, value: Option<Value>, detail: String) -> Erro
 
 /// Everything that is wrong with the rules of a schema that is sound otherwise.
 pub(crate) fn check(schema: &Value, path: &Path) -> ErrorList {
-    let mut errors = ErrorList::new();
-    check_schema(schema, true, None, path, &mut errors);
-    errors
+    let mut check = Check { total: Total::default(), errors: ErrorList::new() };
+    check.schema(schema, true, &Place { lost: None, times: Some(1) }, path);
+    check.total.report(path, &mut check.errors);
+    check.errors
 }
 
-/// `lost` is the list from which on old and new values cannot be correlated.
-fn check_schema(schema: &Value, root: bool, lost: Option<&Path>, path: &Path, errors: &mut ErrorList) {
-    let rules = list(schema, RULES);
-    if !rules.is_empty()
-        && let Some(ty) = Type::from_schema(schema, root)
-    {
-        for (index, rule) in rules.iter().enumerate() {
-            check_rule(rule, &ty, lost, &path.child(RULES).index(index), errors);
+/// Where a schema is in the one around it.
+struct Place<'p> {
+    /// The list from which on old and new values cannot be correlated.
+    lost: Option<&'p Path>,
+    /// How many values it describes at most; `None` if nothing says so.
+    times: Option<u64>,
+}
+
+struct Check {
+    total: Total,
+    errors: ErrorList,
+}
+
+impl Check {
+    fn schema(&mut self, schema: &Value, root: bool, place: &Place<'_>, path: &Path) {
+        let rules = list(schema, RULES);
+        if !rules.is_empty()
+            && let (Some(ty), Some(size)) = (Type::from_schema(schema, root), Size::of(schema, root))
+        {
+            for (index, rule) in rules.iter().enumerate() {
+                let path = path.child(RULES).index(index);
+                let costs = check_rule(rule, &ty, &size, place.lost, &path, &mut self.errors);
+                let times = place.times.unwrap_or_else(|| size.cardinality());
+                let mut limited = |name: &str, what: &str, cost: u64| {
+                    if cost > RULE_COST_LIMIT {
+                        let why = too_much(what, cost, RULE_COST_LIMIT);
+                        self.errors.push(Error::forbidden(path.child(name), why));
+                    }
+                    self.total.add(path.child(name), cost);
+                };
+                if let Some(cost) = costs.rule {
+                    limited("rule", "estimated rule cost", cost.saturating_mul(times));
+                }
+                if let Some(cost) = costs.message {
+                    limited("messageExpression", "estimated messageExpression cost", cost);
+                }
+            }
+        }
+        let embedded = |schema: &Value| truth(schema, "x-kubernetes-embedded-resource");
+        let inside = |limit: &str| schema[limit].as_u64().and_then(|n| Some(n.saturating_mul(place.times?)));
+        let additional = &schema["additionalProperties"];
+        if additional.is_object() {
+            let place = Place { lost: place.lost, times: inside("maxProperties") };
+            self.schema(additional, embedded(additional), &place, &path.child("additionalProperties"));
+        }
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            self.schema(property, embedded(property), place, &path.child("properties").key(name));
+        }
+        let items = &schema["items"];
+        if items.is_object() {
+            let correlates = text(schema, "x-kubernetes-list-type") == "map";
+            let lost = place.lost.or(if correlates { None } else { Some(path) });
+            let place = Place { lost, times: inside("maxItems") };
+            self.schema(items, embedded(items), &place, &path.child("items"));
         }
     }
-    let embedded = |schema: &Value| truth(schema, "x-kubernetes-embedded-resource");
-    let additional = &schema["additionalProperties"];
-    if additional.is_object() {
-        check_schema(additional, embedded(additional), lost, &path.child("additionalProperties"), errors);
+}
+
+/// What all the rules of a schema may cost.
+#[derive(Default)]
+struct Total {
+    cost: u64,
+    /// Those that cost most of it.
+    most: Vec<(u64, Path)>,
+}
+
+impl Total {
+    fn add(&mut self, path: Path, cost: u64) {
+        self.cost = self.cost.saturating_add(cost);
+        if cost >= SCHEMA_COST_LIMIT / 100 {
+            self.most.push((cost, path));
+            self.most.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
+            self.most.truncate(MOST_EXPENSIVE);
+        }
     }
-    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-        check_schema(property, embedded(property), lost, &path.child("properties").key(name), errors);
-    }
-    let items = &schema["items"];
-    if items.is_object() {
-        let correlates = text(schema, "x-kubernetes-list-type") == "map";
-        let lost = lost.or(if correlates { None } else { Some(path) });
-        check_schema(items, embedded(items), lost, &path.child("items"), errors);
+
+    fn report(self, path: &Path, errors: &mut ErrorList) {
+        if self.cost <= SCHEMA_COST_LIMIT {
+            return;
+        }
+        for (_, path) in self.most {
+            let why = "contributed to estimated rule & messageExpression cost total exceeding cost limit for entire \
+                       OpenAPIv3 schema";
+            errors.push(Error::forbidden(path, why));
+        }
+        let what = "x-kubernetes-validations estimated rule & messageExpression cost total for entire OpenAPIv3 schema";
+        errors.push(Error::forbidden(path.clone(), too_much(what, self.cost, SCHEMA_COST_LIMIT)));
     }
 }
 
-fn check_rule(written: &Value, ty: &Type, lost: Option<&Path>, path: &Path, errors: &mut ErrorList) {
+#[expect(clippy::cast_precision_loss, reason = "a factor to be read by people")]
+fn too_much(what: &str, cost: u64, limit: u64) -> String {
+    let factor = cost as f64 / limit as f64;
+    let factor = match factor {
+        f if f > 100.0 => "more than 100x".to_owned(),
+        // Never a factor of 1.0.
+        f if f < 1.5 => format!("{f:.6}x"),
+        f => format!("{f:.1}x"),
+    };
+    format!(
+        "{what} exceeds budget by factor of {factor} (try simplifying the rule, or adding maxItems, maxProperties, and \
+         maxLength where arrays, maps, and strings are declared)"
+    )
+}
+
+/// What a rule may cost, and its message.
+#[derive(Default)]
+struct Costs {
+    rule: Option<u64>,
+    message: Option<u64>,
+}
+
+fn check_rule(
+    written: &Value,
+    ty: &Type,
+    size: &Size,
+    lost: Option<&Path>,
+    path: &Path,
+    errors: &mut ErrorList,
+) -> Costs {
     let rule = Rule::deserialize(written).unwrap_or_default();
     let environment = environment(&rule, ty);
     let invalid = |name: &str, why: String| Error::invalid(path.child(name), as_go(&rule), why);
@@ -325,21 +425,23 @@ fn check_rule(written: &Value, ty: &Type, lost: Option<&Path>, path: &Path, erro
     match compile(&rule.rule, &environment) {
         Err(why) => {
             errors.push(invalid("rule", why.to_string()));
-            return;
+            return Costs::default();
         }
         Ok(program) if *program.result_type() != Type::Bool => {
             errors.push(invalid("rule", "cel expression must evaluate to a bool".into()));
-            return;
+            return Costs::default();
         }
         Ok(program) => transition |= program.mentions("oldSelf"),
     }
+    let estimate = |expression: &str| cost::estimate(expression, &environment, size).ok();
+    let mut costs = Costs { rule: estimate(&rule.rule), message: None };
     if !rule.message_expression.is_empty() {
         match compile(&rule.message_expression, &environment) {
             Err(why) => errors.push(invalid("messageExpression", format!("messageExpression {why}"))),
             Ok(program) if *program.result_type() != Type::String => {
                 errors.push(invalid("messageExpression", "messageExpression must evaluate to a string".into()));
             }
-            Ok(_) => {}
+            Ok(_) => costs.message = estimate(&rule.message_expression),
         }
     }
     if let Some(lost) = lost.filter(|_| transition) {
@@ -350,6 +452,7 @@ fn check_rule(written: &Value, ty: &Type, lost: Option<&Path>, path: &Path, erro
         let why = "may not be set if oldSelf is not used in rule";
         errors.push(Error::invalid(path.child("optionalOldSelf"), optional, why));
     }
+    costs
 }
 
 /// A rule as Go's internal type prints it.

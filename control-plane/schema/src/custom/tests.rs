@@ -288,6 +288,44 @@ fn any_schema(depth: u32) -> BoxedStrategy<Value> {
     .boxed()
 }
 
+#[test]
+fn rules_that_may_cost_too_much_are_refused() {
+    let check = |schema: Value| -> Vec<String> {
+        super::rules::check(&schema, &crate::field::Path::new("schema")).iter().map(ToString::to_string).collect()
+    };
+    let nested = |more: Value| {
+        let mut inner = json!({"type": "array", "items": {"type": "string"},
+            "x-kubernetes-validations": [{"rule": "self.all(s, s == 'string constant')"}]});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            inner[key] = value.clone();
+        }
+        json!({"type": "object", "properties": {"x": {"type": "array", "items": inner}}})
+    };
+    let hint = "(try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and \
+                strings are declared)";
+    assert_eq!(
+        check(nested(json!({}))),
+        [
+            format!(
+                "schema.properties[x].items.x-kubernetes-validations[0].rule: Forbidden: estimated rule cost exceeds \
+                 budget by factor of more than 100x {hint}"
+            ),
+            "schema.properties[x].items.x-kubernetes-validations[0].rule: Forbidden: contributed to estimated rule & \
+             messageExpression cost total exceeding cost limit for entire OpenAPIv3 schema"
+                .to_owned(),
+            format!(
+                "schema: Forbidden: x-kubernetes-validations estimated rule & messageExpression cost total for entire \
+                 OpenAPIv3 schema exceeds budget by factor of more than 100x {hint}"
+            ),
+        ]
+    );
+    // A million lists fit into a request.
+    assert_eq!(check(nested(json!({"maxItems": 1}))), Vec::<String>::new());
+    let bounded = json!({"type": "array", "maxItems": 1000, "items": {"type": "integer"},
+        "x-kubernetes-validations": [{"rule": "self.all(x, self.exists(y, x == y))"}]});
+    assert_eq!(check(bounded), Vec::<String>::new());
+}
+
 proptest! {
     /// Whatever the schema and the value: pruned once is pruned, filled in once is filled in, and what is filled in
     /// needs no pruning.
