@@ -1,5 +1,5 @@
-//! Clients as people use them, unmodified, against a real server: Python's, JavaScript's, an operator in Python, and
-//! kube-rs. No node is needed: pods stay pending.
+//! Clients as people use them, unmodified, against a real server: Python's, JavaScript's, an operator in Python,
+//! kube-rs, and schemathesis. No node is needed: pods stay pending.
 //!
 //! What is installed where is `scripts/setup.sh test`'s business.
 
@@ -95,6 +95,11 @@ fn python() {
 #[test]
 fn an_operator_in_python() {
     run(Command::new(tools().join("python/bin/python")), "kopf_operator.py");
+}
+
+#[test]
+fn requests_made_up_from_the_openapi_documents() {
+    run(Command::new(tools().join("python/bin/python")), "openapi_fuzz.py");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use http::header::{CACHE_CONTROL, HeaderName, HeaderValue, WARNING};
+use http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response};
 use xebec_schema::resource::Resource;
@@ -26,7 +26,7 @@ use crate::request::{self, ResourcePath, Target};
 use crate::respond::{self, Wanted};
 use crate::server::{InProcessUser, Shared};
 use crate::trail::Trail;
-use crate::{aggregation, cache, discovery, subresource, verbs, versions, virtual_kinds};
+use crate::{aggregation, cache, discovery, subresource, verbs, versions, virtual_kinds, warnings};
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
@@ -139,7 +139,7 @@ async fn serve(
     permitted(&attributes, decision)?;
 
     if let Some(remote) = server.aggregated.of_path(parts.uri.path()) {
-        return Ok(aggregation::proxy::serve(&remote, &user, &parts, body).await);
+        return Ok(aggregation::proxy::serve(&remote, &user, parts, body, &server.stop).await);
     }
     let path = match target {
         Target::Path => return discovery::serve(&server, &parts, &query, wanted).await,
@@ -172,7 +172,7 @@ async fn serve(
     trail.annotate(&call.annotations);
     if !call.warnings.is_empty() {
         let failed = response.unwrap_or_else(|status| respond::status(&status, call.wanted));
-        response = Ok(warn(failed, &call.warnings));
+        response = Ok(warnings::add(failed, &call.warnings));
     }
     response
 }
@@ -243,23 +243,6 @@ async fn dispatch(call: &mut Call, body: RequestBody) -> Result<Response<Body>, 
         "deletecollection" => verbs::deletecollection::serve(call, body).await,
         _ => Err(Status::method_not_allowed()),
     }
-}
-
-/// Adds warnings (RFC 7234 section 5.5, code 299), each once.
-fn warn(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
-    let mut seen: Vec<&String> = Vec::new();
-    for warning in warnings {
-        if seen.contains(&warning) {
-            continue;
-        }
-        seen.push(warning);
-        let quoted: String = warning.chars().filter(|c| !c.is_control()).collect();
-        let quoted = quoted.replace('\\', "\\\\").replace('"', "\\\"");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
-            response.headers_mut().append(WARNING, value);
-        }
-    }
-    response
 }
 
 /// Whether a method only reads.

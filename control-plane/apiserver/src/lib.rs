@@ -42,6 +42,7 @@ mod trail;
 pub mod verbs;
 pub mod versions;
 mod virtual_kinds;
+mod warnings;
 pub mod webhook;
 mod websocket;
 

@@ -1,12 +1,15 @@
 //! The server on the network: TLS, HTTP/1.1 and HTTP/2, upgrades.
 
+mod lend;
+mod linger;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
-use http_body_util::BodyExt;
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -106,15 +109,23 @@ async fn connection(
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
         async move {
-            let mut request = request.map(|body| body.map_err(BoxError::from).boxed_unsync());
-            request.extensions_mut().insert(peer);
-            Ok::<_, Infallible>(server.handle(request).await)
+            let (mut head, body) = request.into_parts();
+            head.extensions.insert(peer);
+            let version = head.version;
+            let (body, rest) = lend::lend(body);
+            let mut response = server.handle(Request::from_parts(head, body)).await;
+            if let Some(rest) = rest.filter(|_| version < Version::HTTP_2)
+                && !rest.drain().await
+            {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).max_concurrent_streams(MAX_STREAMS);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(linger::Lingering::new(tls)), service);
     tokio::pin!(connection);
     tokio::select! {
         biased;

@@ -178,6 +178,25 @@ impl std::fmt::Debug for Column {
     }
 }
 
+const ANSWERED_WITH_OBJECT: [(&str, &str); 16] = [
+    ("", "persistentvolumeclaims"),
+    ("", "persistentvolumes"),
+    ("", "pods"),
+    ("", "podtemplates"),
+    ("", "resourcequotas"),
+    ("", "serviceaccounts"),
+    ("", "services"),
+    ("resource.k8s.io", "deviceclasses"),
+    ("resource.k8s.io", "resourceclaims"),
+    ("resource.k8s.io", "resourceclaimtemplates"),
+    ("resource.k8s.io", "resourceslices"),
+    ("storage.k8s.io", "csidrivers"),
+    ("storage.k8s.io", "csinodes"),
+    ("storage.k8s.io", "storageclasses"),
+    ("storage.k8s.io", "volumeattachments"),
+    ("storage.k8s.io", "volumeattributesclasses"),
+];
+
 impl Resource {
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> String {
@@ -192,6 +211,12 @@ impl Resource {
     /// Whether `verb` is served.
     pub fn allows(&self, verb: &str) -> bool {
         self.verbs.iter().any(|v| v == verb)
+    }
+
+    /// Whether a deletion is answered with the object as it was, not with a Status (upstream's `ReturnDeletedObject`).
+    pub fn answers_deleted(&self) -> bool {
+        let row = (self.group.as_ref(), self.plural.as_ref());
+        self.custom.is_none() && ANSWERED_WITH_OBJECT.contains(&row)
     }
 
     /// The values by which field selectors find an object, beyond its name and namespace.

@@ -3,14 +3,18 @@
 use futures::StreamExt;
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::client::legacy::Error as ClientError;
+use tokio_util::sync::CancellationToken;
+use xebec_schema::status::Status;
 
 use super::Remote;
 use crate::authn::UserInfo;
 use crate::body::{Body, BoxError, RequestBody};
-use crate::respond;
+use crate::respond::{self, Wanted};
+use crate::subresource::relay;
 
 /// Headers that are about a connection, not about what goes over it (RFC 9110 section 7.6.1).
 const OF_CONNECTIONS: [&str; 8] = [
@@ -24,18 +28,28 @@ const OF_CONNECTIONS: [&str; 8] = [
     "upgrade",
 ];
 
-/// Lets the other server answer.
-pub(crate) async fn serve(remote: &Remote, user: &UserInfo, parts: &Parts, body: RequestBody) -> Response<Body> {
+/// Lets the other server answer; an upgraded connection becomes one of the client with it.
+pub(crate) async fn serve(
+    remote: &Remote,
+    user: &UserInfo,
+    mut parts: Parts,
+    body: RequestBody,
+    stop: &CancellationToken,
+) -> Response<Body> {
     let unavailable = |why: &str| {
         let text = format!("{why}\n");
         respond::raw(503, "text/plain; charset=utf-8", text.into_bytes())
     };
-    let Some(http) = remote.http.as_ref().filter(|_| remote.available) else {
+    let Some(clients) = remote.clients.as_ref().filter(|_| remote.available) else {
         return unavailable("service unavailable");
     };
-    if parts.headers.contains_key(UPGRADE) {
-        let why = b"connections are not upgraded on the way to an aggregated API server\n";
-        return respond::raw(501, "text/plain; charset=utf-8", why.to_vec());
+    let protocol = parts.headers.get(UPGRADE).cloned();
+    let client = parts.extensions.remove::<OnUpgrade>();
+    if protocol.is_some() && client.is_none() {
+        return respond::status(
+            &Status::bad_request("this connection cannot be upgraded; use HTTP/1.1"),
+            Wanted::plain(),
+        );
     }
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::builder().method(parts.method.clone()).uri(format!("{}{path}", remote.base)).body(body);
@@ -46,10 +60,38 @@ pub(crate) async fn serve(remote: &Remote, user: &UserInfo, parts: &Parts, body:
     headers.remove(HOST);
     headers.remove(AUTHORIZATION);
     set_user(headers, user);
-    match http.request(request).await {
-        Ok(response) => passed_on(response),
-        Err(error) => unavailable(&format!("error trying to reach service: {}", why(&error))),
+    let http = if protocol.is_some() { &clients.upgrading } else { &clients.plain };
+    if let Some(protocol) = protocol {
+        upgrade_to(headers, protocol);
     }
+    match (http.request(request).await, client) {
+        (Ok(response), Some(client)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            switched(client, response, stop.clone())
+        }
+        (Ok(response), _) => passed_on(response),
+        (Err(error), _) => unavailable(&format!("error trying to reach service: {}", why(&error))),
+    }
+}
+
+fn upgrade_to(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, protocol);
+}
+
+/// Joins the two connections.
+fn switched(
+    client: OnUpgrade,
+    mut response: Response<hyper::body::Incoming>,
+    stop: CancellationToken,
+) -> Response<Body> {
+    tokio::spawn(relay(client, hyper::upgrade::on(&mut response), stop));
+    let (mut parts, _) = response.into_parts();
+    let protocol = parts.headers.get(UPGRADE).cloned();
+    strip(&mut parts.headers);
+    if let Some(protocol) = protocol {
+        upgrade_to(&mut parts.headers, protocol);
+    }
+    Response::from_parts(parts, Body::Empty)
 }
 
 fn passed_on(response: Response<hyper::body::Incoming>) -> Response<Body> {

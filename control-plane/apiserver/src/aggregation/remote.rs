@@ -32,7 +32,7 @@ pub(crate) struct Remote {
     pub(crate) available: bool,
     /// `https://<service>.<namespace>.svc:<port>`.
     pub(crate) base: String,
-    pub(crate) http: Option<Streaming>,
+    pub(crate) clients: Option<Clients>,
     /// `APIResourceList`.
     pub(crate) resources: Value,
     /// The path of its OpenAPI 3 document, with the hash; empty if it has none.
@@ -43,6 +43,15 @@ pub(crate) struct Remote {
     pub(crate) priorities: (i64, i64),
     /// What it was made from.
     made_from: Value,
+}
+
+/// Connections to another API server.
+#[derive(Clone)]
+pub(crate) struct Clients {
+    /// HTTP/2 where the other server speaks it.
+    pub(crate) plain: Streaming,
+    /// HTTP/1.1, whose connections can be upgraded.
+    pub(crate) upgrading: Streaming,
 }
 
 /// The condition `Available`.
@@ -141,14 +150,17 @@ impl Remote {
         service: &Value,
         old: Option<Arc<Remote>>,
     ) -> Result<Self, String> {
-        if let Some(old) = old.filter(|old| old.made_from == service["spec"] && old.http.is_some()) {
+        if let Some(old) = old.filter(|old| old.made_from == service["spec"] && old.clients.is_some()) {
             return Ok(Self::clone(&old));
         }
         let authorities = STANDARD.decode(text(service, "caBundle")).map_err(|e| e.to_string())?;
         let verify = service["spec"]["insecureSkipTLSVerify"].as_bool() != Some(true);
         let tls = tls::config(&authorities, verify, identity)?;
-        let http = streaming(server.cache.clone(), target(service), tls);
-        Ok(Self { http: Some(http), ..Self::unreachable(service) })
+        let mut http1 = tls.clone();
+        http1.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let client = |tls| streaming(server.cache.clone(), target(service), tls);
+        let clients = Clients { plain: client(tls), upgrading: client(http1) };
+        Ok(Self { clients: Some(clients), ..Self::unreachable(service) })
     }
 
     /// What this process serves without storing it.
@@ -171,7 +183,7 @@ impl Remote {
             version: text(service, "version").to_owned(),
             available: false,
             base: format!("https://{name}.{namespace}.svc:{port}"),
-            http: None,
+            clients: None,
             resources: Value::Null,
             openapi_v3: String::new(),
             openapi_v2: Arc::new(Value::Null),
@@ -204,7 +216,7 @@ impl Remote {
 
     /// A document of the server.
     pub(crate) async fn get(&self, path: &str) -> Result<(u16, Bytes), String> {
-        let http = self.http.as_ref().ok_or("service unavailable")?;
+        let http = &self.clients.as_ref().ok_or("service unavailable")?.plain;
         let user = UserInfo {
             name: "system:kube-aggregator".into(),
             groups: vec!["system:masters".into()],

@@ -174,7 +174,7 @@ impl Rule {
             if url != "*" && !url.starts_with('/') {
                 return Err(("nonResourceURLs", "non-resource URL rules must begin with a '/' character"));
             }
-            if url[..url.len().saturating_sub(1)].contains('*') {
+            if url.strip_suffix('*').unwrap_or(url).contains('*') {
                 return Err((
                     "nonResourceURLs",
                     "non-resource URL wildcards '*' must be the final character of the rule",

@@ -45,6 +45,11 @@ const STREAM_SWITCHES: [(&str, &str); 4] =
 pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
     let pod = parent(call).await?;
     let subresource = call.path.subresource.clone();
+    if subresource != "log" {
+        let admission = Admission { operation: Operation::Connect, old: Some(&pod), dry_run: false };
+        admit::mutate(call, admission, None).await?;
+        admit::validate(call, admission, None).await?;
+    }
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
     let path = location(&call.query, &subresource, &pod)?;
     if node.is_empty() {
@@ -53,11 +58,6 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
             return Ok(crate::respond::raw(200, "text/plain", Vec::new()));
         }
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", call.path.name)));
-    }
-    if subresource != "log" {
-        let admission = Admission { operation: Operation::Connect, old: Some(&pod), dry_run: false };
-        admit::mutate(call, admission, None).await?;
-        admit::validate(call, admission, None).await?;
     }
     let (address, port) = agent(call, &node)?;
     if subresource == "log" && websocket::is_wanted(&call.parts.headers) {
@@ -249,7 +249,7 @@ fn name_user(headers: &mut HeaderMap, user: &UserInfo) {
 }
 
 /// Carries bytes both ways until one end is done.
-async fn relay(client: OnUpgrade, agent: OnUpgrade, stop: tokio_util::sync::CancellationToken) {
+pub(crate) async fn relay(client: OnUpgrade, agent: OnUpgrade, stop: tokio_util::sync::CancellationToken) {
     let (client, agent) = match tokio::try_join!(client, agent) {
         Ok(ends) => ends,
         Err(error) => {
@@ -263,7 +263,7 @@ async fn relay(client: OnUpgrade, agent: OnUpgrade, stop: tokio_util::sync::Canc
         () = stop.cancelled() => {}
         result = tokio::io::copy_bidirectional(&mut client, &mut agent) => {
             if let Err(error) = result {
-                tracing::debug!(%error, "a stream to a node's agent ended");
+                tracing::debug!(%error, "an upgraded connection ended");
             }
         }
     }

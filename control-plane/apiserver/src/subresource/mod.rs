@@ -8,6 +8,8 @@ mod proxy;
 mod scale;
 
 pub(crate) use binding::serve_collection as serve_bindings;
+pub(crate) use connect::relay;
+pub(crate) use proxy::below_proxy;
 pub(crate) use scale::of as scale_of;
 
 use http::Response;

@@ -50,7 +50,7 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
 }
 
 /// What follows `/{plural}/{name}/proxy` in the path as it was sent.
-fn below_proxy<'a>(path: &'a str, plural: &str) -> Option<&'a str> {
+pub(crate) fn below_proxy<'a>(path: &'a str, plural: &str) -> Option<&'a str> {
     let marker = format!("/{plural}/");
     let after = &path[path.find(&marker)? + marker.len()..];
     after[after.find('/')?..].strip_prefix("/proxy")

@@ -21,19 +21,6 @@ use crate::chain::Call;
 use crate::query::Query;
 use crate::{respond, versions};
 
-/// Kinds of the core group whose deletion is answered with the object, not with a Status (`ReturnDeletedObject`).
-const ANSWERED_WITH_OBJECT: [&str; 9] = [
-    "namespaces",
-    "persistentvolumeclaims",
-    "persistentvolumes",
-    "pods",
-    "podtemplates",
-    "replicationcontrollers",
-    "resourcequotas",
-    "serviceaccounts",
-    "services",
-];
-
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 
 /// What becomes of the objects that the deleted one owns.
@@ -166,8 +153,7 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
     let deleted = delete(call, &options).await?;
     let waits = options.propagation == Some(Propagation::Foreground) && !deleted.deleted;
     let code = if waits { 202 } else { 200 };
-    let with_object = call.stored.group.is_empty() && ANSWERED_WITH_OBJECT.contains(&call.stored.plural.as_ref());
-    if deleted.deleted && !with_object {
+    if deleted.deleted && !call.stored.answers_deleted() {
         return Ok(respond::encoded(code, &gone(call, &deleted.object), call.wanted));
     }
     let bytes = versions::convert_bytes(&call.resource, deleted.bytes, deleted.revision).map_err(Status::internal)?;

@@ -9,4 +9,5 @@ mod hook;
 mod oidc;
 mod pod_security;
 mod policies;
+mod subresources;
 mod webhooks;

@@ -17,10 +17,12 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use xebec_apiserver::Extensions;
 use xebec_apiserver::aggregation::Identity;
+use xebec_apiserver::authn::x509::X509;
 use xebec_clock::{Clock, Random};
 use xebec_pki::{ClusterCa, ServerTls, server_config};
 
 use crate::harness::Api;
+use crate::wire::{Wire, echo, echoes};
 
 const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 const GROUP: &str = "/apis/metrics.example.com/v1";
@@ -71,12 +73,13 @@ async fn other_server(front_proxy: &ClusterCa) -> (u16, String) {
             tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
                 let shown = stream.get_ref().1.peer_certificates().is_some();
-                let service = service_fn(move |request| {
-                    let response = answer(&request, shown);
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let upgrade = request.headers().contains_key("upgrade");
+                    let response = if upgrade { echo(request) } else { answer(&request, shown) };
                     async move { Ok::<_, std::convert::Infallible>(response) }
                 });
                 let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
             });
         }
     });
@@ -98,12 +101,13 @@ async fn available(api: &Api, name: &str) -> Value {
     panic!("{name} says nothing: {}", String::from_utf8_lossy(&api.get(&format!("{SERVICES}/{name}")).await.bytes));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_server_serves_its_group() {
     let front_proxy = Arc::new(ClusterCa::ephemeral(&Clock::system(), &Random::seeded(4)).unwrap());
     let (port, bundle) = other_server(&front_proxy).await;
     let identity: Arc<dyn Identity> = Arc::new(FrontProxy(front_proxy));
-    let api = Api::with(Extensions { identity: Some(identity), ..Extensions::default() }).await;
+    let authenticators = vec![Arc::new(X509::new(&Clock::system())) as _];
+    let api = Api::with(Extensions { identity: Some(identity), authenticators, ..Extensions::default() }).await;
 
     // What is served here has APIServices, too.
     let local = available(&api, "v1.apps").await;
@@ -141,6 +145,15 @@ async fn another_server_serves_its_group() {
     assert_eq!((&echo["query"], &echo["user"], &echo["shown"]), (&json!("limit=5"), &json!(["admin"]), &json!(true)));
     assert_eq!(echo["groups"], json!(["system:masters", "system:authenticated"]));
     assert_eq!(echo["authorization"], json!([]));
+
+    let wire = Wire::listen(&api).await;
+    let path = format!("{GROUP}/namespaces/a/things/b/attach");
+    let mut stream = wire.upgrade("POST", &format!("{path}?tty=true"), &format!("POST {path}?tty=true")).await;
+    echoes(&mut stream).await;
+    drop(stream);
+    wire.end().await;
+    let refused = api.send("POST", &path, &[("upgrade", "SPDY/3.1")], "").await;
+    assert_eq!(refused.message(), "this connection cannot be upgraded; use HTTP/1.1");
 
     let groups = api.get("/apis").await.expect(200);
     let names: Vec<&str> = groups["groups"].as_array().unwrap().iter().map(|g| g["name"].as_str().unwrap()).collect();

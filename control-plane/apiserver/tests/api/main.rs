@@ -17,3 +17,4 @@ mod read;
 mod subresources;
 mod update;
 mod watch;
+mod wire;

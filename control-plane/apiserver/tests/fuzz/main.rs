@@ -50,6 +50,21 @@ fn tokens() {
 }
 
 #[test]
+fn cel() {
+    fuzz("cel", targets::cel);
+}
+
+#[test]
+fn configurations() {
+    fuzz("configurations", targets::configurations);
+}
+
+#[test]
+fn definitions() {
+    fuzz("definitions", targets::definitions);
+}
+
+#[test]
 fn requests() {
     let api = targets::Server::start();
     fuzz("requests", |input| api.request(input));

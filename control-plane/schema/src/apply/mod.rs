@@ -18,6 +18,7 @@ pub mod remove;
 pub mod scale;
 pub mod set;
 pub mod typed;
+pub mod unowned;
 pub mod updater;
 pub mod validate;
 

@@ -8,6 +8,8 @@ mod paths;
 pub mod protobuf;
 mod schemas;
 
+pub use schemas::of_kind as part_schema;
+
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 

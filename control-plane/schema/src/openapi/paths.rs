@@ -103,12 +103,7 @@ impl Maker<'_> {
         if row.allows("delete") {
             let operation = self.operation("delete", "", &DELETE_QUERY, &self.own());
             let operation = body(operation, &format!("{META}.DeleteOptions"), &["*/*"], false);
-            // Some kinds answer with the object as it was.
-            let answer = if matches!(row.plural.as_ref(), "pods" | "services" | "serviceaccounts") {
-                schema.to_owned()
-            } else {
-                format!("{META}.Status")
-            };
+            let answer = if row.answers_deleted() { schema.to_owned() } else { format!("{META}.Status") };
             item.insert("delete".into(), respond(operation, &answer, &[200, 202]));
         }
         item.insert("parameters".into(), self.parameters(true, row.namespaced));

@@ -74,7 +74,7 @@ const TYPES: &[Type] = types! {
 };
 
 /// The definition of what a subresource exchanges; `None` for a connection.
-pub(super) fn of_kind(row: &Resource, sub: &Subresource) -> Option<String> {
+pub fn of_kind(row: &Resource, sub: &Subresource) -> Option<String> {
     if sub.version.is_empty() && sub.kind == row.kind {
         return Some(row.schema.to_string());
     }

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
+use xebec_schema::apply::typed::Type;
+use xebec_schema::apply::unowned;
 use xebec_schema::cel::Budget;
-use xebec_schema::patch;
 use xebec_schema::policy::Mutation;
 use xebec_schema::resource::Resource;
 use xebec_schema::status::Status;
+use xebec_schema::types::{self, Definition};
+use xebec_schema::{openapi, patch};
 
 use super::expressions::{self, Matched, Seen};
 use super::policies::{Binding, Bound, Policies};
@@ -90,13 +93,28 @@ impl MutatingPolicies {
         let value = value.map_err(|e| format!("expression '{}' resulted in error: {e}", program.source()))?;
         let before = request::shown(row, review.subresource, object);
         let after = match mutation {
-            Mutation::JsonPatch(_) => patch::json_patch(&before, &operations(value)),
-            Mutation::Apply(_) if row.definition().is_some() => patch::strategic_merge(row, &before, &value),
-            Mutation::Apply(_) => patch::merge_patch(&before, &value),
-        };
-        let after = after.map_err(|e| e.to_string())?;
+            Mutation::JsonPatch(_) => patch::json_patch(&before, &operations(value)).map_err(|e| e.to_string()),
+            Mutation::Apply(_) => applied(review, row, &before, value),
+        }?;
         webhooks::accept(row, review.subresource, object, after).map(Some).map_err(|status| status.message)
     }
+}
+
+/// An object with what a configuration says of it. The configuration is of the object's kind, whatever it says.
+fn applied(review: &Review<'_>, row: &Resource, before: &Value, mut configuration: Value) -> Result<Value, String> {
+    for field in ["apiVersion", "kind"] {
+        configuration[field] = before[field].clone();
+    }
+    let ty = of_part(review, row).map_or(Type::Deduced, Type::Struct);
+    unowned::mutate(ty, before, &configuration).map_err(|why| format!("error applying patch: {why}"))
+}
+
+/// What is known of the objects that the request exchanges.
+fn of_part<'a>(review: &Review<'_>, row: &'a Resource) -> Option<&'a Definition> {
+    let Some(part) = row.subresource(review.subresource).filter(|part| part.kind != row.kind) else {
+        return row.definition();
+    };
+    openapi::part_schema(row, part).and_then(|name| types::definition(&name))
 }
 
 /// The operations of a list of `JSONPatch` objects.

@@ -7,7 +7,7 @@ use xebec_schema::resource::Resource;
 use super::matching::operation;
 use crate::admission::{Operation, Review};
 use crate::chain::Call;
-use crate::subresource::scale_of;
+use crate::subresource::{below_proxy, scale_of};
 
 /// An object of the stored version as `row` shows it.
 pub(super) fn shown(row: &Resource, subresource: &str, stored: &Value) -> Value {
@@ -153,6 +153,11 @@ fn stream_options(call: &Call) -> Value {
         if !call.query.get(field).is_empty() {
             options[field] = call.query.get(field).into();
         }
+    }
+    if call.path.subresource == "proxy"
+        && let Some(path) = below_proxy(call.parts.uri.path(), &call.resource.plural).filter(|path| !path.is_empty())
+    {
+        options["path"] = path.into();
     }
     let command: Vec<&str> = call.query.all("command").collect();
     if !command.is_empty() {

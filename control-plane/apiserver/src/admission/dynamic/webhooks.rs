@@ -183,7 +183,11 @@ fn apply(hook: &Hook, review: &mut Review<'_>, row: &Resource, operations: &Valu
 pub(super) fn accept(row: &Resource, subresource: &str, before: &Value, mut patched: Value) -> Result<Value, Status> {
     if subresource == "scale" {
         let mut new = before.clone();
-        new["spec"]["replicas"] = patched["spec"]["replicas"].clone();
+        let replicas = patched["spec"]["replicas"].as_i64().unwrap_or_default();
+        match row.custom.as_ref().and_then(|custom| custom.scale()) {
+            Some(scale) => scale.want(&mut new, replicas),
+            None => new["spec"]["replicas"] = replicas.into(),
+        }
         return Ok(new);
     }
     if row.subresource(subresource).is_some_and(|sub| !sub.version.is_empty() || sub.kind != row.kind) {
