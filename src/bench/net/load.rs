@@ -40,8 +40,9 @@ pub struct Args {
 enum What {
     /// Answers, until it is killed
     Serve {
-        /// Where
-        address: SocketAddr,
+        /// Where: each address by itself, for a datagram's answer comes from where it was asked
+        #[arg(required = true)]
+        addresses: Vec<SocketAddr>,
     },
     /// Asks, and prints what it measured
     Ask {
@@ -92,7 +93,10 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
         match &args.what {
-            What::Serve { address } => serve(*address).await,
+            What::Serve { addresses } => {
+                futures::future::try_join_all(addresses.iter().map(|address| serve(*address))).await?;
+                Ok(())
+            }
             What::Ask { load, address, time_ms, connections } => {
                 let measured = ask(*load, *address, Duration::from_millis(*time_ms), *connections).await?;
                 println!("{}", serde_json::to_string(&measured)?);

@@ -173,15 +173,16 @@ impl Bench {
             stage.route_from_host(address, stage.address(way.name())?)?;
         }
         let mut bench = Self { cluster, client, stage, server, serving: Vec::new() };
-        bench.serve(&Place::Machine(SERVER))?;
+        bench.serve(&Place::Machine(SERVER), &[server, ROUTED])?;
         super::make_namespace(&bench.client, NAMESPACE).await?;
         Ok(bench)
     }
 
     /// Starts a server.
-    fn serve(&mut self, at: &Place) -> anyhow::Result<()> {
+    fn serve(&mut self, at: &Place, addresses: &[Ipv4Addr]) -> anyhow::Result<()> {
         let mut command = self.at(at)?;
-        command.args(["bench-load", "serve", &format!("0.0.0.0:{SERVER_PORT}")]);
+        command.args(["bench-load", "serve"]);
+        command.args(addresses.iter().map(|address| format!("{address}:{SERVER_PORT}")));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.serving.push(Serving(command.spawn().context("cannot start the server")?));
         Ok(())
@@ -198,10 +199,11 @@ impl Bench {
         super::xebec(&["image", "load", archive, "--name", own.0.as_str()])?;
         let pods = pods::make(&self.client, &self.cluster, NAMESPACE, &args.image).await?;
         for pod in &pods[1..] {
-            self.serve(&Place::Pod(pod.clone()))?;
+            self.serve(&Place::Pod(pod.clone()), &[pod.address])?;
         }
         for pod in &BARE_PODS[1..] {
-            self.serve(&Place::Machine(pod))?;
+            let address = self.stage.address(pod)?;
+            self.serve(&Place::Machine(pod), &[address])?;
         }
         let ends = |bench: &Self, server: usize| -> anyhow::Result<Vec<(Way, Ends)>> {
             let bare = (Place::Machine(BARE_PODS[0]), (bench.stage.address(BARE_PODS[server])?, SERVER_PORT).into());

@@ -1,8 +1,8 @@
 //! Machines without Xebec, beside the cluster's nodes and on the same link: the server that all ways lead to, and a machine
 //! for each of the other ways, which has its rules and nobody else's. So no way pays for another.
 //!
-//! Each is a network namespace held by a process that sleeps, in a control group beside the nodes': the processes of every
-//! way get the same share of a busy machine. Taking the cluster down takes them away.
+//! Each is a network namespace held by a process that sleeps. The server and the clients have control groups beside the
+//! cluster's, so that clients of every way get the same share of a busy machine.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -50,6 +50,18 @@ impl Drop for Machine {
     }
 }
 
+impl Drop for Stage {
+    fn drop(&mut self) {
+        for part in [SERVER, OTHERS] {
+            let group = self.group(part);
+            let gone = cgroups::kill_all(&self.hierarchies, &group);
+            if let Err(error) = gone.and_then(|_| cgroups::remove(&self.hierarchies, &group)) {
+                eprintln!("note: {error:#}");
+            }
+        }
+    }
+}
+
 impl Stage {
     /// Makes them, on the link of a cluster of the bench's own.
     pub fn new(cluster: Cluster, paths: &Paths) -> anyhow::Result<Self> {
@@ -77,9 +89,18 @@ impl Stage {
     pub fn on(&self, machine: &str, program: &str) -> anyhow::Result<Command> {
         let mut command = Command::new("nsenter");
         command.args([&format!("--net=/proc/{}/ns/net", self.machine(machine)?.holder.id()), program]);
-        let group = self.cluster.name.cgroup().join(if machine == SERVER { SERVER } else { OTHERS });
-        cgroups::start_in(&mut command, &self.hierarchies, &group)?;
+        cgroups::start_in(
+            &mut command,
+            &self.hierarchies,
+            &self.group(if machine == SERVER { SERVER } else { OTHERS }),
+        )?;
         Ok(command)
+    }
+
+    /// Not within the cluster's own, where what the cluster does not know is killed.
+    fn group(&self, part: &str) -> PathBuf {
+        let cluster = self.cluster.name.cgroup();
+        cluster.with_file_name(format!("{}-{part}", self.cluster.name.as_str()))
     }
 
     /// A command on a machine, with its input.
