@@ -149,6 +149,8 @@ fn facts(node: &Value) -> Facts {
         node: text(node, "/metadata/name").to_owned(),
         zone: (!zone.is_empty()).then(|| zone.into()),
         addresses: ips.clone(),
+        // Which of its namespaces is the node's own is no matter, either: keys show loopback addresses as they are.
+        namespace: 0,
         dns_service: ServiceName { namespace: "kube-system".into(), name: "kube-dns".into() },
         dns_servers: ips,
         dns_port: DNS_PORT,

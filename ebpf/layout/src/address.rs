@@ -2,6 +2,9 @@
 
 use core::fmt;
 
+/// The first word of [`Addr::of_namespace`]: no host has an address that begins so (RFC 4291: `ff00::/8` is multicast).
+const LOOPBACK_OF_NAMESPACE: u32 = u32::MAX;
+
 /// An IPv6 address, or a v4-mapped IPv4 one; four 32-bit words (the programs compare and copy words) holding the
 /// bytes in network order.
 #[repr(C)]
@@ -59,6 +62,20 @@ impl Addr {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0x0000_ffff_u32.to_be()
     }
 
+    /// Whether this is `127.0.0.0/8` or `::1`.
+    #[inline(always)]
+    pub const fn is_loopback(&self) -> bool {
+        (self.is_v4() && self.0[3] & 0xff00_0000_u32.to_be() == 0x7f00_0000_u32.to_be())
+            || (self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 1_u32.to_be())
+    }
+
+    /// What a service's key has for a loopback address of the network namespace with this cookie (`SO_NETNS_COOKIE`):
+    /// each namespace has its own.
+    #[inline(always)]
+    pub const fn of_namespace(&self, cookie: u64) -> Self {
+        Self([LOOPBACK_OF_NAMESPACE, cookie as u32, (cookie >> 32) as u32, self.0[3]])
+    }
+
     /// From the 16 bytes of an IPv6 address.
     pub const fn from_octets(o: [u8; 16]) -> Self {
         Self([
@@ -78,8 +95,13 @@ impl Addr {
         out
     }
 
-    /// As the standard library has it, v4-mapped addresses as IPv4.
+    /// As the standard library has it, v4-mapped addresses as IPv4, loopback addresses whosever they are.
     pub fn to_ip(&self) -> core::net::IpAddr {
+        if self.0[0] == LOOPBACK_OF_NAMESPACE {
+            let is_v6 = self.0[3] == 1_u32.to_be();
+            let words = if is_v6 { [0, 0, 0, self.0[3]] } else { Self::from_v4_word(self.0[3]).0 };
+            return Self(words).to_ip();
+        }
         core::net::Ipv6Addr::from(self.octets()).to_canonical()
     }
 }
@@ -145,6 +167,19 @@ mod tests {
         ] {
             assert_eq!(Addr::from(ip).to_ip(), ip);
         }
+    }
+
+    #[test]
+    fn loopback_addresses_are_a_namespaces_own() {
+        for ip in [IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1)), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+            let addr = Addr::from(ip);
+            assert!(addr.is_loopback());
+            let (one, other) = (addr.of_namespace(7), addr.of_namespace(7 << 32));
+            assert!(one != other && !one.is_loopback() && !one.is_v4());
+            assert_eq!(one.to_ip(), ip);
+        }
+        assert!(!Addr::from(Ipv4Addr::new(128, 0, 0, 127)).is_loopback());
+        assert!(!Addr::UNSPECIFIED.is_loopback());
     }
 
     #[test]

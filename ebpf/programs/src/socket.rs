@@ -74,7 +74,9 @@ fn translate(caller: &impl Caller, addr: Addr, port: Port) -> Outcome {
     if protocol != proto::TCP && protocol != proto::UDP {
         return Outcome::Keep;
     }
-    let Some((key, mut service)) = service::lookup(&addr, port, protocol, SCOPE_CLUSTER, ANY_NODE) else {
+    // Every namespace has loopback addresses; the node's own may be a hostPort's.
+    let wanted = if addr.is_loopback() { addr.of_namespace(caller.namespace()) } else { addr };
+    let Some((key, mut service)) = service::lookup(&wanted, port, protocol, SCOPE_CLUSTER, ANY_NODE) else {
         return Outcome::Keep;
     };
     let cookie = caller.cookie();
@@ -104,7 +106,13 @@ fn choose(caller: &impl Caller, key: &ServiceKey, service: &mut Service, cookie:
         // SAFETY: no arguments, no preconditions.
         return service::choose(key, service, unsafe { bpf_get_prandom_u32() });
     };
-    let hash = service::mix(service::mix(service.id, client as u32), (client >> 32) as u32);
+    let hash = if kind == CLIENT_NAMESPACE {
+        // Once a client's time is over it may meet any backend, as if it were new.
+        // SAFETY: no arguments, no preconditions.
+        unsafe { bpf_get_prandom_u32() }
+    } else {
+        service::mix(service::mix(service.id, client as u32), (client >> 32) as u32)
+    };
     if service.flags & service_flags::STICKY == 0 {
         return service::choose(key, service, hash);
     }

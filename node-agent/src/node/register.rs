@@ -50,6 +50,20 @@ struct Node {
 #[serde(default)]
 struct NodeStatus {
     conditions: Vec<StoredCondition>,
+    capacity: BTreeMap<String, String>,
+    allocatable: BTreeMap<String, String>,
+}
+
+impl NodeStatus {
+    /// What pods may have of the extended resources whose capacity others wrote down: all of it; `None` for what is no
+    /// longer there (kubelet: `MachineInfo` and allocatable's setter). Empty, if the status says so already.
+    fn extended(&self) -> BTreeMap<String, Option<String>> {
+        let own = |name: &String| !name.contains('/');
+        let all =
+            self.capacity.iter().filter(|(name, amount)| !own(name) && self.allocatable.get(*name) != Some(*amount));
+        let gone = self.allocatable.keys().filter(|name| !own(name) && !self.capacity.contains_key(*name));
+        all.map(|(name, amount)| (name.clone(), Some(amount.clone()))).chain(gone.map(|n| (n.clone(), None))).collect()
+    }
 }
 
 #[derive(Clone, Debug, Default, serde::Deserialize)]
@@ -162,7 +176,8 @@ pub async fn run(
     let about = About::node(&config.facts.name);
     events.normal(about.clone(), "Starting", "Starting kubelet.");
     let reporting = async {
-        let mut reporter = Reporter { config, rest, clock, since: BTreeMap::new(), reported: None };
+        let mut reporter =
+            Reporter { config, rest, clock, since: BTreeMap::new(), extended: BTreeMap::new(), reported: None };
         let mut observed = Observed::default();
         for round in 0_u32.. {
             observed.pressure = pressure(&reporter.config.data);
@@ -190,27 +205,30 @@ struct Reporter {
     clock: Clock,
     /// Since when a condition has had its value.
     since: BTreeMap<&'static str, (bool, Timestamp)>,
+    /// What of extended resources is to be told to be allocatable.
+    extended: BTreeMap<String, Option<String>>,
     reported: Option<Observed>,
 }
 
 impl Reporter {
     /// Whether the API has other conditions than were reported: the control plane may have taken the node for dead, or
-    /// somebody may have deleted it. When it cannot be asked, nothing is known.
+    /// somebody may have deleted it. Or whether somebody gave it resources. When it cannot be asked, nothing is known.
     async fn is_overruled(&mut self, observed: &Observed) -> bool {
         let stored = match self.rest.get::<Node>(&format!("/api/v1/nodes/{}", self.config.facts.name)).await {
-            Ok(node) => node.status.conditions,
+            Ok(node) => node.status,
             Err(error) => return error.is_not_found(),
         };
         let differing = conditions(observed).into_iter().filter(|own| {
             let status = if own.holds { "True" } else { "False" };
-            !stored.iter().any(|s| s.kind == own.kind && s.status == status)
+            !stored.conditions.iter().any(|s| s.kind == own.kind && s.status == status)
         });
         let kinds: Vec<_> = differing.map(|own| own.kind).collect();
         // What the node says now is news again.
         for kind in &kinds {
             self.since.remove(kind);
         }
-        !kinds.is_empty()
+        self.extended = stored.extended();
+        !kinds.is_empty() || !self.extended.is_empty()
     }
 
     async fn report(&mut self, observed: &Observed, due: bool, events: &Recorder, about: &About) {
@@ -243,7 +261,10 @@ impl Reporter {
         }
         let since =
             |kind: &str, holds: bool| self.since.get(kind).filter(|(value, _)| *value == holds).map(|(_, at)| *at);
-        let patch = status::status(&self.config.facts, observed, since, now);
+        let mut patch = status::status(&self.config.facts, observed, since, now);
+        for (name, amount) in &self.extended {
+            patch["status"]["allocatable"][name] = json!(amount);
+        }
         let path = format!("/api/v1/nodes/{}/status", self.config.facts.name);
         match self.rest.patch::<Value>(&path, &patch).await {
             Ok(_) => self.reported = Some(observed.clone()),
@@ -256,5 +277,23 @@ impl Reporter {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extended_resources_are_allocatable_in_full() {
+        let status = |capacity: Value, allocatable: Value| -> NodeStatus {
+            serde_json::from_value(json!({ "capacity": capacity, "allocatable": allocatable })).unwrap()
+        };
+        let given = status(json!({ "cpu": "2", "example.com/gpu": "3" }), json!({ "cpu": "1" })).extended();
+        assert_eq!(given, BTreeMap::from([("example.com/gpu".to_owned(), Some("3".to_owned()))]));
+        let same = json!({ "cpu": "2", "example.com/gpu": "3" });
+        assert!(status(same.clone(), same.clone()).extended().is_empty());
+        let gone = status(json!({ "cpu": "2" }), same).extended();
+        assert_eq!(gone, BTreeMap::from([("example.com/gpu".to_owned(), None)]));
     }
 }

@@ -1,7 +1,7 @@
 //! One service, compiled: its frontends, and the backends behind each.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -82,6 +82,8 @@ pub struct Facts {
     pub zone: Option<Box<str>>,
     /// The addresses at which pods' `hostPort`s are served.
     pub addresses: Vec<IpAddr>,
+    /// The cookie of the node's network namespace, in which they are served at the loopback addresses, too.
+    pub namespace: u64,
     /// The service that the node's own DNS server answers for.
     pub dns_service: ServiceName,
     /// The node's addresses at which that server answers: one of each family that there is.
@@ -248,11 +250,10 @@ pub fn compile_host_ports(pod: &HostPorts, facts: &Facts) -> Compiled {
     // No service has such a name.
     let name = ObjectName { namespace: Arc::clone(&pod.name.namespace), name: format!("pod:{}", pod.name.name).into() };
     for port in pod.ports.iter().filter(|port| port.protocol != Protocol::Sctp) {
+        let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         let listens: Vec<IpAddr> = match port.host_ip {
-            // A process on the node would be needed for the loopback address; pods have their own.
-            Some(ip) if ip.is_loopback() => Vec::new(),
             Some(ip) => vec![ip],
-            None => facts.addresses.clone(),
+            None => facts.addresses.iter().copied().chain(loopback).collect(),
         };
         for ip in listens {
             let Some(pod_ip) = pod.addresses.iter().find(|a| a.is_ipv4() == ip.is_ipv4()) else { continue };
@@ -268,10 +269,13 @@ pub fn compile_host_ports(pod: &HostPorts, facts: &Facts) -> Compiled {
                 consistent: false,
                 source_ranges: [].into(),
             };
-            for scope in [SCOPE_CLUSTER, SCOPE_EXTERNAL] {
-                let key =
-                    ServiceKey { addr: ip.into(), port: Port::new(port.number), proto: port.protocol.number(), scope };
-                out.frontends.insert(key, target.clone());
+            let (port, proto) = (Port::new(port.number), port.protocol.number());
+            // Packets from outside do not go to loopback addresses.
+            let scopes: &[u8] = if ip.is_loopback() { &[SCOPE_CLUSTER] } else { &[SCOPE_CLUSTER, SCOPE_EXTERNAL] };
+            let addr = Addr::from(ip);
+            let addr = if ip.is_loopback() { addr.of_namespace(facts.namespace) } else { addr };
+            for scope in scopes.iter().copied() {
+                out.frontends.insert(ServiceKey { addr, port, proto, scope }, target.clone());
             }
         }
     }

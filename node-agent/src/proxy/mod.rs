@@ -11,6 +11,7 @@ pub mod desired;
 pub mod health;
 pub mod maglev;
 pub mod model;
+mod namespace;
 pub mod sockets;
 pub mod sync;
 pub mod topology;

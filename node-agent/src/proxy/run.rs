@@ -14,6 +14,7 @@ use xebec_ebpf_loader::{Error, Table};
 use super::desired::{Facts, Target};
 use super::health;
 use super::model::Model;
+use super::namespace;
 use super::sockets::{Gone, Sockets};
 use super::sync::ServiceMaps;
 use super::views::{EndpointSlice, HostPorts, NodeZone, ObjectName, Service};
@@ -197,6 +198,15 @@ struct Listed {
     node: bool,
 }
 
+/// The cookie of this process's network namespace, which is the node's.
+fn own_namespace() -> u64 {
+    namespace::cookie().unwrap_or_else(|error| {
+        tracing::warn!(%error, "pods' hostPorts are not served at the node's loopback addresses");
+        // Nobody's.
+        0
+    })
+}
+
 /// The world, the mirror of the maps, and the maps.
 struct Proxy {
     node: String,
@@ -215,6 +225,7 @@ impl Proxy {
             node: config.node_name.clone(),
             zone: None,
             addresses: config.host_addresses,
+            namespace: own_namespace(),
             dns_service: ObjectName::new(&namespace, &name),
             dns_servers: config.node_addresses,
             dns_port: config.dns_port,

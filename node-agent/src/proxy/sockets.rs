@@ -101,7 +101,9 @@ fn concerned(translated: &[(SocketKey, Frontend)], gone: &[Gone]) -> BTreeMap<u6
     for (socket, frontend) in translated {
         let backend = BackendAddress { addr: socket.addr, port: socket.port };
         let through = |key: &ServiceKey| {
-            key.port == frontend.port && (key.addr == frontend.addr || key.addr == frontend.addr.any_of_family())
+            // Loopback addresses are a namespace's own in keys, and as they are for the socket.
+            let same = key.addr.to_ip() == frontend.addr.to_ip();
+            key.port == frontend.port && (same || key.addr == frontend.addr.any_of_family())
         };
         if lost.get(&backend).is_some_and(|frontends| frontends.iter().any(through)) {
             out.entry(socket.cookie).or_default().insert(backend);

@@ -18,6 +18,7 @@ fn facts() -> Facts {
         node: "n1".to_owned(),
         zone: Some("a".into()),
         addresses: vec!["172.30.0.11".parse().unwrap()],
+        namespace: 4242,
         dns_service: ObjectName::new("kube-system", "kube-dns"),
         dns_servers: vec!["172.30.0.11".parse().unwrap(), "fd00:172::11".parse().unwrap()],
         dns_port: 10_053,

@@ -12,11 +12,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::websocket::Encoding;
 use super::{Backend, ContainerRef, Output, ProcessIo, StreamError, flag, query, spdy, status, websocket};
 
 /// The header that names the protocol within SPDY.
 pub(super) const PROTOCOL: &str = "x-stream-protocol-version";
-const WEBSOCKET_PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+const WEBSOCKET_PROTOCOLS: [&str; 5] =
+    ["v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io", "base64.channel.k8s.io"];
 /// v4: the error stream is a JSON status; with the streams of v3, which adds resize.
 const SPDY_PROTOCOL: &str = "v4.channel.k8s.io";
 /// How long a client may take to open the streams it has announced.
@@ -92,7 +94,7 @@ pub(super) async fn websocket_upgrade(
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
     let upgrade = upgrade.map_err(|e| StreamError::BadRequest(e.to_string()))?;
     let upgrade = upgrade.protocols(protocols.iter().copied()).max_message_size(MESSAGE_BYTES);
-    if upgrade.selected_protocol().is_none() {
+    if !protocols.is_empty() && upgrade.selected_protocol().is_none() {
         return Err(StreamError::BadRequest(format!("no WebSocket protocol in common; supported: {protocols:?}")));
     }
     Ok(upgrade)
@@ -124,10 +126,15 @@ pub(super) async fn serve(
 ) -> Result<Response, StreamError> {
     let options = Options::parse(kind, request.uri().query())?;
     if is_websocket(&request) {
-        let upgrade = websocket_upgrade(request, &WEBSOCKET_PROTOCOLS).await?;
+        // Who names no protocol speaks the first one.
+        let silent = !request.headers().contains_key(header::SEC_WEBSOCKET_PROTOCOL);
+        let upgrade = websocket_upgrade(request, if silent { &[] } else { &WEBSOCKET_PROTOCOLS }).await?;
+        let protocol = upgrade.selected_protocol().and_then(|p| p.to_str().ok()).unwrap_or_default().to_owned();
         return Ok(upgrade.on_upgrade(move |socket| async move {
-            let (io, error) = websocket::process_io(socket, options.tty);
-            run(&*backend, &target, kind, options, io, error).await;
+            let encoding = if protocol.contains("base64") { Encoding::Base64 } else { Encoding::Binary };
+            let (io, error) = websocket::process_io(socket, options.tty, encoding);
+            let ending = if protocol.starts_with('v') { Ending::Status } else { Ending::Message };
+            run(&*backend, &target, kind, options, io, (error, ending)).await;
         }));
     }
     if !is_spdy(&request) {
@@ -141,7 +148,7 @@ pub(super) async fn serve(
         match timeout(STREAMS_TIMEOUT, spdy_io(&mut streams, &options)).await {
             Ok(Some(Opened { io, error, unused })) => {
                 // The queue of further streams is kept: dropping it would end the connection.
-                run(&*backend, &target, kind, options, io, error).await;
+                run(&*backend, &target, kind, options, io, (error, Ending::Status)).await;
                 drop(unused);
                 // The client closes when it has read how the command ended.
                 let _ = timeout(STREAMS_TIMEOUT, streams.recv()).await;
@@ -152,13 +159,32 @@ pub(super) async fn serve(
     Ok(response)
 }
 
+/// What the error channel says when it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// A `metav1.Status`, of success too: from the fourth version of the protocols on.
+    Status,
+    /// What went wrong, in words; nothing, if nothing did.
+    Message,
+}
+
+impl Ending {
+    fn of(self, result: &Result<i32, StreamError>) -> String {
+        let status = status::of(result);
+        match self {
+            Self::Status => status.to_string(),
+            Self::Message => status["message"].as_str().unwrap_or_default().to_owned(),
+        }
+    }
+}
+
 async fn run(
     backend: &dyn Backend,
     target: &ContainerRef,
     kind: Kind,
     options: Options,
     io: ProcessIo,
-    mut error: Output,
+    (mut error, ending): (Output, Ending),
 ) {
     let io = options.connect(io);
     let result = match kind {
@@ -166,7 +192,7 @@ async fn run(
         Kind::Attach => backend.attach(target, options.tty, io).await.map(|()| 0),
     };
     // A client that has gone does not ask how it ended.
-    let _ = error.write_all(status::of(&result).to_string().as_bytes()).await;
+    let _ = error.write_all(ending.of(&result).as_bytes()).await;
     let _ = error.shutdown().await;
 }
 

@@ -1,9 +1,12 @@
-//! Streams over a WebSocket: each binary message starts with its channel's number
-//! (`v4.channel.k8s.io`; `v5.channel.k8s.io` adds the closing of a channel, KEP-4006).
+//! Streams over a WebSocket: each message starts with its channel's number (`channel.k8s.io`; of `v4.channel.k8s.io` on
+//! the error channel carries a status; `v5.channel.k8s.io` adds the closing of a channel, KEP-4006). In the `base64`
+//! variants messages are text: the number as a digit, and the rest in base64.
 
 use std::io;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
@@ -24,6 +27,42 @@ const QUEUE: usize = 16;
 /// What is in flight between a tunnelled connection and its messages.
 const TUNNEL_BYTES: usize = 64 << 10;
 
+/// How messages carry bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// As they are.
+    Binary,
+    /// As text.
+    Base64,
+}
+
+impl Encoding {
+    /// A channel's packet as a message.
+    fn message(self, packet: Bytes) -> Message {
+        match (self, packet.split_first()) {
+            (Self::Base64, Some((channel, bytes))) => {
+                let digit = char::from(b'0'.saturating_add(*channel));
+                Message::Text(format!("{digit}{}", STANDARD.encode(bytes)).into())
+            }
+            _ => Message::Binary(packet),
+        }
+    }
+
+    /// The packet in a message; `None` if there is none.
+    fn packet(self, message: Message) -> Option<Bytes> {
+        match (self, message) {
+            (Self::Binary, Message::Binary(packet)) => Some(packet),
+            (Self::Base64, Message::Text(text)) => {
+                let (digit, bytes) = text.as_bytes().split_first()?;
+                let mut packet = vec![digit.checked_sub(b'0')?];
+                packet.extend(STANDARD.decode(bytes).ok()?);
+                Some(packet.into())
+            }
+            _ => None,
+        }
+    }
+}
+
 fn output(send: &mpsc::Sender<Bytes>, channel: u8) -> Output {
     let packet = move |bytes: Bytes| {
         let mut message = BytesMut::with_capacity(bytes.len() + 1);
@@ -36,7 +75,7 @@ fn output(send: &mpsc::Sender<Bytes>, channel: u8) -> Output {
 
 /// A WebSocket as a process's streams and the channel for how it ended. Its tasks end with the client, or once every
 /// output is dropped.
-pub(super) fn process_io(socket: WebSocket, tty: bool) -> (ProcessIo, Output) {
+pub(super) fn process_io(socket: WebSocket, tty: bool, encoding: Encoding) -> (ProcessIo, Output) {
     let (mut sink, source) = socket.split();
     let (send, mut messages) = mpsc::channel::<Bytes>(QUEUE);
     let (stdin, packets) = mpsc::channel(QUEUE);
@@ -51,14 +90,14 @@ pub(super) fn process_io(socket: WebSocket, tty: bool) -> (ProcessIo, Output) {
     drop(send);
     tokio::spawn(async move {
         while let Some(message) = messages.recv().await {
-            if sink.send(Message::Binary(message)).await.is_err() {
+            if sink.send(encoding.message(message)).await.is_err() {
                 return;
             }
         }
         // All is said; the client may have gone first.
         let _ = sink.send(normal_closure()).await;
     });
-    tokio::spawn(receive(source, stdin, sizes));
+    tokio::spawn(receive(source, stdin, sizes, encoding));
     (io, error)
 }
 
@@ -71,14 +110,14 @@ async fn receive(
     mut source: impl futures::Stream<Item = Result<Message, axum::Error>> + Unpin,
     stdin: mpsc::Sender<Bytes>,
     sizes: mpsc::Sender<TerminalSize>,
+    encoding: Encoding,
 ) {
     let mut stdin = Some(stdin);
     while let Some(Ok(message)) = source.next().await {
-        let mut data = match message {
-            Message::Binary(data) => data,
-            Message::Close(_) => return,
-            Message::Text(_) | Message::Ping(_) | Message::Pong(_) => continue,
-        };
+        if matches!(message, Message::Close(_)) {
+            return;
+        }
+        let Some(mut data) = encoding.packet(message) else { continue };
         if data.is_empty() {
             continue;
         }
@@ -139,4 +178,22 @@ pub(super) fn tunnel(socket: WebSocket) -> DuplexStream {
         }
     });
     inner
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_travel_as_text_too() {
+        let packet = Bytes::from_static(b"\x01hello");
+        for (encoding, message) in
+            [(Encoding::Binary, Message::Binary(packet.clone())), (Encoding::Base64, Message::Text("1aGVsbG8=".into()))]
+        {
+            assert_eq!(encoding.message(packet.clone()), message);
+            assert_eq!(encoding.packet(message), Some(packet.clone()));
+        }
+        assert_eq!(Encoding::Base64.packet(Message::Text("1!".into())), None);
+        assert_eq!(Encoding::Binary.packet(Message::Text("1aGVsbG8=".into())), None);
+    }
 }

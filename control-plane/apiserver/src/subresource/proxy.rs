@@ -1,13 +1,14 @@
 //! `proxy` of pods, services and nodes: the request goes to what they serve by HTTP, and the answer comes back as it is
 //! (`registry/core/{pod,service,node}/rest/subresources.go`, apimachinery `util/proxy`).
 //!
-//! The name in the path is `[scheme:]name[:port]`. Of `https` there is none yet: pods' certificates would have to be
-//! taken on trust.
+//! The name in the path is `[scheme:]name[:port]`. By `https`, whatever certificate is shown is taken, as upstream does:
+//! who serves what in a pod has no name that a certificate could prove.
 
 use http::header::{HeaderValue, LOCATION};
 use http::{Method, Response, StatusCode};
 use serde_json::Value;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use xebec_schema::status::Status;
 
 use super::connect::{agent, exchange, host, to_agent, unavailable};
@@ -17,7 +18,7 @@ use crate::chain::Call;
 use crate::json::{decode, list, text};
 use crate::reader::Reader;
 use crate::verbs::admit::{self, Admission};
-use crate::webhook::ready_addresses;
+use crate::webhook::{any_certificate, ready_addresses};
 
 /// Serves it.
 ///
@@ -33,20 +34,20 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
         return redirect(&format!("{}/{query}", call.parts.uri.path()));
     }
     let path = format!("{}{query}", if path.is_empty() { "/" } else { path });
-    let (name, port) = split(&call.path.name)?;
+    let Named { tls, name, port } = split(&call.path.name)?;
     call.path.name = name;
     let object = super::parent(call).await?;
     let admission = Admission { operation: Operation::Connect, old: Some(&object), dry_run: false };
     admit::mutate(call, admission, None).await?;
     admit::validate(call, admission, None).await?;
     if call.resource.plural == "nodes" {
-        return to_node(call, body, &port, &path).await;
+        return to_node(call, body, tls, &port, &path).await;
     }
     let address = match call.resource.plural.as_ref() {
         "pods" => of_pod(&object, &port)?,
         _ => of_service(call, &object, &port)?,
     };
-    to_address(call, body, &address, &path).await
+    to_address(call, body, tls, &address, &path).await
 }
 
 /// What follows `/{plural}/{name}/proxy` in the path as it was sent.
@@ -64,19 +65,30 @@ fn redirect(to: &str) -> Result<Response<Body>, Status> {
     Ok(response)
 }
 
-/// Name and port; an empty port is the default one.
-fn split(name: &str) -> Result<(String, String), Status> {
-    let parts: Vec<&str> = name.split(':').collect();
-    match parts[..] {
-        [name] => Ok((name.to_owned(), String::new())),
-        [name, port] if !matches!(name, "http" | "https") => Ok((name.to_owned(), port.to_owned())),
-        ["http" | "", name, port] => Ok((name.to_owned(), port.to_owned())),
-        ["http", name] => Ok((name.to_owned(), String::new())),
-        ["https", ..] => {
-            Err(Status::bad_request("https behind the proxy is not supported by this server; use port-forward"))
-        }
-        _ => Err(Status::bad_request(format!("invalid service request {name:?}"))),
+/// Whom a path names.
+#[derive(Debug, PartialEq, Eq)]
+struct Named {
+    tls: bool,
+    name: String,
+    /// A name or a number; the default one if empty.
+    port: String,
+}
+
+/// Reads `[scheme:]name[:port]` (apimachinery `SplitSchemeNamePort`).
+fn split(id: &str) -> Result<Named, Status> {
+    let named = |tls, name: &str, port: &str| Named { tls, name: name.to_owned(), port: port.to_owned() };
+    let parts: Vec<&str> = id.split(':').collect();
+    let found = match parts[..] {
+        [name] => named(false, name, ""),
+        [name, port] => named(false, name, port),
+        ["http" | "", name, port] => named(false, name, port),
+        ["https", name, port] => named(true, name, port),
+        _ => return Err(Status::bad_request(format!("invalid service request {id:?}"))),
+    };
+    if found.name.is_empty() {
+        return Err(Status::bad_request(format!("invalid service request {id:?}")));
     }
+    Ok(found)
 }
 
 fn of_pod(pod: &Value, port: &str) -> Result<String, Status> {
@@ -125,16 +137,34 @@ fn of_service(call: &Call, service: &Value, port: &str) -> Result<String, Status
     Ok(addresses.swap_remove(usize::try_from(at).unwrap_or_default()))
 }
 
-async fn to_address(call: &mut Call, body: RequestBody, address: &str, path: &str) -> Result<Response<Body>, Status> {
+async fn to_address(
+    call: &mut Call,
+    body: RequestBody,
+    tls: bool,
+    address: &str,
+    path: &str,
+) -> Result<Response<Body>, Status> {
     let failed = |error: &dyn std::fmt::Display| {
         unavailable(format!("error trying to reach service: dial tcp {address}: {error}"))
     };
     let stream = TcpStream::connect(address).await.map_err(|error| failed(&error))?;
     let host = HeaderValue::from_str(address).map_err(Status::internal)?;
+    if !tls {
+        return exchange(call, body, stream, &host, path, failed, |_| {}).await;
+    }
+    let ip = stream.peer_addr().map_err(|error| failed(&error))?.ip();
+    let stream = TlsConnector::from(any_certificate().map_err(Status::internal)?).connect(ip.into(), stream).await;
+    let stream = stream.map_err(|error| failed(&error))?;
     exchange(call, body, stream, &host, path, failed, |_| {}).await
 }
 
-async fn to_node(call: &mut Call, body: RequestBody, port: &str, path: &str) -> Result<Response<Body>, Status> {
+async fn to_node(
+    call: &mut Call,
+    body: RequestBody,
+    tls: bool,
+    port: &str,
+    path: &str,
+) -> Result<Response<Body>, Status> {
     let node = call.path.name.clone();
     let (address, agents) = agent(call, &node)?;
     if port.is_empty() || port == agents.to_string() {
@@ -144,7 +174,7 @@ async fn to_node(call: &mut Call, body: RequestBody, port: &str, path: &str) -> 
     }
     let port: u16 = port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?} of node {node}")))?;
     let address = if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
-    to_address(call, body, &address, path).await
+    to_address(call, body, tls, &address, path).await
 }
 
 #[cfg(test)]
@@ -155,13 +185,16 @@ mod tests {
 
     #[test]
     fn names_have_schemes_and_ports() {
-        let split = |name| split(name).map_err(|status| status.code);
-        assert_eq!(split("web"), Ok(("web".into(), String::new())));
-        assert_eq!(split("web:80"), Ok(("web".into(), "80".into())));
-        assert_eq!(split("http:web:http"), Ok(("web".into(), "http".into())));
-        assert_eq!(split("http:web:"), Ok(("web".into(), String::new())));
-        assert_eq!(split("https:web:443"), Err(400));
-        assert_eq!(split("a:b:c:d"), Err(400));
+        let split = |id| split(id).map_err(|status| status.code);
+        let named = |tls, name: &str, port: &str| Ok(Named { tls, name: name.into(), port: port.into() });
+        assert_eq!(split("web"), named(false, "web", ""));
+        assert_eq!(split("web:80"), named(false, "web", "80"));
+        assert_eq!(split("http:web:http"), named(false, "web", "http"));
+        assert_eq!(split("http:web:"), named(false, "web", ""));
+        assert_eq!(split("https:web:443"), named(true, "web", "443"));
+        for wrong in ["a:b:c:d", "ftp:web:21", ":80"] {
+            assert_eq!(split(wrong), Err(400), "{wrong}");
+        }
     }
 
     #[test]

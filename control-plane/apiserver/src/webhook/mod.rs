@@ -18,7 +18,7 @@ use serde_json::Value;
 pub use client::WebhookClient;
 pub(crate) use client::{Streaming, streaming};
 pub(crate) use resolve::ready_addresses;
-pub(crate) use tls::{Regardless, config as tls_config};
+pub(crate) use tls::{Regardless, any_certificate, config as tls_config};
 
 /// The longest answer that is read.
 pub const MAX_ANSWER_BYTES: usize = 32 << 20;
