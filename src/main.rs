@@ -26,6 +26,7 @@ mod service;
 mod status;
 mod supervise;
 mod token;
+mod trace;
 mod up;
 
 /// Much of what the server does for a request is allocating JSON, on whichever thread is free: a fifth more creates a second
@@ -42,7 +43,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Cmd {
-    Server(server::config::Args),
+    // The most there is to say, by far.
+    Server(Box<server::config::Args>),
     Agent(agent::config::Args),
     Up(up::Args),
     Down(down::Args),
@@ -54,6 +56,7 @@ enum Cmd {
     Service(service::Args),
     Image(image::Args),
     Token(token::Args),
+    Trace(trace::Args),
     Bench(bench::Args),
     /// The load of `xebec bench net`, on a node (started by it)
     #[command(hide = true)]
@@ -87,7 +90,7 @@ fn main() -> ExitCode {
     let done = |result: anyhow::Result<()>| result.map(|()| ExitCode::SUCCESS);
     let result = match command {
         Cmd::Agent(args) => done(agent::main(args)),
-        Cmd::Server(args) => done(server::main(args)),
+        Cmd::Server(args) => done(server::main(*args)),
         Cmd::Up(args) => done(up::main(&args)),
         Cmd::Down(args) => done(down::main(&args)),
         Cmd::Status(args) => done(status::main(&args)),
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
         Cmd::Service(args) => service::main(&args),
         Cmd::Image(args) => done(image::main(&args)),
         Cmd::Token(args) => done(token::main(&args)),
+        Cmd::Trace(args) => trace::main(&args),
         Cmd::Bench(args) => done(bench::main(&args)),
         Cmd::BenchLoad(args) => done(bench::net::load::main(&args)),
         Cmd::Supervise { name } => supervise::main(&name),

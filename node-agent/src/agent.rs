@@ -368,9 +368,16 @@ async fn start(
             pod_namespaces: config.run_dir.join("netns"),
             direct_return: config.load_balancer_mode == LoadBalancerMode::Dsr,
         };
-        let Network { services, sockets, flow_table, peers, local, uplink, pods, policy, .. } = network;
+        let Network { services, sockets, flow_table, peers, local, uplink, pods, policy, names_asked, .. } = network;
         let (policy_maps, questions) = policy;
-        let outputs = proxy::Outputs { names: dns.names, addresses, synced, ledger, problem: service_problem };
+        let outputs = proxy::Outputs {
+            questions: names_asked,
+            names: dns.names,
+            addresses,
+            synced,
+            ledger,
+            problem: service_problem,
+        };
         let proxy_work =
             proxy::run(proxy_config, rest.clone(), random.clone(), services, sockets, outputs, cancel.clone());
         let peer_work = follow_nodes::run(
@@ -471,6 +478,7 @@ fn start_network(
         bpffs: config.bpffs.clone(),
         cgroup: config.cgroup.clone(),
         lease_dir: config.data_dir.join("leases"),
+        pod_namespaces: config.run_dir.join("netns"),
     })?)
 }
 

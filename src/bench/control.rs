@@ -118,6 +118,7 @@ fn start(api: &Api, maps: Maps, cancel: CancellationToken) -> anyhow::Result<(Wo
     };
     let (synced, is_synced) = watch::channel(false);
     let out = proxy::Outputs {
+        questions: tokio::sync::mpsc::channel(1).1,
         names: Names::new(Zone::new("cluster.local", Vec::new())?),
         addresses: watch::Sender::default(),
         synced,

@@ -18,6 +18,7 @@ mod outage;
 mod podspec;
 mod policy;
 mod services;
+mod sight;
 mod soak;
 mod webhooks;
 mod workloads;
@@ -49,6 +50,7 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
             pods_reach_the_outside_as_their_node,
         },
         policy::{ingress_is_judged, egress_is_judged, drops_are_seen},
+        sight::{packets_are_traced, connections_are_timed},
         config::{
             environment_and_files, a_missing_config_map_is_reported, limits_are_enforced, probes,
             termination_is_graceful, the_service_account_token_works,

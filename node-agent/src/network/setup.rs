@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use tokio::sync::mpsc;
 use xebec_cni::ipam::Pool;
 use xebec_cni::netlink::{self, Link, Netlink};
 use xebec_cni::sysctl;
@@ -18,8 +19,9 @@ use super::pod_network::NodeNetwork;
 use crate::check::{self, machine::ThisMachine};
 use crate::policy::sync::PolicyMaps;
 use crate::policy::{Gate, Questions};
+use crate::proxy::NameQuestion;
 use crate::proxy::sync::ServiceMaps;
-use crate::sight::Sight;
+use crate::sight::{Sight, trace};
 
 /// The tunnel's device.
 pub const VXLAN_DEVICE: &str = "xb-vxlan";
@@ -86,6 +88,8 @@ pub struct NetworkConfig {
     pub cgroup: PathBuf,
     /// Where address leases are kept.
     pub lease_dir: PathBuf,
+    /// The folder with the pods' network namespaces, by the pods' uids.
+    pub pod_namespaces: PathBuf,
 }
 
 /// What it needs to know of IPv6.
@@ -142,6 +146,8 @@ pub struct Network {
     pub policy: (PolicyMaps, Questions),
     /// For [`Sight::run`], and for the kubelet API.
     pub sight: (Arc<Sight>, Events),
+    /// For [`crate::proxy::run`].
+    pub names_asked: mpsc::Receiver<NameQuestion>,
     /// For [`super::run::run`]: this node.
     pub local: Local,
     /// The uplink.
@@ -183,7 +189,8 @@ impl Network {
                 .ok(),
             Tunnel::Always => Some(ensure_vxlan(&mut netlink, config, &uplink)?),
         };
-        let (mut datapath, maps) = Datapath::load(&config.bpffs, &datapath_config(config, &uplink, vxlan.as_ref()))?;
+        let programs = datapath_config(config, &uplink, vxlan.as_ref());
+        let (mut datapath, maps) = Datapath::load(&config.bpffs, &programs)?;
         datapath.attach_sockets(&config.cgroup)?;
         datapath.attach_uplink(uplink.index)?;
         match &vxlan {
@@ -211,6 +218,12 @@ impl Network {
         let policy =
             PolicyMaps { identities: maps.identities, blocks: maps.blocks, rules: maps.rules, revision: maps.revision };
         let seen = datapath.open_maps()?;
+        let traced = trace::Datapath {
+            bpffs: config.bpffs.clone(),
+            config: programs,
+            pod_namespaces: config.pod_namespaces.clone(),
+        };
+        let (ask, names_asked) = mpsc::channel(8);
         let (gate, questions) = Gate::new();
         let pool = Pool::new(&config.lease_dir, config.pod_cidr);
         let mtu = pod_mtu(config.tunnel, &uplink);
@@ -222,7 +235,8 @@ impl Network {
             flow_table: FlowTable { flows, counters: flow_counters },
             peers: PeerMaps { peers, node_addresses, lb_addresses, former_owners },
             policy: (policy, questions),
-            sight: (Sight::new(&config.node_name, seen), maps.events),
+            sight: (Sight::new(&config.node_name, seen, traced, ask), maps.events),
+            names_asked,
             local,
             uplink,
         })

@@ -12,6 +12,7 @@
 //! them, and touches only what differs.
 
 pub mod compile;
+pub mod explain;
 pub mod parse;
 pub mod rules;
 pub mod sync;

@@ -232,7 +232,8 @@ impl Rule {
         self.peers.as_ref().is_none_or(|terms| terms.keys().any(|term| peer.terms.contains(term)))
     }
 
-    fn matches(&self, peer: &Identity, protocol: u8, port: u16) -> bool {
+    /// Whether it is about this connection.
+    pub(super) fn matches(&self, peer: &Identity, protocol: u8, port: u16) -> bool {
         self.is_about(peer)
             && match &self.ports {
                 Ports::All => true,

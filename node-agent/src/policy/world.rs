@@ -589,7 +589,7 @@ fn range(
 }
 
 /// Whether a term is of pods, and matches one.
-fn pods_match(term: &Term, namespace: &str, namespace_labels: Option<&Labels>, labels: &Labels) -> bool {
+pub(super) fn pods_match(term: &Term, namespace: &str, namespace_labels: Option<&Labels>, labels: &Labels) -> bool {
     match term {
         Term::Pods(namespaces, pods) => namespaces.matches(namespace, namespace_labels) && pods.matches(labels),
         Term::Block(..) => false,
@@ -608,8 +608,20 @@ fn names(ports: &Ports) -> Vec<(u8, String)> {
         .collect()
 }
 
+/// A pod's ports by name.
+pub(super) fn named_ports(pod: &Pod) -> NamedPorts {
+    let mut ports = NamedPorts::new();
+    let sidecars = pod.spec.init_containers.iter().filter(|c| c.restart_policy == "Always");
+    for port in pod.spec.containers.iter().chain(sidecars).flat_map(|c| &c.ports) {
+        if let (false, Ok(protocol)) = (port.name.is_empty(), parse::protocol(&port.protocol)) {
+            ports.entry((protocol, port.name.clone())).or_default().insert(port.container_port);
+        }
+    }
+    ports
+}
+
 /// With the pod's own numbers for names of ports.
-fn with_numbers(mut rule: Rule, own: &NamedPorts) -> Rule {
+pub(super) fn with_numbers(mut rule: Rule, own: &NamedPorts) -> Rule {
     if let Ports::Some(ports) = &mut rule.ports {
         *ports = std::mem::take(ports)
             .into_iter()
@@ -642,13 +654,7 @@ impl Known {
         } else {
             pod.status.pod_ips.iter().map(|pod_ip| pod_ip.ip.into()).collect()
         };
-        let mut ports = NamedPorts::new();
-        let sidecars = pod.spec.init_containers.iter().filter(|c| c.restart_policy == "Always");
-        for port in pod.spec.containers.iter().chain(sidecars).flat_map(|c| &c.ports) {
-            if let (false, Ok(protocol)) = (port.name.is_empty(), parse::protocol(&port.protocol)) {
-                ports.entry((protocol, port.name.clone())).or_default().insert(port.container_port);
-            }
-        }
+        let ports = named_ports(pod);
         Self {
             uid: pod.metadata.uid.clone(),
             labels: pod.metadata.labels.clone(),

@@ -20,7 +20,7 @@ pub mod world;
 
 mod run;
 
-pub use run::{Config, LoadBalancerAddresses, Outputs, run};
+pub use run::{Config, LoadBalancerAddresses, NameQuestion, Outputs, run};
 
 #[cfg(test)]
 mod tests;

@@ -125,6 +125,11 @@ impl Model {
         self.port_names.get(&id)
     }
 
+    /// The names of all service ports, with their numbers.
+    pub fn port_names(&self) -> Vec<(u32, PortName)> {
+        self.port_names.iter().map(|(id, name)| (*id, name.clone())).collect()
+    }
+
     /// The backends that a frontend leads to.
     pub fn backends(&self, key: &ServiceKey) -> Option<&BackendSet> {
         self.sets.get(&self.services.get(key)?.set).map(|((set, _), _)| set)

@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use xebec_clock::Random;
 use xebec_ebpf_loader::layout::{Frontend, SocketKey, proto};
 use xebec_ebpf_loader::{Error, Table};
 
-use super::desired::{Facts, Target};
+use super::desired::{Facts, PortName, Target};
 use super::health;
 use super::model::Model;
 use super::namespace;
@@ -52,9 +52,14 @@ pub struct Config {
 /// Load balancer addresses, with the nodes that may answer for each if not any node may.
 pub type LoadBalancerAddresses = BTreeMap<IpAddr, Option<BTreeSet<String>>>;
 
+/// Somebody asks how the service ports are called that the maps have by number.
+pub type NameQuestion = oneshot::Sender<Vec<(u32, PortName)>>;
+
 /// Whom the proxy tells what.
 #[derive(Debug)]
 pub struct Outputs {
+    /// Who asks for names.
+    pub questions: mpsc::Receiver<NameQuestion>,
     /// What the DNS server answers from.
     pub names: Names,
     /// Load balancer addresses.
@@ -77,7 +82,8 @@ pub async fn run(
     out: Outputs,
     cancel: CancellationToken,
 ) -> Result<(), Error> {
-    let (mut news, watchers) = watchers(&config, &rest, &random);
+    let Outputs { questions, names, addresses, synced, ledger, problem } = out;
+    let (mut news, watchers) = watchers(&config, &rest, &random, questions);
     let sockets = Sockets::start(sockets, config.pod_namespaces.clone());
     let checks = health::Server::default();
     let mut proxy = Proxy::new(config, maps)?;
@@ -86,10 +92,10 @@ pub async fn run(
             let Some(first) = news.next(proxy.is_behind()).await else { return };
             let mut take = |news: News| {
                 match &news {
-                    News::Service(change) => out.names.services_changed(change),
+                    News::Service(change) => names.services_changed(change),
                     News::Slice(change) => {
-                        out.names.slices_changed(change);
-                        out.ledger.heard(change);
+                        names.slices_changed(change);
+                        ledger.heard(change);
                     }
                     _ => {}
                 }
@@ -102,19 +108,19 @@ pub async fn run(
                     None => break,
                 }
             }
-            let gone = proxy.update(&out.problem);
+            let gone = proxy.update(&problem);
             if !gone.is_empty() {
                 sockets.end(gone);
             }
             if proxy.is_synced() {
-                out.ledger.all_applied();
-                out.synced.send_if_modified(|done| !std::mem::replace(done, true));
+                ledger.all_applied();
+                synced.send_if_modified(|done| !std::mem::replace(done, true));
             }
             // All or none: an address that is not known yet is not one to let go of.
             if proxy.is_synced()
                 && let Some(wanted) = proxy.world.load_balancer_addresses()
             {
-                out.addresses.send_replace(wanted);
+                addresses.send_replace(wanted);
             }
             if let Some(wanted) = proxy.world.health_checks() {
                 checks.set(wanted).await;
@@ -135,6 +141,7 @@ enum News {
     Slice(Change<EndpointSlice>),
     Pod(Change<HostPorts>),
     Node(Change<NodeZone>),
+    Question(NameQuestion),
     Retry,
 }
 
@@ -144,6 +151,7 @@ struct Receivers {
     slices: mpsc::Receiver<Change<EndpointSlice>>,
     pods: mpsc::Receiver<Change<HostPorts>>,
     nodes: mpsc::Receiver<Change<NodeZone>>,
+    questions: mpsc::Receiver<NameQuestion>,
 }
 
 impl Receivers {
@@ -154,6 +162,7 @@ impl Receivers {
             change = self.services.recv() => change.map(News::Service),
             change = self.slices.recv() => change.map(News::Slice),
             change = self.pods.recv() => change.map(News::Pod),
+            Some(question) = self.questions.recv() => Some(News::Question(question)),
             () = tokio::time::sleep(RETRY), if retry => Some(News::Retry),
         }
     }
@@ -165,7 +174,12 @@ impl Receivers {
     }
 }
 
-fn watchers(config: &Config, rest: &Rest, random: &Random) -> (Receivers, impl Future<Output = ()> + use<>) {
+fn watchers(
+    config: &Config,
+    rest: &Rest,
+    random: &Random,
+    questions: mpsc::Receiver<NameQuestion>,
+) -> (Receivers, impl Future<Output = ()> + use<>) {
     fn watch<T>(
         rest: &Rest,
         random: &Random,
@@ -186,7 +200,7 @@ fn watchers(config: &Config, rest: &Rest, random: &Random) -> (Receivers, impl F
     let all = async move {
         tokio::join!(follow_services, follow_slices, follow_pods, follow_nodes);
     };
-    (Receivers { services, slices, pods, nodes }, all)
+    (Receivers { services, slices, pods, nodes, questions }, all)
 }
 
 /// Which lists are known: all must be before anything is removed.
@@ -275,6 +289,10 @@ impl Proxy {
                 self.listed.node = true;
             }
             News::Node(Change::Put(node)) if *node.name == *self.node => world.set_zone(node.zone.clone()),
+            News::Question(question) => {
+                // Who gave up is not there to hear it.
+                let _ = question.send(self.model.port_names());
+            }
             News::Node(_) | News::Retry => {}
         }
     }

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use xebec_ebpf_loader::{Error, Maps};
 
-use super::services::{self, Frontend};
+use super::services::{self, Frontend, Names, Times, limit_us};
 
 /// All of them.
-pub fn text(maps: &Maps) -> Result<String, Error> {
+pub(super) fn text(maps: &Maps, names: &Names) -> Result<String, Error> {
     let mut out = String::new();
     head(
         &mut out,
@@ -18,7 +18,7 @@ pub fn text(maps: &Maps) -> Result<String, Error> {
     for (reason, count) in maps.drops()? {
         line(&mut out, "xebec_dropped_packets_total", &[("reason", reason.name())], count);
     }
-    let all = services::read(maps)?;
+    let all = services::read(maps, names)?;
     // A service port has several frontends, and counts once: what names it best is its first, by the ClusterIP mostly.
     let mut ports: Vec<&Frontend> = Vec::new();
     for frontend in &all {
@@ -44,15 +44,16 @@ pub fn text(maps: &Maps) -> Result<String, Error> {
     for (name, help, value) in counters {
         head(&mut out, name, "counter", help);
         for port in &ports {
-            line(&mut out, name, &labels(port).each_ref().map(|(k, v)| (*k, v.as_str())), value(port));
+            line(&mut out, name, &as_text(&labels(port)), value(port));
         }
     }
     let backends = "xebec_service_backends";
     head(&mut out, backends, "gauge", "Endpoints that the kernel holds for a service.");
     for port in &ports {
         let count = port.backends.len() as u64;
-        line(&mut out, backends, &labels(port).each_ref().map(|(k, v)| (*k, v.as_str())), count);
+        line(&mut out, backends, &as_text(&labels(port)), count);
     }
+    times(&mut out, &ports);
     head(&mut out, "xebec_policy_revision", "gauge", "How often the network policies in the kernel changed.");
     line(&mut out, "xebec_policy_revision", &[], u64::from(maps.revision.get()?));
     let isolated = maps.local_pods.entries()?.iter().filter(|(_, pod)| pod.is_isolated()).count();
@@ -61,8 +62,49 @@ pub fn text(maps: &Maps) -> Result<String, Error> {
     Ok(out)
 }
 
-fn labels(port: &Frontend) -> [(&'static str, String); 3] {
+/// The histograms of service ports that have any connection.
+fn times(out: &mut String, ports: &[&Frontend]) {
+    const NAME: &str = "xebec_service_connect_duration_seconds";
+    head(
+        out,
+        NAME,
+        "histogram",
+        "From a client's first packet to the answer of a service's endpoint: for clients inside, of this node, from \
+         connect() to established; for clients outside, as the uplink sees it.",
+    );
+    for port in ports {
+        for (from, times) in [("inside", &port.inside), ("outside", &port.outside)] {
+            if !times.buckets.is_empty() {
+                histogram(out, NAME, from, port, times);
+            }
+        }
+    }
+}
+
+fn histogram(out: &mut String, name: &str, from: &str, port: &Frontend, times: &Times) {
+    let labels = labels(port);
+    let labels: Vec<(&str, &str)> = as_text(&labels).into_iter().chain([("from", from)]).collect();
+    let mut sum = 0;
+    for (bucket, count) in times.buckets.iter().enumerate() {
+        sum += u64::from(*count);
+        let is_last = bucket + 1 == times.buckets.len();
+        let limit = if is_last { "+Inf".to_owned() } else { (limit_us(bucket) as f64 / 1e6).to_string() };
+        let labels: Vec<(&str, &str)> = labels.iter().copied().chain([("le", limit.as_str())]).collect();
+        line(out, &format!("{name}_bucket"), &labels, sum);
+    }
+    line(out, &format!("{name}_sum"), &labels, times.sum_us as f64 / 1e6);
+    line(out, &format!("{name}_count"), &labels, sum);
+}
+
+fn as_text<'a>(labels: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
+    labels.iter().map(|(key, value)| (*key, value.as_str())).collect()
+}
+
+fn labels(port: &Frontend) -> [(&'static str, String); 5] {
+    let of = port.of.as_ref();
     [
+        ("namespace", of.map(|of| of.namespace.clone()).unwrap_or_default()),
+        ("service", of.map(|of| of.service.clone()).unwrap_or_default()),
         ("address", port.address.ip().to_string()),
         ("port", port.address.port().to_string()),
         ("protocol", port.protocol.clone()),
@@ -74,7 +116,7 @@ fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
-fn line(out: &mut String, name: &str, labels: &[(&str, &str)], value: u64) {
+fn line(out: &mut String, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
     let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
     let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
     let _ = writeln!(out, "{name}{labels} {value}");

@@ -5,7 +5,9 @@
 
 mod flows;
 mod metrics;
+mod network;
 mod services;
+pub mod trace;
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -17,29 +19,41 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use xebec_clock::Clock;
 use xebec_ebpf_loader::{Events, Maps, kernel_clock_s};
 
 pub use flows::{Flow, protocol};
-pub use services::Frontend;
+pub use network::NodeNetwork;
+pub use services::{Frontend, PortOf, Times};
+
+use self::services::Names;
+use crate::proxy::NameQuestion;
 
 /// Flows that a slow reader may be behind; then it loses some, and is told how many.
 const BEHIND_MAX: usize = 4_096;
 /// For how long the kernel goes on to report new flows when nobody asks any more.
 const WATCH_S: u32 = 10;
 
+/// How long to wait for the names of services.
+const NAMES_WAIT: Duration = Duration::from_secs(1);
+
 /// A node's datapath, seen.
 pub struct Sight {
     maps: Mutex<Maps>,
     flows: broadcast::Sender<Bytes>,
     node: String,
+    datapath: trace::Datapath,
+    /// Who knows how services are called.
+    names: mpsc::Sender<NameQuestion>,
+    /// One trace at a time: each loads programs.
+    tracing: Semaphore,
 }
 
 /// The events' ring, with the descriptor by which it is waited for.
@@ -53,9 +67,21 @@ impl AsRawFd for Ring {
 
 impl Sight {
     /// Over handles that nobody else has.
-    pub fn new(node: &str, maps: Maps) -> Arc<Self> {
+    pub fn new(node: &str, maps: Maps, datapath: trace::Datapath, names: mpsc::Sender<NameQuestion>) -> Arc<Self> {
         let (flows, _) = broadcast::channel(BEHIND_MAX);
-        Arc::new(Self { maps: Mutex::new(maps), flows, node: node.to_owned() })
+        let (maps, tracing) = (Mutex::new(maps), Semaphore::new(1));
+        Arc::new(Self { maps, flows, node: node.to_owned(), datapath, names, tracing })
+    }
+
+    /// How the service ports are called; nothing while nobody knows.
+    async fn names(&self) -> Names {
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            self.names.send(answer).await.ok()?;
+            answered.await.ok()
+        };
+        let names = tokio::time::timeout(NAMES_WAIT, asked).await.ok().flatten();
+        names.unwrap_or_default().into_iter().collect()
     }
 
     /// Passes events on to whoever listens, until `cancel`.
@@ -98,21 +124,53 @@ pub fn router(sight: Arc<Sight>) -> Router {
         .route("/metrics", get(show_metrics))
         .route("/xebec/flows", get(show_flows))
         .route("/xebec/services", get(show_services))
+        .route("/xebec/network", get(show_network))
+        .route("/xebec/trace", post(show_trace))
         .with_state(sight)
 }
 
 async fn show_metrics(State(sight): State<Arc<Sight>>) -> Response {
-    let text = metrics::text(&sight.maps.lock());
+    let names = sight.names().await;
+    let text = metrics::text(&sight.maps.lock(), &names);
     answer(text.map(|text| ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)))
 }
 
 async fn show_services(State(sight): State<Arc<Sight>>) -> Response {
-    let services = services::read(&sight.maps.lock());
-    answer(services.map(|services| {
-        // Addresses, names and numbers are always JSON.
-        let text = serde_json::to_string(&services).unwrap_or_default();
-        ([(header::CONTENT_TYPE, "application/json")], text)
-    }))
+    let names = sight.names().await;
+    let services = services::read(&sight.maps.lock(), &names);
+    answer(services.map(|services| json(&services)))
+}
+
+async fn show_network(State(sight): State<Arc<Sight>>) -> Response {
+    let network = network::read(&sight.node, &sight.maps.lock());
+    answer(network.map(|network| json(&network)))
+}
+
+async fn show_trace(State(sight): State<Arc<Sight>>, body: Bytes) -> Response {
+    let request: trace::Request = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("the request cannot be read: {error}")).into_response(),
+    };
+    let Ok(_permit) = sight.tracing.acquire().await else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
+    let worker = Arc::clone(&sight);
+    let traced = tokio::task::spawn_blocking(move || {
+        let maps = worker.maps.lock();
+        trace::trace(&worker.node, &worker.datapath, &maps, &request)
+    });
+    match traced.await {
+        Ok(Ok(trace)) => json(&trace).into_response(),
+        Ok(Err(error @ trace::TraceError::Datapath(_))) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
+        }
+        Ok(Err(error)) => (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("the trace died: {error}")).into_response(),
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> impl IntoResponse + use<T> {
+    // Addresses, names and numbers are always JSON.
+    let text = serde_json::to_string(value).unwrap_or_default();
+    ([(header::CONTENT_TYPE, "application/json")], text)
 }
 
 fn answer(result: Result<impl IntoResponse, xebec_ebpf_loader::Error>) -> Response {

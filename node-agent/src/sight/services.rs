@@ -1,15 +1,20 @@
 //! What the kernel's maps hold for services.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use xebec_ebpf_loader::layout::{
-    Backend, Chunk, ChunkKey, SCOPE_CLUSTER, SLOTS_PER_CHUNK, Service, ServiceCounters, ServiceKey,
+    Backend, CONNECT_BUCKETS, Chunk, ChunkKey, ConnectTimes, SCOPE_CLUSTER, SLOTS_PER_CHUNK, Service, ServiceCounters,
+    ServiceKey,
 };
 use xebec_ebpf_loader::{Error, Maps};
 
 use super::flows::protocol;
+use crate::proxy::desired::PortName;
+
+/// Service ports by number.
+pub(super) type Names = HashMap<u32, PortName>;
 
 /// A frontend, and where it leads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -23,6 +28,9 @@ pub struct Frontend {
     pub scope: String,
     /// The service port's number on this node.
     pub id: u32,
+    /// Whose it is, if the agent knows yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<PortOf>,
     /// Its backends, each once; `None`: a slot of the set is not written, which would be an error of the agent's.
     pub backends: Vec<Option<SocketAddr>>,
     /// Seconds for which a client stays with its backend; 0 without session affinity.
@@ -33,10 +41,76 @@ pub struct Frontend {
     pub uplink_flows: u64,
     /// Clients that were refused for want of a backend.
     pub refused: u64,
+    /// How long connections of this node's sockets took to be established.
+    #[serde(default)]
+    pub inside: Times,
+    /// How long the answers to connections from outside took.
+    #[serde(default)]
+    pub outside: Times,
+}
+
+/// A port of a service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortOf {
+    /// The service's namespace.
+    pub namespace: String,
+    /// The service's name.
+    pub service: String,
+    /// The port's name; empty if it has none.
+    pub port: String,
+}
+
+/// How long connections took.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Times {
+    /// All together, in microseconds.
+    pub sum_us: u64,
+    /// How many took up to 16 microseconds, up to 32, and so on; the last: longer than all others. Empty: none at all.
+    pub buckets: Vec<u32>,
+}
+
+impl Times {
+    fn new(times: &ConnectTimes) -> Self {
+        let none = times.buckets.iter().all(|count| *count == 0);
+        Self { sum_us: times.sum_us, buckets: if none { Vec::new() } else { times.buckets.to_vec() } }
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().map(|count| u64::from(*count)).sum()
+    }
+
+    /// The same in one.
+    pub fn add(&mut self, other: &Self) {
+        self.sum_us += other.sum_us;
+        self.buckets.resize(self.buckets.len().max(other.buckets.len()), 0);
+        for (own, more) in self.buckets.iter_mut().zip(&other.buckets) {
+            *own = own.saturating_add(*more);
+        }
+    }
+
+    /// The microseconds within which `share` of them were done, as the buckets tell: their upper limit; none if there
+    /// were none, or if it is beyond the last limit.
+    pub fn quantile_us(&self, share: f64) -> Option<u64> {
+        let wanted = (self.count() as f64 * share).ceil() as u64;
+        let mut sum = 0;
+        let found = self.buckets.iter().position(|count| {
+            sum += u64::from(*count);
+            sum >= wanted.max(1)
+        })?;
+        (found < CONNECT_BUCKETS - 1).then(|| limit_us(found))
+    }
+}
+
+/// The upper limit of a bucket, in microseconds.
+pub(super) fn limit_us(bucket: usize) -> u64 {
+    16 << bucket
 }
 
 /// Reads them all, sorted.
-pub fn read(maps: &Maps) -> Result<Vec<Frontend>, Error> {
+pub(super) fn read(maps: &Maps, names: &Names) -> Result<Vec<Frontend>, Error> {
     let chunks: BTreeMap<ChunkKey, Chunk> = maps.slots.entries()?.into_iter().collect();
     let backends: BTreeMap<u32, Backend> = maps.backends.entries()?.into_iter().collect();
     let counters: BTreeMap<u32, ServiceCounters> = maps.service_counters.entries()?.into_iter().collect();
@@ -47,11 +121,18 @@ pub fn read(maps: &Maps) -> Result<Vec<Frontend>, Error> {
             protocol: protocol(key.proto),
             scope: if key.scope == SCOPE_CLUSTER { "cluster" } else { "external" }.to_owned(),
             id: service.id,
+            of: names.get(&service.id).map(|name| PortOf {
+                namespace: name.service.namespace.to_string(),
+                service: name.service.name.to_string(),
+                port: name.port.to_string(),
+            }),
             backends: backends_of(&service, &chunks, &backends),
             affinity_timeout_s: service.affinity_timeout_s,
             socket_connections: counters.socket_connections,
             uplink_flows: counters.uplink_flows,
             refused: counters.refused,
+            inside: Times::new(&counters.socket_times),
+            outside: Times::new(&counters.uplink_times),
         }
     };
     let mut all: Vec<Frontend> = maps.services.entries()?.into_iter().map(frontend).collect();
@@ -71,4 +152,25 @@ fn backends_of(
     };
     // With Maglev a backend has many slots.
     (0..service.count).map(slot).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_the_limits_of_buckets() {
+        let mut times = Times::default();
+        assert_eq!((times.count(), times.quantile_us(0.5)), (0, None));
+        let mut kernel = ConnectTimes::default();
+        (kernel.buckets[1], kernel.buckets[3]) = (99, 1);
+        kernel.sum_us = 3_000;
+        times.add(&Times::new(&kernel));
+        assert_eq!((times.count(), times.sum_us), (100, 3_000));
+        assert_eq!([0.5, 0.99, 1.0].map(|share| times.quantile_us(share)), [Some(32), Some(32), Some(128)]);
+        let mut last = ConnectTimes::default();
+        last.buckets[CONNECT_BUCKETS - 1] = 1_000;
+        times.add(&Times::new(&last));
+        assert_eq!(times.quantile_us(0.99), None);
+    }
 }

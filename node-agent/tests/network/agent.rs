@@ -115,6 +115,7 @@ fn agent() {
         bpffs: text("bpffs").into(),
         cgroup: text("cgroup").into(),
         lease_dir: text("leases").into(),
+        pod_namespaces: text("podNamespaces").into(),
     };
     let api = Api::default();
     for (collection, objects) in facts["objects"].as_object().unwrap() {
@@ -159,7 +160,14 @@ async fn serve(config: NetworkConfig, api: Api, pod_namespaces: PathBuf) {
     let random = Random::seeded(1);
     let names = Names::new(Zone::new("cluster.local", Vec::new()).unwrap());
     let (problem, _) = watch::channel(None);
-    let outputs = proxy::Outputs { names, addresses, synced, ledger: Ledger::new(&config.node_name), problem };
+    let outputs = proxy::Outputs {
+        questions: network.names_asked,
+        names,
+        addresses,
+        synced,
+        ledger: Ledger::new(&config.node_name),
+        problem,
+    };
     tokio::spawn(proxy::run(
         proxy_config,
         rest.clone(),

@@ -1,0 +1,162 @@
+//! Which policies have a say in a connection, and what each says: for people. The verdict is the kernel's.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use xebec_ebpf_loader::layout::Direction;
+
+use super::parse;
+use super::rules::{Action, Identity, Rule, Term};
+use super::views::{Labels, Namespace, NetworkPolicy, Pod};
+use super::world::{named_ports, pods_match, with_numbers};
+
+/// What there is.
+#[derive(Debug, Default)]
+pub struct Objects {
+    /// All policies.
+    pub policies: Vec<NetworkPolicy>,
+    /// All namespaces.
+    pub namespaces: Vec<Namespace>,
+    /// All pods.
+    pub pods: Vec<Pod>,
+}
+
+/// A connection, seen from a pod.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// The pod.
+    pub pod: &'a Pod,
+    /// Which way.
+    pub direction: Direction,
+    /// The other side.
+    pub peer: IpAddr,
+    /// The IP protocol.
+    pub protocol: u8,
+    /// The destination port.
+    pub port: u16,
+}
+
+/// What a policy says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// The policy: `NetworkPolicy NAMESPACE/NAME`.
+    pub policy: String,
+    /// What its first rule that matches does; none: no rule matches.
+    pub action: Option<Action>,
+}
+
+impl Objects {
+    /// The policies that select the pod in this direction, by name.
+    pub fn explain(&self, question: Question<'_>) -> Vec<Said> {
+        let subject = &question.pod.metadata;
+        let mut out = Vec::new();
+        for policy in &self.policies {
+            let Ok(read) = parse::read(policy) else { continue };
+            if policy.metadata.namespace != subject.namespace || !read.selects(&subject.labels) {
+                continue;
+            }
+            if let Some(rules) = read.rules(question.direction) {
+                let policy = format!("NetworkPolicy {}/{}", policy.metadata.namespace, policy.metadata.name);
+                out.push(Said { policy, action: self.judge(rules, question) });
+            }
+        }
+        out.sort_by(|a, b| a.policy.cmp(&b.policy));
+        out
+    }
+
+    fn judge(&self, rules: &[Rule], question: Question<'_>) -> Option<Action> {
+        let labels: BTreeMap<&str, &Labels> =
+            self.namespaces.iter().map(|ns| (ns.metadata.name.as_str(), &ns.metadata.labels)).collect();
+        let peer = self.pod_at(question.peer);
+        let matches = |term: &Term| match term {
+            Term::Block(cidr, except) => {
+                let ip = IpNet::from(question.peer);
+                cidr.contains(&ip) && !except.iter().any(|net| net.contains(&ip))
+            }
+            Term::Pods(..) => peer.is_some_and(|pod| {
+                let namespace = pod.metadata.namespace.as_str();
+                pods_match(term, namespace, labels.get(namespace).copied(), &pod.metadata.labels)
+            }),
+        };
+        let named = match question.direction {
+            Direction::Ingress => named_ports(question.pod),
+            Direction::Egress => peer.map(named_ports).unwrap_or_default(),
+        };
+        rules.iter().find_map(|rule| {
+            let rule = with_numbers(rule.clone(), &named);
+            let terms = rule.peers.iter().flatten().filter(|(_, term)| matches(term)).map(|(id, _)| *id).collect();
+            let identity = Identity { terms, ports: named.clone() };
+            rule.matches(&identity, question.protocol, question.port).then_some(rule.action)
+        })
+    }
+
+    /// The pod that has an address; the later of two.
+    pub fn pod_at(&self, address: IpAddr) -> Option<&Pod> {
+        let has = |pod: &&Pod| {
+            let ended = matches!(pod.status.phase.as_str(), "Succeeded" | "Failed");
+            !ended && !pod.spec.host_network && pod.status.pod_ips.iter().any(|own| own.ip == address)
+        };
+        self.pods.iter().filter(has).max_by_key(|pod| pod.metadata.creation_timestamp)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, from_value, json};
+    use xebec_ebpf_loader::layout::proto;
+
+    use super::*;
+
+    fn pod(name: &str, namespace: &str, ip: &str) -> Pod {
+        let metadata = json!({"name": name, "namespace": namespace, "labels": {"app": name}});
+        let ports = json!([{"name": "http", "containerPort": 8_080}]);
+        let spec = json!({"containers": [{"ports": ports}]});
+        from_value(json!({"metadata": metadata, "spec": spec, "status": {"podIPs": [{"ip": ip}]}})).unwrap()
+    }
+
+    fn policy(name: &str, ingress: Value) -> NetworkPolicy {
+        let spec = json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": ingress});
+        from_value(json!({"metadata": {"name": name, "namespace": "shop"}, "spec": spec})).unwrap()
+    }
+
+    #[test]
+    fn each_policy_that_selects_a_pod_is_told_with_what_it_says() {
+        let client = json!({"podSelector": {"matchLabels": {"app": "client"}}});
+        let objects = Objects {
+            policies: vec![
+                policy("deny-all", json!([])),
+                policy("allow-client", json!([{"from": [client], "ports": [{"port": "http"}]}])),
+                policy("allow-office", json!([{"from": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}])),
+            ],
+            namespaces: Vec::new(),
+            pods: vec![pod("web", "shop", "10.0.0.1"), pod("client", "shop", "10.0.0.2")],
+        };
+        let ask = |peer: &str, port| {
+            let question = Question {
+                pod: &objects.pods[0],
+                direction: Direction::Ingress,
+                peer: peer.parse().unwrap(),
+                protocol: proto::TCP,
+                port,
+            };
+            let said = objects.explain(question);
+            said.into_iter().map(|said| (said.policy, said.action)).collect::<Vec<_>>()
+        };
+        let all = |client, office| {
+            let named = |name: &str, action| (format!("NetworkPolicy shop/{name}"), action);
+            vec![named("allow-client", client), named("allow-office", office), named("deny-all", None)]
+        };
+        assert_eq!(ask("10.0.0.2", 8_080), all(Some(Action::Allow), None));
+        assert_eq!(ask("10.0.0.2", 80), all(None, None));
+        assert_eq!(ask("192.0.2.9", 80), all(None, Some(Action::Allow)));
+        let egress = Question {
+            pod: &objects.pods[0],
+            direction: Direction::Egress,
+            peer: "10.0.0.2".parse().unwrap(),
+            protocol: proto::TCP,
+            port: 80,
+        };
+        assert_eq!(objects.explain(egress), []);
+    }
+}
