@@ -1,7 +1,5 @@
 //! Whether the node can run a pod that was bound to it: the last word, since the scheduler may not have known.
 
-use std::collections::BTreeSet;
-
 use super::context::Allocatable;
 use super::resize::{Room, shortage};
 use super::state::Rejection;
@@ -31,7 +29,7 @@ pub fn admit<'a>(
         return reject("SysctlForbidden", message);
     }
     let mut pods = 0_i64;
-    let mut ports = BTreeSet::new();
+    let mut ports = Vec::new();
     for other in others {
         pods += 1;
         ports.extend(host_ports(other));
@@ -45,7 +43,7 @@ pub fn admit<'a>(
     if let Some((resource, message)) = shortage(Room::of(&pod.spec), used, allocatable) {
         return reject(&format!("OutOf{resource}"), message);
     }
-    if host_ports(pod).any(|port| ports.contains(&port)) {
+    if host_ports(pod).any(|port| ports.iter().any(|taken| port.meets(taken))) {
         return reject(
             "NodePorts",
             "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".to_owned(),
@@ -54,11 +52,27 @@ pub fn admit<'a>(
     None
 }
 
-/// The ports of the node that a pod takes: (protocol, port).
-fn host_ports(pod: &Pod) -> impl Iterator<Item = (String, u16)> {
-    pod.spec.all_containers().flat_map(|c| &c.ports).filter(|p| p.host_port != 0).map(|p| {
-        let protocol = if p.protocol.is_empty() { "TCP" } else { &p.protocol };
-        (protocol.to_owned(), p.host_port)
+/// A port of the node that a pod takes.
+struct HostPort<'a> {
+    protocol: &'a str,
+    /// Empty for all addresses of the node.
+    ip: &'a str,
+    port: u16,
+}
+
+impl HostPort<'_> {
+    /// Whether the two cannot both be had (scheduler `HostPortInfo.CheckConflict`).
+    fn meets(&self, other: &HostPort<'_>) -> bool {
+        let same_ip = self.ip == other.ip || self.ip.is_empty() || other.ip.is_empty();
+        same_ip && (self.protocol, self.port) == (other.protocol, other.port)
+    }
+}
+
+fn host_ports(pod: &Pod) -> impl Iterator<Item = HostPort<'_>> {
+    pod.spec.all_containers().flat_map(|c| &c.ports).filter(|p| p.host_port != 0).map(|p| HostPort {
+        protocol: if p.protocol.is_empty() { "TCP" } else { &p.protocol },
+        ip: if matches!(p.host_ip.as_str(), "0.0.0.0" | "::") { "" } else { &p.host_ip },
+        port: p.host_port,
     })
 }
 
@@ -85,6 +99,9 @@ mod tests {
         assert_eq!(of(&pod("401m", 0), 1).as_deref(), Some("OutOfcpu"));
         assert_eq!(of(&pod("1m", 80), 1).as_deref(), Some("NodePorts"));
         assert_eq!(of(&pod("1m", 0), 2).as_deref(), Some("OutOfpods"));
+        let mut datagrams = pod("1m", 80);
+        datagrams.spec.containers[0].ports[0].protocol = "UDP".to_owned();
+        assert_eq!(of(&datagrams, 1), None);
         let mut windows = pod("1m", 0);
         windows.spec.os.name = "windows".to_owned();
         assert_eq!(of(&windows, 0).as_deref(), Some("PodOSNotSupported"));
@@ -92,5 +109,20 @@ mod tests {
         sysctl.spec.security_context.sysctls =
             serde_json::from_value(json!([{ "name": "kernel.msgmax", "value": "1" }])).unwrap();
         assert_eq!(of(&sysctl, 0).as_deref(), Some("SysctlForbidden"));
+    }
+
+    #[test]
+    fn a_port_may_be_taken_at_each_address() {
+        let at = |ip: &str| {
+            let mut pod = pod("1m", 80);
+            pod.spec.containers[0].ports[0].host_ip = ip.to_owned();
+            pod
+        };
+        let allocatable = Allocatable { cpu_milli: 1000, memory_bytes: 1 << 30, pods: 9 };
+        let fits =
+            |ip: &str, taken: &str| admit(&at(ip), [&at(taken)].into_iter(), Room::default(), &allocatable).is_none();
+        assert!(fits("172.30.0.11", "127.0.0.1"));
+        assert!(!fits("127.0.0.1", "127.0.0.1"));
+        assert!(!fits("", "127.0.0.1") && !fits("127.0.0.1", "0.0.0.0"));
     }
 }

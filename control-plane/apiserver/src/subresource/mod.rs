@@ -3,6 +3,7 @@
 mod binding;
 mod connect;
 mod eviction;
+mod links;
 mod part;
 mod proxy;
 mod scale;

@@ -4,7 +4,7 @@
 //! The name in the path is `[scheme:]name[:port]`. By `https`, whatever certificate is shown is taken, as upstream does:
 //! who serves what in a pod has no name that a certificate could prove.
 
-use http::header::{HeaderValue, LOCATION};
+use http::header::{ACCEPT_ENCODING, HeaderValue, LOCATION};
 use http::{Method, Response, StatusCode};
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -12,6 +12,7 @@ use tokio_rustls::TlsConnector;
 use xebec_schema::status::Status;
 
 use super::connect::{agent, exchange, host, to_agent, unavailable};
+use super::links::Links;
 use crate::admission::Operation;
 use crate::body::{Body, RequestBody};
 use crate::chain::Call;
@@ -47,7 +48,12 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
         "pods" => of_pod(&object, &port)?,
         _ => of_service(call, &object, &port)?,
     };
-    to_address(call, body, tls, &address, &path).await
+    // Compressed pages cannot be read on their way.
+    call.parts.headers.remove(ACCEPT_ENCODING);
+    let whole = call.parts.uri.path();
+    let own = path.split('?').next().unwrap_or_default();
+    let links = Links { host: address.clone(), prefix: whole.strip_suffix(own).unwrap_or(whole).to_owned() };
+    to_address(call, body, tls, &address, &path).await.map(|answer| links.in_answer(answer))
 }
 
 /// What follows `/{plural}/{name}/proxy` in the path as it was sent.
