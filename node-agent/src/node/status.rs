@@ -151,6 +151,8 @@ pub fn status(
     let mut addresses: Vec<Value> =
         facts.addresses.iter().map(|ip| json!({ "type": "InternalIP", "address": ip.to_string() })).collect();
     addresses.push(json!({ "type": "Hostname", "address": facts.name }));
+    // The list's key in patches is the type, which addresses of two families share (kubernetes/kubernetes#79391).
+    addresses.push(json!({ "$patch": "replace" }));
     let conditions: Vec<Value> = conditions(observed)
         .into_iter()
         .map(|c| {

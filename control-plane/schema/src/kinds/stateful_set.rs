@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::checks::{not_negative, required_one_of};
 use super::deployment::{check_owner_of_pods, template_warnings};
-use super::json::{at, carry_over, default_text, default_to, list_mut, same, set, text, within};
+use super::json::{at, carry_over, default_text, default_to, list, list_mut, object_mut, same, set, text, within};
 use super::{keep_status, pod_spec};
 use crate::field::{Error, ErrorList, Path};
 use crate::resource::{PLAIN, Strategy};
@@ -58,8 +58,26 @@ fn validate(object: &Value) -> ErrorList {
     for key in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
         not_negative(&mut errors, spec, &path, key);
     }
-    check_owner_of_pods(&mut errors, spec, "statefulset", "StatefulSet", &path);
+    check_owner_of_pods(&mut errors, &with_claims(spec), "statefulset", "StatefulSet", &path);
     errors
+}
+
+/// The spec with the volumes that its pods will have for their claims, which containers may mount.
+fn with_claims(spec: &Value) -> Value {
+    let mut spec = spec.clone();
+    let claims = list(&spec, "volumeClaimTemplates").iter();
+    let names: Vec<String> = claims.map(|claim| text(claim, "metadata.name").to_owned()).collect();
+    if let Some(pod) = object_mut(&mut spec, "template.spec") {
+        let mut volumes = pod.get("volumes").and_then(Value::as_array).cloned().unwrap_or_default();
+        let has = |volumes: &[Value], name: &str| volumes.iter().any(|volume| text(volume, "name") == name);
+        for name in names {
+            if !has(&volumes, &name) {
+                volumes.push(json!({ "name": name, "persistentVolumeClaim": { "claimName": name } }));
+            }
+        }
+        pod.insert("volumes".to_owned(), volumes.into());
+    }
+    spec
 }
 
 /// What an update of the spec may set.
@@ -86,4 +104,25 @@ fn validate_update(new: &Value, old: &Value) -> ErrorList {
         errors.push(Error::forbidden(Path::new("spec"), detail));
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_mount_what_is_claimed_for_them() {
+        let mut set = json!({ "spec": {
+            "serviceName": "db", "selector": { "matchLabels": { "a": "b" } },
+            "template": { "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [
+                { "name": "c", "image": "i", "volumeMounts": [{ "name": "data", "mountPath": "/data" }] },
+            ] } },
+            "volumeClaimTemplates": [{ "metadata": { "name": "data" }, "spec": {} }],
+        } });
+        (STRATEGY.default)(&mut set);
+        assert!(validate(&set).is_empty(), "{:?}", validate(&set));
+        set["spec"]["volumeClaimTemplates"] = json!([]);
+        let errors: Vec<String> = validate(&set).iter().map(ToString::to_string).collect();
+        assert!(errors.len() == 1 && errors[0].contains("volumeMounts[0].name"), "{errors:?}");
+    }
 }
