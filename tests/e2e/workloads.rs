@@ -82,8 +82,10 @@ pub fn a_deployment_lives(cluster: &Arc<Cluster>) -> Result {
 
 pub fn a_bad_rollout_harms_nobody(cluster: &Arc<Cluster>) -> Result {
     let ns = cluster.namespace("bad-rollout")?;
-    ns.apply(&web("web", 3, "progressDeadlineSeconds: 5"))?;
+    ns.apply(&web("web", 3, ""))?;
     ns.rolled_out("web")?;
+    // Only now: the good rollout may take its time.
+    ns.kubectl(&["patch", "deployment/web", "--patch", r#"{"spec":{"progressDeadlineSeconds":5}}"#])?;
     ns.kubectl(&["set", "image", "deployment/web", "web=localhost:1/no/such:image"])?;
     let said = ns.refused(&["rollout", "status", "deployment/web", "--timeout=60s"])?;
     contains(&said, "exceeded its progress deadline")?;
