@@ -122,9 +122,7 @@ impl Wanted {
     pub fn without_tables(self) -> Result<Self, Status> {
         match self.form {
             Form::Table(_) if self.json => Ok(Self { form: Form::Object, ..self.as_json() }),
-            Form::Table(_) => {
-                Err(not_acceptable("application/json, application/yaml, application/vnd.kubernetes.protobuf"))
-            }
+            Form::Table(_) => Err(not_acceptable(ALL_TYPES)),
             _ => Ok(self),
         }
     }
@@ -137,6 +135,9 @@ impl Wanted {
         })
     }
 }
+
+/// Every encoding of objects.
+const ALL_TYPES: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 fn not_acceptable(types: &str) -> Status {
     Status::new(406, "NotAcceptable", format!("only the following media types are accepted: {types}"))
@@ -224,7 +225,7 @@ fn negotiate(headers: &HeaderMap, query: &Query) -> Result<Negotiated, Status> {
         };
         return Ok(Negotiated { form, encoding, beta, json });
     }
-    Err(not_acceptable("application/json, application/yaml, application/vnd.kubernetes.protobuf"))
+    Err(not_acceptable(ALL_TYPES))
 }
 
 /// An answer of JSON that is the same for everybody: no form, no pretty-printing.

@@ -262,7 +262,8 @@ impl Reporter {
         let since =
             |kind: &str, holds: bool| self.since.get(kind).filter(|(value, _)| *value == holds).map(|(_, at)| *at);
         let mut patch = status::status(&self.config.facts, observed, since, now);
-        for (name, amount) in &self.extended {
+        // Said once: what is then still missing is found by the next look.
+        for (name, amount) in std::mem::take(&mut self.extended) {
             patch["status"]["allocatable"][name] = json!(amount);
         }
         let path = format!("/api/v1/nodes/{}/status", self.config.facts.name);

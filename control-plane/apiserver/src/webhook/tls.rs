@@ -1,6 +1,6 @@
 //! Whom a webhook has to prove to be, as Go's client checks it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
@@ -45,13 +45,18 @@ pub(crate) fn config(authorities: &[u8]) -> Result<ClientConfig, String> {
     Ok(config)
 }
 
-/// For servers that are reached by their address and have no name to prove.
+/// For servers that are reached by their address and have no name to prove. Made once, for every proxied request.
 pub(crate) fn any_certificate() -> Result<Arc<ClientConfig>, String> {
+    static MADE: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    if let Some(made) = MADE.get() {
+        return Ok(made.clone());
+    }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Arc::new(Regardless { believed: true, provider: provider.clone() });
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let config = config.map_err(|e| e.to_string())?;
-    Ok(Arc::new(config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
+    let config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    Ok(MADE.get_or_init(|| Arc::new(config)).clone())
 }
 
 /// A chain to an authority; or, as in Go, a certificate that is itself among the authorities: webhooks that sign their

@@ -120,10 +120,14 @@ pub fn plan(view: &View<'_>) -> Plan {
     plan
 }
 
+/// Whether an object is being deleted in the foreground: it goes after what it owns.
+fn waits(meta: &Meta) -> bool {
+    meta.is_terminating() && meta.finalizers.iter().any(|f| f == FOREGROUND)
+}
+
 /// Whether what the object owns waits for its dependents already, while the object blocks an owner that waits, too: they
 /// may wait for each other (upstream `attemptToDeleteItem`, which takes some for circles that are none, harmlessly).
 fn closes_circle(view: &View<'_>) -> bool {
-    let waits = |meta: &Meta| meta.is_terminating() && meta.finalizers.iter().any(|f| f == FOREGROUND);
     view.dependents.iter().any(|(_, meta, _)| waits(meta))
         && view.meta.owner_references.iter().any(|r| r.block_owner_deletion == Some(true))
 }
@@ -256,9 +260,7 @@ impl GarbageCollector {
         };
         match found {
             Ok(object) if object.metadata.uid == reference.uid => {
-                let meta = &object.metadata;
-                let waits = meta.is_terminating() && meta.finalizers.iter().any(|f| f == FOREGROUND);
-                Ok(if waits { Owner::Waiting } else { Owner::Solid })
+                Ok(if waits(&object.metadata) { Owner::Waiting } else { Owner::Solid })
             }
             Err(error) if !error.is_not_found() => Err(error),
             _ => {
