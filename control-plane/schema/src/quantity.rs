@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 
+use serde_json::Value;
+
 const NANO: i128 = 1_000_000_000;
 
 /// Which suffixes a quantity is written with.
@@ -81,6 +83,15 @@ impl Quantity {
             }
         }
         Ok(Self { nano: if negative { -nano } else { nano }, format })
+    }
+
+    /// What a JSON value writes: text, or a number. `None` if it is neither, or no quantity.
+    pub fn of_json(value: &Value) -> Option<Self> {
+        match value {
+            Value::String(text) => Self::parse(text).ok(),
+            Value::Number(number) => Self::parse(&number.to_string()).ok(),
+            _ => None,
+        }
     }
 
     /// The value in whole units, rounded up away from zero, and capped at what an int64 holds.

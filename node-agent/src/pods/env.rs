@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use indexmap::IndexMap;
 
-use super::resources::{self, quantity};
+use super::resources;
 use crate::api::pod::{Container, EnvSource, ResourceFieldRef};
 use crate::api::{ConfigMap, Pod, Secret, Service};
+use xebec_schema::quantity::Quantity;
 
 /// Why a container's configuration cannot be made: `CreateContainerConfigError`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -199,7 +200,7 @@ pub fn resource_value(
         "requests" => &lists.requests,
         _ => return Err(unknown()),
     };
-    let divisor = field.divisor.as_ref().and_then(quantity);
+    let divisor = field.divisor.as_ref().and_then(Quantity::of_json);
     let one_or = |d: i64| if d == 0 { 1 } else { d };
     let up = |value: i64, divisor: i64| (value + divisor - 1) / divisor;
     if resource == "cpu" {
@@ -208,7 +209,8 @@ pub fn resource_value(
             .unwrap_or(0);
         let divisor = one_or(divisor.map_or(0, |d| d.milli_value()));
         // Without a divisor the value is in CPUs.
-        let divisor = if divisor == 1 && field.divisor.as_ref().and_then(quantity).is_none_or(|d| d.is_zero()) {
+        let divisor = if divisor == 1 && field.divisor.as_ref().and_then(Quantity::of_json).is_none_or(|d| d.is_zero())
+        {
             1000
         } else {
             divisor

@@ -8,23 +8,14 @@ use xebec_schema::quantity::Quantity;
 use crate::api::pod::{Container, PodSpec, Resources};
 use crate::runtime::{CPU_PERIOD_US, Limits};
 
-/// Parses a quantity as JSON may hold it: text or a number. None if it is neither.
-pub fn quantity(value: &Value) -> Option<Quantity> {
-    match value {
-        Value::String(text) => Quantity::parse(text).ok(),
-        Value::Number(number) => Quantity::parse(&number.to_string()).ok(),
-        _ => None,
-    }
-}
-
 /// Thousandths of a CPU in a list of resources; none if it names no CPU.
 pub fn cpu_milli(list: &BTreeMap<String, Value>) -> Option<i64> {
-    Some(quantity(list.get("cpu")?)?.milli_value())
+    Some(Quantity::of_json(list.get("cpu")?)?.milli_value())
 }
 
 /// The whole amount of another resource.
 pub fn amount(list: &BTreeMap<String, Value>, resource: &str) -> Option<i64> {
-    Some(quantity(list.get(resource)?)?.value())
+    Some(Quantity::of_json(list.get(resource)?)?.value())
 }
 
 /// The request, which without one of its own is the limit.
@@ -41,8 +32,8 @@ pub fn qos_class(spec: &PodSpec) -> &'static str {
     let sets: Vec<&Resources> = if spec.resources.is_some() { pod_level.collect() } else { of_containers.collect() };
     for resources in sets {
         for resource in ["cpu", "memory"] {
-            let wanted = request(resources, resource).and_then(quantity).filter(|q| !q.is_zero());
-            let limit = resources.limits.get(resource).and_then(quantity).filter(|q| !q.is_zero());
+            let wanted = request(resources, resource).and_then(Quantity::of_json).filter(|q| !q.is_zero());
+            let limit = resources.limits.get(resource).and_then(Quantity::of_json).filter(|q| !q.is_zero());
             any |= wanted.is_some() || limit.is_some();
             guaranteed &= limit.is_some() && wanted == limit;
         }
@@ -58,7 +49,7 @@ pub fn qos_class(spec: &PodSpec) -> &'static str {
 /// count on both sides (resource helpers upstream). CPU in thousandths, others whole.
 pub fn pod_request(spec: &PodSpec, resource: &str) -> i64 {
     let of = |resources: &Resources| -> i64 {
-        let quantity = request(resources, resource).and_then(quantity);
+        let quantity = request(resources, resource).and_then(Quantity::of_json);
         quantity.map_or(0, |q| if resource == "cpu" { q.milli_value() } else { q.value() })
     };
     if let Some(own) = spec.resources.as_ref().filter(|r| request(r, resource).is_some()) {
@@ -94,7 +85,7 @@ pub fn cpu_quota_us(milli: i64) -> i64 {
 /// A container's limits.
 pub fn container_limits(container: &Container) -> Limits {
     let resources = &container.resources;
-    let wanted = request(resources, "cpu").and_then(quantity).map_or(0, |q| q.milli_value());
+    let wanted = request(resources, "cpu").and_then(Quantity::of_json).map_or(0, |q| q.milli_value());
     Limits {
         cpu_shares: cpu_shares(wanted),
         cpu_quota_us: cpu_milli(&resources.limits).filter(|m| *m > 0).map(cpu_quota_us),
@@ -159,7 +150,7 @@ pub fn oom_score_adj(spec: &PodSpec, container: &Container, capacity_bytes: i64)
         "Guaranteed" => -997,
         "BestEffort" => 1000,
         _ => {
-            let request = request(&container.resources, "memory").and_then(quantity).map_or(0, |q| q.value());
+            let request = request(&container.resources, "memory").and_then(Quantity::of_json).map_or(0, |q| q.value());
             let share = if capacity_bytes > 0 { 1000 * i128::from(request) / i128::from(capacity_bytes) } else { 0 };
             let adjust = 1000 - i32::try_from(share.clamp(0, 1000)).unwrap_or(0);
             adjust.clamp(3, 999)

@@ -27,9 +27,9 @@ use crate::api::pod::{Container, EmptyDir, HostPath, Volume};
 use crate::api::{Pod, Rest};
 use crate::network::PodIdentity;
 use crate::pods::env::{Facts, expand};
-use crate::pods::resources::quantity;
 use crate::pods::spec::own_hostname;
 use crate::runtime::Mount;
+use xebec_schema::quantity::Quantity;
 
 /// Where pods' files are.
 #[derive(Clone, Debug)]
@@ -302,7 +302,7 @@ fn fs_group(pod: &Pod) -> Option<u32> {
 
 fn make_empty_dir(path: &Path, empty: &EmptyDir, group: Option<u32>) -> Result<(), VolumeError> {
     if empty.medium == "Memory" {
-        mount_tmpfs(path, empty.size_limit.as_ref().and_then(quantity).map(|q| q.value()), 0o1777)?;
+        mount_tmpfs(path, empty.size_limit.as_ref().and_then(Quantity::of_json).map(|q| q.value()), 0o1777)?;
     } else {
         make_dir(path, 0o777)?;
     }

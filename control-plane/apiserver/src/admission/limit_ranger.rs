@@ -49,15 +49,7 @@ impl LimitRanger {
 
 fn amounts(value: &Value, pointer: &str) -> Amounts {
     let entries = value.pointer(pointer).and_then(Value::as_object).into_iter().flatten();
-    entries.filter_map(|(name, v)| Some((name.clone(), quantity(v)?))).collect()
-}
-
-fn quantity(value: &Value) -> Option<Quantity> {
-    match value {
-        Value::String(text) => Quantity::parse(text).ok(),
-        Value::Number(number) => Quantity::parse(&number.to_string()).ok(),
-        _ => None,
-    }
+    entries.filter_map(|(name, v)| Some((name.clone(), Quantity::of_json(v)?))).collect()
 }
 
 fn read_limits(range: &Value) -> Vec<Limit> {

@@ -340,12 +340,7 @@ fn requests(pods: &[Pod], resource: Resource<'_>) -> Result<BTreeMap<String, i64
 
 /// A quantity in thousandths; 0 if it is none.
 pub fn milli(value: &Value) -> i64 {
-    let parsed = match value {
-        Value::String(text) => Quantity::parse(text).ok(),
-        Value::Number(number) => Quantity::parse(&number.to_string()).ok(),
-        _ => None,
-    };
-    parsed.map(|quantity| quantity.milli_value()).unwrap_or_default()
+    Quantity::of_json(value).map(|quantity| quantity.milli_value()).unwrap_or_default()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "ratios of what is used need no more than 52 bits")]

@@ -201,12 +201,7 @@ impl PersistentVolumeClaim {
 }
 
 fn quantity(value: Option<&Value>) -> Quantity {
-    let parsed = match value {
-        Some(Value::String(text)) => Quantity::parse(text).ok(),
-        Some(Value::Number(number)) => Quantity::parse(&number.to_string()).ok(),
-        _ => None,
-    };
-    parsed.unwrap_or(Quantity::ZERO)
+    value.and_then(Quantity::of_json).unwrap_or(Quantity::ZERO)
 }
 
 /// `storage.k8s.io/v1 StorageClass`.

@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::checks::{check_selector, in_range, one_of, required, required_one_of};
 use super::json::{at, default_to, has, int, list, set, text, within};
-use super::pod_spec::quantity;
 use super::{clear_status, keep_status};
 use crate::field::{Error, ErrorList, Path};
+use crate::quantity::Quantity;
 use crate::resource::{PLAIN, Strategy};
 
 pub(super) const STRATEGY: Strategy = Strategy {
@@ -176,7 +176,7 @@ fn check_target(errors: &mut ErrorList, target: &Value, path: &Path) {
     }
     one_of(errors, target, path, "type", &["Utilization", "Value", "AverageValue"]);
     for key in ["value", "averageValue"] {
-        if let Some(value) = quantity(at(target, key)).filter(|q| q.is_zero() || q.is_negative()) {
+        if let Some(value) = Quantity::of_json(at(target, key)).filter(|q| q.is_zero() || q.is_negative()) {
             errors.push(Error::invalid(path.child(key), value.to_string(), "must be positive"));
         }
     }
@@ -198,7 +198,7 @@ fn check_rules(errors: &mut ErrorList, rules: &Value, path: &Path) {
         errors.push(Error::invalid(path.child(key), seconds, detail));
     }
     one_of(errors, rules, path, "selectPolicy", &["Disabled", "Max", "Min"]);
-    if let Some(tolerance) = quantity(at(rules, "tolerance")).filter(|t| t.is_negative()) {
+    if let Some(tolerance) = Quantity::of_json(at(rules, "tolerance")).filter(|t| t.is_negative()) {
         let detail = "must be greater than or equal to zero";
         errors.push(Error::invalid(path.child("tolerance"), tolerance.to_string(), detail));
     }

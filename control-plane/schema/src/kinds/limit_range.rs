@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use super::checks::{qualified_name_problems, report};
 use super::json::{at, default_to, entries, list, list_mut, text, within};
-use super::pod_spec::{canonical_quantities, quantity};
+use super::pod_spec::canonical_quantities;
 use crate::field::{Error, ErrorList, Path};
+use crate::quantity::Quantity;
 use crate::resource::{PLAIN, Strategy};
 
 pub(super) const STRATEGY: Strategy = Strategy { default, validate, validate_update: |new, _| validate(new), ..PLAIN };
@@ -80,7 +81,10 @@ fn check_order(errors: &mut ErrorList, item: &Value, path: &Path) {
     ];
     for (low, high, blamed, shown, word) in pairs {
         for (name, value) in entries(item, low) {
-            let (Some(a), Some(b)) = (quantity(value), at(item, high).get(name).and_then(quantity)) else { continue };
+            let (Some(a), Some(b)) = (Quantity::of_json(value), at(item, high).get(name).and_then(Quantity::of_json))
+            else {
+                continue;
+            };
             if a > b {
                 let first = if low == "defaultRequest" { "default request" } else { low };
                 let detail = format!("{first} value {a} is greater than {word} value {b}");

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use super::checks::{check_selector, immutable, one_of, required};
 use super::json::{at, carry_over, default_to, has, list, same, set, text, unset, within};
 use super::persistent_volume::{check_access_modes, check_class};
-use super::pod_spec::{check_quantity, quantity};
+use super::pod_spec::check_quantity;
 use crate::field::{Error, ErrorList, Path};
+use crate::quantity::Quantity;
 use crate::resource::{PLAIN, Strategy};
 
 pub(super) const STRATEGY: Strategy = Strategy {
@@ -116,7 +117,7 @@ fn validate_update(new: &Value, old: &Value) -> ErrorList {
                       bound claims";
         errors.push(Error::forbidden(path.clone(), detail));
     }
-    let size = |spec: &Value, key: &str| at(spec, key).get("storage").and_then(quantity);
+    let size = |spec: &Value, key: &str| at(spec, key).get("storage").and_then(Quantity::of_json);
     let status_size = size(old, "status.capacity");
     if let (Some(new_size), Some(old_size)) = (size(spec, "resources.requests"), size(before, "resources.requests"))
         && new_size < old_size

@@ -6,9 +6,10 @@ use serde_json::Value;
 
 use super::checks::{IMMUTABLE, qualified_name_problems, report};
 use super::json::{at, entries, list, text, within};
-use super::pod_spec::{canonical_quantities, quantity};
+use super::pod_spec::canonical_quantities;
 use super::{clear_status, keep_status};
 use crate::field::{Error, ErrorList, Path};
+use crate::quantity::Quantity;
 use crate::resource::{PLAIN, Strategy};
 
 pub(super) const STRATEGY: Strategy = Strategy {
@@ -111,7 +112,7 @@ fn check_amounts(errors: &mut ErrorList, object: &Value, path: &str) {
 }
 
 fn check_amount(errors: &mut ErrorList, name: &str, value: &Value, path: &Path) {
-    let Some(amount) = quantity(value) else {
+    let Some(amount) = Quantity::of_json(value) else {
         let detail = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
         errors.push(Error::invalid(path.clone(), value.clone(), detail));
         return;

@@ -13,7 +13,6 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::kinds::json::{at, entries, has, list, text};
-use crate::kinds::pod_spec::quantity;
 use crate::quantity::{Format, Quantity};
 
 pub use names::{Source, sources};
@@ -28,7 +27,7 @@ const STORAGE_CLASS: &str = ".storageclass.storage.k8s.io/";
 
 /// The quantities of a map of an object, such as `status.hard`.
 pub fn amounts(object: &Value, path: &str) -> Amounts {
-    entries(object, path).into_iter().filter_map(|(name, v)| Some((name.to_owned(), quantity(v)?))).collect()
+    entries(object, path).into_iter().filter_map(|(name, v)| Some((name.to_owned(), Quantity::of_json(v)?))).collect()
 }
 
 /// The JSON form.
@@ -157,7 +156,7 @@ fn add_claim(out: &mut Amounts, claim: &Value) {
         out.insert(name.to_owned(), amount);
     };
     put("persistentvolumeclaims", one());
-    let storage = |path: &str| at(claim, path).get("storage").and_then(quantity);
+    let storage = |path: &str| at(claim, path).get("storage").and_then(Quantity::of_json);
     if let Some(asked) = storage("spec.resources.requests") {
         // A claim that is being enlarged holds what has been allocated, even if it asks for less again.
         let held = storage("status.allocatedResources").filter(|held| *held > asked).unwrap_or(asked);

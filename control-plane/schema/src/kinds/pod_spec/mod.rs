@@ -24,7 +24,7 @@ pub(crate) use self::containers::check_images_of_pod;
 pub(crate) use self::defaults::{default_pod, default_spec};
 pub(crate) use self::ports::PROTOCOLS;
 pub(crate) use self::qos::qos_class;
-pub(crate) use self::resources::{canonical_quantities, check_quantity, quantity};
+pub(crate) use self::resources::{canonical_quantities, check_quantity};
 pub(crate) use self::scheduling::{check_node_selector, check_taint_effect, check_tolerations};
 pub(crate) use self::template::{check_always_restarting_template, check_template, default_template};
 pub(crate) use self::update::{check_pod_update, differences};

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::quantity;
 use crate::kinds::json::{at, list};
 use crate::quantity::Quantity;
 
@@ -44,7 +43,7 @@ fn has_any(resources: &Value) -> bool {
 fn add(sums: &mut BTreeMap<&'static str, Quantity>, quantities: &Value) -> usize {
     let mut found = 0;
     for name in ["cpu", "memory"] {
-        let Some(amount) = quantities.get(name).and_then(quantity).filter(|q| !q.is_zero()) else { continue };
+        let Some(amount) = quantities.get(name).and_then(Quantity::of_json).filter(|q| !q.is_zero()) else { continue };
         let sum = sums.entry(name).or_insert(Quantity::ZERO);
         *sum = sum.add(&amount);
         found += 1;

@@ -7,19 +7,10 @@ use crate::kinds::checks::{NOT_NEGATIVE, qualified_name_problems, report};
 use crate::kinds::json::{at, entries, list, text};
 use crate::quantity::Quantity;
 
-/// The quantity that a JSON value (a string, or a number) writes.
-pub(crate) fn quantity(value: &Value) -> Option<Quantity> {
-    match value {
-        Value::String(text) => Quantity::parse(text).ok(),
-        Value::Number(number) => Quantity::parse(&number.to_string()).ok(),
-        _ => None,
-    }
-}
-
 /// Writes each quantity of a map as upstream stores it: `1000m` is `1`.
 pub(crate) fn canonical_quantities(map: &mut Value) {
     for value in map.as_object_mut().into_iter().flat_map(|m| m.values_mut()) {
-        if let Some(quantity) = quantity(value) {
+        if let Some(quantity) = Quantity::of_json(value) {
             *value = quantity.to_string().into();
         }
     }
@@ -28,7 +19,7 @@ pub(crate) fn canonical_quantities(map: &mut Value) {
 /// Writes one quantity of an object as upstream stores it.
 pub(crate) fn canonical_quantity(object: &mut Value, key: &str) {
     if let Some(value) = object.get_mut(key)
-        && let Some(quantity) = quantity(value)
+        && let Some(quantity) = Quantity::of_json(value)
     {
         *value = quantity.to_string().into();
     }
@@ -36,7 +27,7 @@ pub(crate) fn canonical_quantity(object: &mut Value, key: &str) {
 
 /// One quantity of a resource: well-formed, not negative, and whole where the resource is.
 pub(crate) fn check_quantity(errors: &mut ErrorList, name: &str, value: &Value, path: &Path) -> Option<Quantity> {
-    let Some(quantity) = quantity(value) else {
+    let Some(quantity) = Quantity::of_json(value) else {
         let detail = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
         errors.push(Error::invalid(path.clone(), value.clone(), detail));
         return None;
@@ -69,7 +60,7 @@ pub(super) fn check_requirements(errors: &mut ErrorList, resources: &Value, path
     for (name, value) in entries(resources, "requests") {
         check_name(errors, name, &requests.key(name));
         let request = check_quantity(errors, name, value, &requests.key(name));
-        let limit = at(resources, "limits").get(name).and_then(quantity);
+        let limit = at(resources, "limits").get(name).and_then(Quantity::of_json);
         match (request, limit) {
             (Some(request), Some(limit)) if !overcommits(name) && request != limit => {
                 let detail = format!("must be equal to {name} limit of {limit}");

@@ -9,6 +9,7 @@ use super::env::check_resource_ref;
 use crate::field::{Error, ErrorList, Path};
 use crate::kinds::checks::{config_key_problems, dns_label_problems, one_of, report, required};
 use crate::kinds::json::{at, has, int, list, text};
+use crate::quantity::Quantity;
 
 /// The kinds of volume that the API knows.
 const SOURCES: [&str; 30] = [
@@ -100,7 +101,7 @@ fn check_source(errors: &mut ErrorList, volume: &Value, path: &Path) {
 }
 
 fn check_empty_dir(errors: &mut ErrorList, source: &Value, path: &Path) {
-    if super::resources::quantity(at(source, "sizeLimit")).is_some_and(|limit| limit.is_negative()) {
+    if Quantity::of_json(at(source, "sizeLimit")).is_some_and(|limit| limit.is_negative()) {
         errors.push(Error::forbidden(path.child("sizeLimit"), "SizeLimit field must be a valid resource quantity"));
     }
 }
