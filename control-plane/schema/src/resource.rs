@@ -76,8 +76,8 @@ pub struct Strategy {
     pub prepare_delete: fn(&mut Value, Timestamp),
     /// `(new, old)`: carries over what an update of the main resource may not change.
     pub prepare_update: fn(&mut Value, &Value),
-    /// `(subresource, new, old, now)`: what an update by a subresource that exchanges the object keeps and fills in.
-    pub prepare_part: fn(&str, &mut Value, &Value, Timestamp),
+    /// `(subresource, new, old, now)`: what an update of the status, by `status` or `approval`, keeps and fills in.
+    pub prepare_status: fn(&str, &mut Value, &Value, Timestamp),
     /// Everything that is wrong with a new object, metadata excepted.
     pub validate: fn(&Value) -> ErrorList,
     /// `(new, old)`: everything that is wrong with an update, immutable fields included, metadata excepted.
@@ -140,7 +140,7 @@ pub const PLAIN: Strategy = Strategy {
     prepare_create: |_| {},
     prepare_delete: |_, _| {},
     prepare_update: |_, _| {},
-    prepare_part: |_, _, _, _| {},
+    prepare_status: |_, _, _, _| {},
     validate: |_| Vec::new(),
     validate_update: |_, _| Vec::new(),
     validate_status: |_, _| Vec::new(),

@@ -75,7 +75,7 @@ fn merged(call: &Call, part: &str, mut new: Value, old: &Value) -> Value {
             out
         }
         _ => {
-            (call.stored.strategy.prepare_part)(part, &mut new, old, call.server.clock.now());
+            (call.stored.strategy.prepare_status)(part, &mut new, old, call.server.clock.now());
             new
         }
     }

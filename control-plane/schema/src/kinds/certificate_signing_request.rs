@@ -21,7 +21,7 @@ pub(super) const STRATEGY: Strategy = Strategy {
         carry_over(new, old, "spec");
         carry_over(new, old, "status");
     },
-    prepare_part,
+    prepare_status,
     validate,
     validate_update: |_, _| Vec::new(),
     validate_status,
@@ -60,7 +60,7 @@ const MIN_SECONDS: i64 = 600;
 
 /// Approval changes conditions alone, of any type; the status keeps what approval said
 /// (`pkg/registry/certificates/certificates/strategy.go`). Times that are not given are filled in.
-fn prepare_part(part: &str, new: &mut Value, old: &Value, now: Timestamp) {
+fn prepare_status(part: &str, new: &mut Value, old: &Value, now: Timestamp) {
     let before = list(old, "status.conditions");
     let is_approval = |c: &&Value| matches!(text(c, "type"), "Approved" | "Denied");
     let mut conditions = list(new, "status.conditions").to_vec();
@@ -176,7 +176,7 @@ mod tests {
             "metadata": { "annotations": { "a": "b" } },
             "status": { "conditions": [{ "type": "Other", "status": "True" }, { "type": "Approved", "status": "True" }] },
         });
-        prepare_part("approval", &mut new, &old, now);
+        prepare_status("approval", &mut new, &old, now);
         assert_eq!(new["metadata"]["annotations"]["a"], "b");
         assert_eq!(new["status"]["certificate"], "eA==");
         assert_eq!(new["status"]["conditions"][0]["type"], "Other");
@@ -185,7 +185,7 @@ mod tests {
         let later: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
         let mut status =
             json!({ "status": { "conditions": [{ "type": "Denied" }, { "type": "Other", "status": "True" }] } });
-        prepare_part("status", &mut status, &new, later);
+        prepare_status("status", &mut status, &new, later);
         let kinds: Vec<_> = list(&status, "status.conditions").iter().map(|c| text(c, "type")).collect();
         assert_eq!(kinds, ["Approved", "Other"]);
         assert_eq!(status["status"]["conditions"][1]["lastTransitionTime"], "2026-01-01T00:00:00Z");
