@@ -215,7 +215,8 @@ impl Sim {
             Err(error) => panic!("cannot discover: {error}"),
         };
         let mut objects = Vec::new();
-        for served in kinds.iter().filter(|s| s.can(&["list"])) {
+        // What cannot be watched is not stored: component statuses are made up when they are asked for.
+        for served in kinds.iter().filter(|s| s.can(&["list", "watch"])) {
             objects.extend(self.list(&served.kind).await);
         }
         let mut wrong = self.store.wrong();
