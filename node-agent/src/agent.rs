@@ -357,7 +357,7 @@ async fn start(
         let stats = Stats::new(manager.context(), manager.pods());
         let router =
             server::router(backend, manager.pods(), ledger.clone(), Arc::clone(&sight), stats, volumes, clock.clone());
-        let (addresses, addresses_seen) = watch::channel(BTreeMap::new());
+        let (addresses, addresses_seen) = watch::channel(None);
         let (synced, _) = watch::channel(false);
         let proxy_config = proxy::Config {
             node_name: config.node_name.clone(),

@@ -36,7 +36,7 @@ pub async fn run(
     rest: Rest,
     random: Random,
     maps: PeerMaps,
-    mut addresses: watch::Receiver<LoadBalancerAddresses>,
+    mut addresses: watch::Receiver<Option<LoadBalancerAddresses>>,
     ready: watch::Sender<Nodes>,
     cancel: CancellationToken,
 ) {
@@ -55,7 +55,7 @@ pub async fn run(
     let (silence, mut silent) = watch::channel(BTreeSet::new());
     let watching = watch_over(peers.local.address, heeded, silence);
     let work = async {
-        let (mut listed, mut told) = (false, false);
+        let mut listed = false;
         let mut wait = COMPARE;
         loop {
             tokio::select! {
@@ -68,12 +68,7 @@ pub async fn run(
                         peers.take(change);
                     }
                 }
-                changed = addresses.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    told = true;
-                }
+                changed = addresses.changed() => if changed.is_err() { return },
                 changed = silent.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
             }
@@ -83,7 +78,8 @@ pub async fn run(
             peers.tell_ready(&ready);
             let wanted = addresses.borrow_and_update().clone();
             // Where there are no addresses to answer for, there is nothing to say.
-            let heeded = if wanted.is_empty() { BTreeSet::new() } else { peers.other_addresses() };
+            let nothing = wanted.as_ref().is_none_or(BTreeMap::is_empty);
+            let heeded = if nothing { BTreeSet::new() } else { peers.other_addresses() };
             others.send_if_modified(|known| {
                 let changed = *known != heeded;
                 *known = heeded;
@@ -91,7 +87,7 @@ pub async fn run(
             });
             let silent = silent.borrow_and_update().clone();
             // Until the addresses are known, what an agent before this one answered for stays.
-            wait = match peers.update(told.then_some(&wanted), &silent) {
+            wait = match peers.update(wanted.as_ref(), &silent) {
                 Ok(()) => COMPARE,
                 Err(error) => {
                     tracing::warn!(%error, "cannot bring the network's routes up to date; trying again");

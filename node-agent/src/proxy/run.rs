@@ -62,8 +62,8 @@ pub struct Outputs {
     pub questions: mpsc::Receiver<NameQuestion>,
     /// What the DNS server answers from.
     pub names: Names,
-    /// Load balancer addresses.
-    pub addresses: watch::Sender<LoadBalancerAddresses>,
+    /// Load balancer addresses; none until all of them are known.
+    pub addresses: watch::Sender<Option<LoadBalancerAddresses>>,
     /// Turns true when the maps first hold what the API says.
     pub synced: watch::Sender<bool>,
     /// What the maps hold.
@@ -120,7 +120,7 @@ pub async fn run(
             if proxy.is_synced()
                 && let Some(wanted) = proxy.world.load_balancer_addresses()
             {
-                addresses.send_replace(wanted);
+                addresses.send_replace(Some(wanted));
             }
             if let Some(wanted) = proxy.world.health_checks() {
                 checks.set(wanted).await;

@@ -146,7 +146,7 @@ async fn serve(config: NetworkConfig, api: Api, pod_namespaces: PathBuf) {
     });
     let rest = Rest::new(kube::Client::new(service, "default"));
     let cancel = CancellationToken::new();
-    let (addresses, wanted) = watch::channel(BTreeMap::new());
+    let (addresses, wanted) = watch::channel(None);
     let (synced, mut is_synced) = watch::channel(false);
     let proxy_config = proxy::Config {
         node_name: config.node_name.clone(),
