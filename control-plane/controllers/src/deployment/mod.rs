@@ -121,6 +121,14 @@ pub fn plan(view: &View<'_>, now: Timestamp) -> Plan {
         return plan;
     }
     let rollout = Rollout::new(deployment, &claims.owned, now);
+    // Without the status: it is told of together with the progress that is in it, or after a roll-back the deadline that was
+    // exceeded before would seem to be exceeded still.
+    if !deployment.metadata.is_terminating()
+        && let Some(actions) = revision::bring_up_to_date(&rollout)
+    {
+        plan.step(actions);
+        return plan;
+    }
     let moves =
         if deployment.metadata.is_terminating() { Moves::status_only() } else { next_moves(&rollout, view.pods) };
     for step in moves.steps {
@@ -159,9 +167,6 @@ impl Moves {
 
 fn next_moves(rollout: &Rollout<'_>, pods: &[Arc<Pod>]) -> Moves {
     let deployment = rollout.deployment;
-    if let Some(actions) = revision::bring_up_to_date(rollout) {
-        return Moves::status_only().with(actions);
-    }
     if deployment.spec.paused {
         let moves = Moves::status_only().with(scale::to_deployment(rollout));
         return moves.with(revision::clean_up(rollout));

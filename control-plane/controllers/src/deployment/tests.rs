@@ -199,6 +199,27 @@ fn going_back_makes_the_old_set_the_newest_revision() {
 }
 
 #[test]
+fn going_back_from_a_roll_out_that_failed_is_progress() {
+    let mut web = deployment(
+        3,
+        json!({"spec": {"template": template("v1")}, "status": {"replicas": 4, "updatedReplicas": 1,
+        "readyReplicas": 3, "availableReplicas": 3, "observedGeneration": 1, "conditions": [{"type": "Progressing",
+        "status": "False", "reason": "ProgressDeadlineExceeded", "lastUpdateTime": "2026-01-01T00:09:00Z"}]}}),
+    );
+    let stuck = json!({"status": {"readyReplicas": 0, "availableReplicas": 0}});
+    let bad = set("v2", 2, 1, 3, stuck);
+    let plan = run(&web, &[set("v1", 1, 3, 3, json!({})), bad.clone()]);
+    let told = |write: &Write| matches!(&write.verb, Verb::Patch("status", ..));
+    assert!(!plan.actions().any(|a| matches!(a, Action::Write(w) if told(w))), "the revision first");
+    web.metadata.annotations.insert(REVISION.into(), "3".into());
+    let good = set("v1", 1, 3, 3, json!({"metadata": {"annotations": {REVISION: "3"}}}));
+    let plan = run(&web, &[good, bad]);
+    assert_eq!(sizes(&plan), [("web-v2".into(), 0)]);
+    let status = status(&plan);
+    assert_eq!((status.observed_generation, reason(&status, "Progressing").1.as_str()), (2, "ReplicaSetUpdated"));
+}
+
+#[test]
 fn scaling_in_the_middle_keeps_the_proportions() {
     // Scaled from 10 to 20 with 8 old and 5 new pods: 25 are allowed.
     let web = deployment(20, json!({}));
