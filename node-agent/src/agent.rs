@@ -287,7 +287,8 @@ async fn start(
     let (network_problem, problem) = watch::channel(Some("the pod network is being set up".to_owned()));
     let (service_problem, services) = watch::channel(None);
     let (flow_problem, flows) = watch::channel(None);
-    let problems = node::Problems { network: problem, services, flows };
+    let (path_problem, paths) = watch::channel(None);
+    let problems = node::Problems { network: problem, services, flows, paths };
     let node_work =
         node::run(node, rest.clone(), uid, runtime.clone(), images.clone(), events, problems, clock.clone());
 
@@ -388,6 +389,7 @@ async fn start(
             peers,
             addresses_seen,
             ready_nodes,
+            path_problem,
             cancel.clone(),
         );
         let node = config.node_name.clone();

@@ -45,8 +45,8 @@ pub struct Peer {
     pub flags: u32,
     /// MAC address of its VXLAN device.
     pub vtep_mac: [u8; 6],
-    /// Zero.
-    pub padding: [u8; 2],
+    /// The largest packet that gets there, in bytes of IP, where that is less than the link or the tunnel carries; else 0.
+    pub mtu: u16,
 }
 
 /// Where a node's datapath answers that it lives (UDP).

@@ -9,6 +9,7 @@ use xebec_ebpf_layout::{Addr, DropReason, LocalPod, Peer, Port, StepKind, peer_f
 use crate::config::{config, dual_stack, in_cluster_net, in_pod_net};
 use crate::maps::{LOCAL_PODS, NODE_ADDRESSES, PEERS};
 use crate::nat::store;
+use crate::packet::{ETH_LEN, Packet};
 use crate::trace;
 
 const AF_INET: u32 = 2;
@@ -35,6 +36,33 @@ pub fn to_local_pod(ctx: &TcContext, addr: &Addr) -> Option<Result<i32, DropReas
 #[inline(always)]
 pub fn peer(addr: &Addr) -> Option<Peer> {
     PEERS.get(&Key::new(128, *addr)).copied()
+}
+
+/// The largest packet that the tunnel to a peer carries.
+#[inline(always)]
+pub fn tunnel_mtu(peer: &Peer) -> u32 {
+    let mtu = u32::from(peer.mtu);
+    if mtu != 0 && mtu < config!(vxlan_mtu) { mtu } else { config!(vxlan_mtu) }
+}
+
+/// The largest packet that gets to a peer; 0 if that is what its link carries.
+#[inline(always)]
+pub fn mtu(peer: &Peer) -> u32 {
+    if peer.flags & peer_flags::TUNNEL != 0 { tunnel_mtu(peer) } else { peer.mtu.into() }
+}
+
+/// Whether the packet, or each of its segments to be, has at most `mtu` bytes.
+#[inline(always)]
+pub fn fits(ctx: &TcContext, packet: &Packet, mtu: u32) -> bool {
+    // SAFETY: the context the kernel gave us.
+    let gso_size = unsafe { (*ctx.skb.skb).gso_size };
+    let length = if gso_size != 0 {
+        // 20 (IPv6: 40) bytes of IP and up to 60 of TCP go in front of each segment; ours never have more than 40 of options.
+        gso_size + if packet.is_v6() { 40 } else { 20 } + 32
+    } else {
+        ctx.len() - ETH_LEN as u32
+    };
+    length <= mtu
 }
 
 /// Out by the uplink to a neighbour on its link, whose address the kernel resolves.
@@ -107,11 +135,13 @@ pub fn onward(ctx: &TcContext, dst: &Addr, leaves_node: bool) -> Result<i32, Dro
         };
     }
     if in_cluster_net(dst) {
-        return match peer(dst) {
-            Some(peer) if peer.flags & peer_flags::TUNNEL != 0 => Ok(into_tunnel()),
-            Some(peer) => Ok(to_neighbour(&peer.node)),
-            None => Err(DropReason::NoPeer),
-        };
+        return peer(dst).map(|peer| to_peer(&peer)).ok_or(DropReason::NoPeer);
     }
     Ok(by_route())
+}
+
+/// To another node.
+#[inline(always)]
+pub fn to_peer(peer: &Peer) -> i32 {
+    if peer.flags & peer_flags::TUNNEL != 0 { into_tunnel() } else { to_neighbour(&peer.node) }
 }

@@ -8,7 +8,7 @@
 use aya_ebpf::programs::TcContext;
 use xebec_ebpf_layout::{Addr, DropReason, Port, StepKind, flow_flags};
 
-use crate::config::in_pod_net;
+use crate::config::{config, in_pod_net};
 use crate::maps::Scratch;
 use crate::nat::{self, store};
 use crate::packet::Packet;
@@ -81,5 +81,9 @@ pub fn accept(ctx: &TcContext, scratch: &mut Scratch) -> Result<bool, DropReason
 #[inline(always)]
 pub fn fit(ctx: &TcContext, scratch: &Scratch) -> Result<(), DropReason> {
     let from_pod = in_pod_net(&scratch.packet.key.src);
-    if from_pod && scratch.to.direct_return != 0 { mss::clamp(ctx, &scratch.packet) } else { Ok(()) }
+    if from_pod && scratch.to.direct_return != 0 {
+        mss::clamp(ctx, &scratch.packet, config!(vxlan_mtu))
+    } else {
+        Ok(())
+    }
 }

@@ -1,12 +1,11 @@
-//! The TCP maximum segment size, lowered to what the tunnel carries.
+//! The TCP maximum segment size, lowered to what the tunnel, or the way to another node, carries.
 //!
 //! Path MTU discovery would find it too, at the price of a lost segment for each connection, and of fragments where ICMP
-//! is filtered. So each side of a connection through the tunnel hears a size that fits (RFC 9293 section 3.7.1).
+//! is filtered. So each side of a connection through it hears a size that fits (RFC 9293 section 3.7.1).
 
 use aya_ebpf::programs::TcContext;
 use xebec_ebpf_layout::{DropReason, proto};
 
-use crate::config::config;
 use crate::nat;
 use crate::packet::{Kind, Packet, tcp};
 
@@ -20,10 +19,9 @@ const HEADERS_V6: u32 = 60;
 /// Options looked at; the size is the first that any stack sends.
 const OPTIONS_MAX: u32 = 10;
 
-/// Lowers the size that a SYN announces.
+/// Lowers the size that a SYN announces to what fits into packets of `mtu` bytes.
 #[inline(always)]
-pub fn clamp(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
-    let mtu = config!(vxlan_mtu);
+pub fn clamp(ctx: &TcContext, packet: &Packet, mtu: u32) -> Result<(), DropReason> {
     let headers = if packet.is_v6() { HEADERS_V6 } else { HEADERS };
     if packet.key.proto != proto::TCP || !packet.is(Kind::Flow) || packet.tcp_flags & tcp::SYN == 0 || mtu <= headers {
         return Ok(());

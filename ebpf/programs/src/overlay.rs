@@ -46,7 +46,7 @@ fn egress(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
             peer
         }
     };
-    mss::clamp(ctx, packet)?;
+    mss::clamp(ctx, packet, deliver::tunnel_mtu(&peer))?;
     trace::step(StepKind::Tunnel, 0, &peer.node, Port(0));
     // SAFETY: plain numbers, for which all zeros is a valid value.
     let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
@@ -69,7 +69,7 @@ fn egress(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
 #[inline(always)]
 fn ingress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
     let packet = &scratch.packet;
-    mss::clamp(ctx, packet)?;
+    mss::clamp(ctx, packet, config!(vxlan_mtu))?;
     if in_pod_net(&packet.key.dst) {
         return deliver::to_local_pod(ctx, &packet.key.dst).unwrap_or(Ok(PASS));
     }

@@ -39,6 +39,7 @@ pub mod icmp_type {
 /// ICMPv6 types (RFC 4443, RFC 4861).
 pub mod icmp6_type {
     pub const UNREACHABLE: u8 = 1;
+    pub const PACKET_TOO_BIG: u8 = 2;
     /// Errors are numbered up to this one.
     pub const PARAMETER_PROBLEM: u8 = 4;
     pub const ECHO_REQUEST: u8 = 128;
@@ -364,6 +365,12 @@ impl Packet {
     #[inline(always)]
     pub fn has_ports(&self) -> bool {
         self.is(Kind::Flow) || self.is(Kind::Fragment)
+    }
+
+    /// Whether its sender wants to be told if it is too large.
+    #[inline(always)]
+    pub fn must_not_fragment(&self) -> bool {
+        self.is_v6() || u16::from_be(self.ip.fragment) & 0x4000 != 0
     }
 
     /// Whether this begins a TCP connection.

@@ -3,12 +3,12 @@
 use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use xebec_ebpf_layout::{Direction, DropReason, LocalPod, StepKind, peer_flags};
+use xebec_ebpf_layout::{Direction, DropReason, LocalPod, StepKind};
 
 use crate::config::{config, in_cluster_net, in_pod_net, in_service_net, node_like};
 use crate::maps::{LOCAL_PODS, Scratch};
-use crate::packet::{Kind, Packet};
-use crate::{deliver, event, flows, nat, packet, policy, reject, trace, uplink};
+use crate::packet::Kind;
+use crate::{deliver, event, flows, mss, nat, packet, policy, reject, trace, uplink};
 
 const PASS: i32 = TC_ACT_OK;
 
@@ -50,16 +50,16 @@ fn egress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
     if in_cluster_net(&key.dst) || config!(vxlan_ifindex) != 0 {
         // Beside pods, the addresses of nodes behind the tunnel are peers': what comes by the tunnel is answered there.
         if let Some(peer) = deliver::peer(&key.dst) {
-            if peer.flags & peer_flags::TUNNEL == 0 {
-                nat::count_hop(ctx, packet)?;
-                return Ok(deliver::to_neighbour(&peer.node));
+            let mtu = deliver::mtu(&peer);
+            if mtu != 0 {
+                if !deliver::fits(ctx, packet, mtu) {
+                    // The kernel's forwarding fragments what may be fragmented.
+                    return if packet.must_not_fragment() { reject::too_big(ctx, packet, mtu) } else { Ok(PASS) };
+                }
+                mss::clamp(ctx, packet, mtu)?;
             }
-            if fits_tunnel(ctx, packet) {
-                nat::count_hop(ctx, packet)?;
-                return Ok(deliver::into_tunnel());
-            }
-            // The kernel's forwarding fragments it, or tells the pod the smaller MTU.
-            return Ok(PASS);
+            nat::count_hop(ctx, packet)?;
+            return Ok(deliver::to_peer(&peer));
         }
     }
     if in_service_net(&key.dst) {
@@ -69,18 +69,4 @@ fn egress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
         return reject::refuse(ctx, packet);
     }
     Ok(PASS)
-}
-
-/// Whether the packet (or each of its segments to be) fits into the tunnel.
-#[inline(always)]
-fn fits_tunnel(ctx: &TcContext, packet: &Packet) -> bool {
-    // SAFETY: the context the kernel gave us.
-    let gso_size = unsafe { (*ctx.skb.skb).gso_size };
-    let length = if gso_size != 0 {
-        // 20 (IPv6: 40) bytes of IP and up to 60 of TCP go in front of each segment; ours never have more than 40 of options.
-        gso_size + if packet.is_v6() { 40 } else { 20 } + 32
-    } else {
-        ctx.len() - packet::ETH_LEN as u32
-    };
-    length <= config!(vxlan_mtu)
 }

@@ -14,8 +14,12 @@ use crate::packet::{ETH_LEN, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, Packet, Tcp, icmp_t
 pub fn refuse(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
     match packet.key.proto {
         proto::TCP => reset(ctx, packet),
-        proto::UDP if packet.is_v6() => port_unreachable6(ctx, packet),
-        proto::UDP => port_unreachable(ctx, packet),
+        // With options or extensions the quote would have to be longer; nobody sends those.
+        proto::UDP if packet.l4 as usize != ETH_LEN + if packet.is_v6() { IPV6_LEN } else { IPV4_LEN } => {
+            Ok(TC_ACT_SHOT)
+        }
+        proto::UDP if packet.is_v6() => unreachable6::<SHORT6>(ctx, packet, [icmp6_type::UNREACHABLE, PORT6], 0),
+        proto::UDP => unreachable::<SHORT>(ctx, packet, PORT, 0),
         _ => Ok(TC_ACT_SHOT),
     }
 }
@@ -72,27 +76,47 @@ struct Unreachable {
     /// Type and code.
     kind: [u8; 2],
     check: u16,
-    unused: u32,
+    /// For [`FRAGMENTATION_NEEDED`].
+    mtu: u32,
 }
 
-/// Puts the message in front of the packet, which becomes its quote, cut to the header and 8 bytes.
+/// Codes of "destination unreachable" (RFC 792).
+const PORT: u8 = 3;
+const FRAGMENTATION_NEEDED: u8 = 4;
+/// The same of RFC 4443.
+const PORT6: u8 = 4;
+/// Words of a quote: the IP header and 8 bytes; or up to what the kernel lets nobody cut off, TCP's checksum.
+const SHORT: usize = (IPV4_LEN + 8) / 4;
+const LONG: usize = (IPV4_LEN + 20) / 4;
+const SHORT6: usize = (IPV6_LEN + 8) / 4;
+const LONG6: usize = (IPV6_LEN + 20) / 4;
+
+/// Tells the sender how large a packet may be (RFC 1191 section 4). The quote has room for the header of a fragment of
+/// IPv6 and the ports after it.
 #[inline(always)]
-fn port_unreachable(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
-    const QUOTE_LEN: usize = IPV4_LEN + 8;
+pub fn too_big(ctx: &TcContext, packet: &Packet, mtu: u32) -> Result<i32, DropReason> {
+    if packet.is_v6() {
+        unreachable6::<LONG6>(ctx, packet, [icmp6_type::PACKET_TOO_BIG, 0], mtu)
+    } else {
+        unreachable::<LONG>(ctx, packet, FRAGMENTATION_NEEDED, mtu)
+    }
+}
+
+/// Puts the message in front of the packet, which becomes its quote, cut to so many words.
+#[inline(always)]
+fn unreachable<const WORDS: usize>(ctx: &TcContext, packet: &Packet, code: u8, mtu: u32) -> Result<i32, DropReason> {
+    let quote_len = WORDS * 4;
     const ADDED: usize = size_of::<Unreachable>();
     let failed = |_| DropReason::RewriteFailed;
-    // With IP options the quote would be longer; nobody sends those.
-    if packet.ip.length() != IPV4_LEN {
-        return Ok(TC_ACT_SHOT);
-    }
     // SAFETY: the context the kernel gave us.
-    if unsafe { bpf_skb_change_tail(ctx.skb.skb, (ETH_LEN + QUOTE_LEN) as u32, 0) } != 0 {
+    if unsafe { bpf_skb_change_tail(ctx.skb.skb, (ETH_LEN + quote_len) as u32, 0) } != 0 {
         return Err(DropReason::RewriteFailed);
     }
-    let quote: [u32; QUOTE_LEN / 4] = ctx.load(ETH_LEN).map_err(failed)?;
+    let quote: [u32; WORDS] = ctx.load(ETH_LEN).map_err(failed)?;
     ctx.adjust_room(ADDED as i32, BPF_ADJ_ROOM_MAC, u64::from(BPF_F_ADJ_ROOM_FIXED_GSO)).map_err(failed)?;
-    let kind = [icmp_type::UNREACHABLE, 3];
-    let mut sum = u64::from(u16::from_ne_bytes(kind));
+    let kind = [icmp_type::UNREACHABLE, code];
+    let mtu = mtu.to_be();
+    let mut sum = u64::from(u16::from_ne_bytes(kind)) + u64::from(mtu);
     for word in quote {
         sum += u64::from(word);
     }
@@ -100,7 +124,7 @@ fn port_unreachable(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason>
         version_length: 0x45,
         // Network control, as Linux sends its ICMP errors.
         tos: 0xc0,
-        total_length: ((ADDED + QUOTE_LEN) as u16).to_be(),
+        total_length: ((ADDED + quote_len) as u16).to_be(),
         id: 0,
         fragment: 0,
         ttl: 64,
@@ -114,7 +138,7 @@ fn port_unreachable(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason>
         + u64::from(u16::from_ne_bytes([ip.ttl, ip.proto]))
         + u64::from(ip.src)
         + u64::from(ip.dst);
-    let message = Unreachable { ip: Ipv4 { check: !fold16(ip_sum), ..ip }, kind, check: !fold16(sum), unused: 0 };
+    let message = Unreachable { ip: Ipv4 { check: !fold16(ip_sum), ..ip }, kind, check: !fold16(sum), mtu };
     store(ctx, ETH_LEN, &message)?;
     turn_round(ctx)?;
     Ok(deliver::back(ctx))
@@ -129,30 +153,32 @@ struct Unreachable6 {
     /// Type and code.
     kind: [u8; 2],
     check: u16,
-    unused: u32,
+    /// For "packet too big".
+    mtu: u32,
 }
 
-/// As [`port_unreachable`], by ICMPv6 (RFC 4443 section 3.1).
+/// As [`unreachable`], by ICMPv6 (RFC 4443 sections 3.1 and 3.2).
 #[inline(always)]
-fn port_unreachable6(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
-    const QUOTE_LEN: usize = IPV6_LEN + 8;
+fn unreachable6<const WORDS: usize>(
+    ctx: &TcContext,
+    packet: &Packet,
+    kind: [u8; 2],
+    mtu: u32,
+) -> Result<i32, DropReason> {
     const ADDED: usize = size_of::<Unreachable6>();
-    const LENGTH: usize = ADDED - IPV6_LEN + QUOTE_LEN;
+    let quote_len = WORDS * 4;
+    let length = ADDED - IPV6_LEN + quote_len;
+    let mtu = mtu.to_be();
     let failed = |_| DropReason::RewriteFailed;
-    // With extensions the quote would be longer; nobody sends those.
-    if packet.l4 as usize != ETH_LEN + IPV6_LEN {
-        return Ok(TC_ACT_SHOT);
-    }
     // SAFETY: the context the kernel gave us.
-    if unsafe { bpf_skb_change_tail(ctx.skb.skb, (ETH_LEN + QUOTE_LEN) as u32, 0) } != 0 {
+    if unsafe { bpf_skb_change_tail(ctx.skb.skb, (ETH_LEN + quote_len) as u32, 0) } != 0 {
         return Err(DropReason::RewriteFailed);
     }
-    let quote: [u32; QUOTE_LEN / 4] = ctx.load(ETH_LEN).map_err(failed)?;
+    let quote: [u32; WORDS] = ctx.load(ETH_LEN).map_err(failed)?;
     ctx.adjust_room(ADDED as i32, BPF_ADJ_ROOM_MAC, u64::from(BPF_F_ADJ_ROOM_FIXED_GSO)).map_err(failed)?;
-    let kind = [icmp6_type::UNREACHABLE, 4];
     // The pseudo header's length and next header; its addresses are those of the quote.
-    let mut sum = u64::from((LENGTH as u32).to_be()) + u64::from(u32::from(proto::ICMPV6).to_be());
-    sum += u64::from(u16::from_ne_bytes(kind));
+    let mut sum = u64::from((length as u32).to_be()) + u64::from(u32::from(proto::ICMPV6).to_be());
+    sum += u64::from(u16::from_ne_bytes(kind)) + u64::from(mtu);
     for word in quote {
         sum += u64::from(word);
     }
@@ -160,7 +186,7 @@ fn port_unreachable6(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason
     let message = Unreachable6 {
         ip: Ipv6 {
             version_class_flow: 0x6000_0000_u32.to_be(),
-            length: (LENGTH as u16).to_be(),
+            length: (length as u16).to_be(),
             next: proto::ICMPV6,
             hop_limit: 64,
         },
@@ -168,7 +194,7 @@ fn port_unreachable6(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason
         dst: packet.key.src,
         kind,
         check: !fold16(sum),
-        unused: 0,
+        mtu,
     };
     store(ctx, ETH_LEN, &message)?;
     turn_round(ctx)?;

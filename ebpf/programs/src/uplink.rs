@@ -15,9 +15,9 @@ use xebec_ebpf_layout::{
 use crate::config::{config, in_cluster_net, in_pod_net, node_like};
 use crate::icmp::Way;
 use crate::maps::{NODE_ADDRESSES, Scratch};
-use crate::packet::{ETH_P_ARP, Kind};
+use crate::packet::{ETH_P_ARP, Kind, Packet, tcp};
 use crate::service::Count;
-use crate::{alive, arp, deliver, direct_return, event, flows, handover, icmp, nat, ndp, packet, reject, service};
+use crate::{alive, arp, deliver, direct_return, event, flows, handover, icmp, mss, nat, ndp, packet, reject, service};
 
 const PASS: i32 = TC_ACT_OK;
 const VXLAN_PORT: u16 = 4789;
@@ -97,8 +97,34 @@ pub fn translate(ctx: &TcContext, scratch: &Scratch) -> Result<i32, DropReason> 
     if scratch.to.direct_return != 0 && leaves {
         return direct_return::forward(ctx, &scratch.packet, &scratch.to.dst, scratch.to.dst_port);
     }
-    nat::rewrite(ctx, &scratch.packet, &scratch.to, leaves)?;
-    deliver::onward(ctx, &scratch.to.dst, leaves)
+    if !leaves || !in_cluster_net(&scratch.to.dst) {
+        answer_fits(ctx, &scratch.packet)?;
+        nat::rewrite(ctx, &scratch.packet, &scratch.to, leaves)?;
+        return deliver::onward(ctx, &scratch.to.dst, leaves);
+    }
+    let packet = &scratch.packet;
+    let peer = deliver::peer(&scratch.to.dst).ok_or(DropReason::NoPeer)?;
+    let mtu = deliver::mtu(&peer);
+    if mtu != 0 {
+        if packet.must_not_fragment() && !deliver::fits(ctx, packet, mtu) {
+            return reject::too_big(ctx, packet, mtu);
+        }
+        mss::clamp(ctx, packet, mtu)?;
+    }
+    nat::rewrite(ctx, packet, &scratch.to, true)?;
+    Ok(deliver::to_peer(&peer))
+}
+
+/// A backend behind a small path announces a segment size that fits it, so that what the client sends does.
+#[inline(always)]
+fn answer_fits(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
+    if packet.tcp_flags & tcp::SYN == 0 || !in_cluster_net(&packet.key.src) {
+        return Ok(());
+    }
+    match deliver::peer(&packet.key.src).map(|peer| deliver::mtu(&peer)) {
+        Some(mtu) if mtu != 0 => mss::clamp(ctx, packet, mtu),
+        _ => Ok(()),
+    }
 }
 
 /// A new flow to a service.

@@ -6,14 +6,15 @@
 //! - [`peers`] says which routes, tunnels and addresses the other nodes call for (pure), [`load_balancer`] which node
 //!   answers for which load balancer address (pure), and [`run`] follows the API and carries both out;
 //! - [`announce`] tells neighbours of addresses; [`handover`] says which node had an address before (pure);
-//! - [`alive`] notices nodes that have died, sooner than the API does; [`flow_table`] notices when there are more
-//!   flows than the node can keep.
+//! - [`alive`] notices nodes that have died, sooner than the API does; [`mtu`] how large packets to other nodes may be;
+//!   [`flow_table`] when there are more flows than the node can keep.
 
 pub mod alive;
 pub mod announce;
 pub mod flow_table;
 pub mod handover;
 pub mod load_balancer;
+pub mod mtu;
 pub mod nodes;
 pub mod peers;
 pub mod pod_network;

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use xebec_cni::netlink::{Mac, Route};
 use xebec_ebpf_loader::layout::{Addr, Peer, node_address_flags, peer_flags};
 
+use super::mtu::{self, Paths};
 use super::nodes::Node;
 use super::setup::Tunnel;
 
@@ -58,7 +59,7 @@ pub fn vtep_mac(node: Ipv4Addr) -> Mac {
 }
 
 /// Works it out.
-pub fn plan<'a>(nodes: impl Iterator<Item = &'a Node>, local: &Local) -> Plan {
+pub fn plan<'a>(nodes: impl Iterator<Item = &'a Node>, local: &Local, paths: &Paths) -> Plan {
     let mut plan = Plan::default();
     for node in nodes {
         let name = &node.metadata.name;
@@ -71,7 +72,7 @@ pub fn plan<'a>(nodes: impl Iterator<Item = &'a Node>, local: &Local) -> Plan {
         // A node that has only just joined has no range yet.
         let (Some(ip), Some(pods)) = (node.internal_ip(), node.pod_cidr()) else { continue };
         match way(ip.into(), local) {
-            Ok(tunnel) => plan.add_peer(ip, ip.into(), pods.trunc().into(), tunnel, local),
+            Ok(tunnel) => plan.add_peer(ip, ip.into(), pods.trunc().into(), tunnel, (local, paths)),
             Err(reason) => {
                 plan.unreachable.insert(name.clone(), reason);
                 continue;
@@ -84,7 +85,9 @@ pub fn plan<'a>(nodes: impl Iterator<Item = &'a Node>, local: &Local) -> Plan {
             _ => (None, tunnel(ip.into(), local)),
         };
         match tunnel {
-            Ok(tunnel) => plan.add_peer(ip, ip6.map_or(ip.into(), IpAddr::V6), pods6.trunc().into(), tunnel, local),
+            Ok(tunnel) => {
+                plan.add_peer(ip, ip6.map_or(ip.into(), IpAddr::V6), pods6.trunc().into(), tunnel, (local, paths))
+            }
             Err(reason) => {
                 plan.unreachable.insert(name.clone(), format!("by IPv6: {reason}"));
             }
@@ -119,12 +122,21 @@ fn tunnel(ip: IpAddr, local: &Local) -> Result<Option<u32>, String> {
 
 impl Plan {
     /// `ip` is the node's address at the end of the tunnel, `neighbour` that of the pods' family if it has one.
-    fn add_peer(&mut self, ip: Ipv4Addr, neighbour: IpAddr, pods: IpNet, tunnel: Option<u32>, local: &Local) {
+    fn add_peer(
+        &mut self,
+        ip: Ipv4Addr,
+        neighbour: IpAddr,
+        pods: IpNet,
+        tunnel: Option<u32>,
+        (local, paths): (&Local, &Paths),
+    ) {
         let (flags, node) = match tunnel {
             Some(_) => (peer_flags::TUNNEL, ip.into()),
             None => (0, neighbour),
         };
-        let peer = PeerEntry(Peer { node: node.into(), flags, vtep_mac: vtep_mac(ip), padding: [0; 2] });
+        // Both families take the same path.
+        let mtu = mtu::limit(paths, ip, tunnel.is_some());
+        let peer = PeerEntry(Peer { node: node.into(), flags, vtep_mac: vtep_mac(ip), mtu });
         let offset = if matches!(pods, IpNet::V4(_)) { V4_PREFIX } else { 0 };
         self.peers.insert((pods.network().into(), offset + u32::from(pods.prefix_len())), peer);
         let source = match pods {

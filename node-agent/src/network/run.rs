@@ -15,6 +15,7 @@ use super::alive::watch_over;
 use super::announce::{Groups, gratuitous_arp, unsolicited_advertisement};
 use super::handover::{Past, former_owners};
 use super::load_balancer::owners;
+use super::mtu;
 use super::nodes::Node;
 use super::peers::{Local, Plan, plan};
 use super::setup::PeerMaps;
@@ -28,7 +29,8 @@ use crate::proxy::LoadBalancerAddresses;
 const RETRY: Duration = Duration::from_secs(2);
 const COMPARE: Duration = Duration::from_secs(60);
 
-/// Runs until `cancel`. What is in the kernel stays there. `ready` is told which other nodes are ready.
+/// Runs until `cancel`. What is in the kernel stays there. `ready` is told which other nodes are ready, `small_path` what
+/// is wrong if large packets do not get to one.
 #[expect(clippy::too_many_arguments, reason = "one caller, and each is another part of the agent")]
 pub async fn run(
     local: Local,
@@ -38,6 +40,7 @@ pub async fn run(
     maps: PeerMaps,
     mut addresses: watch::Receiver<Option<LoadBalancerAddresses>>,
     ready: watch::Sender<Nodes>,
+    small_path: watch::Sender<Option<String>>,
     cancel: CancellationToken,
 ) {
     let (sender, mut changes) = mpsc::channel(256);
@@ -50,10 +53,15 @@ pub async fn run(
         known: BTreeSet::new(),
         owners: BTreeMap::new(),
         groups: Groups::default(),
+        paths: mtu::Paths::new(),
     };
     let (others, heeded) = watch::channel(BTreeSet::new());
     let (silence, mut silent) = watch::channel(BTreeSet::new());
     let watching = watch_over(peers.local.address, heeded, silence);
+    let (everybody, all_others) = watch::channel(BTreeSet::new());
+    let (measured, mut paths) = watch::channel(mtu::Paths::new());
+    let link = peers.uplink.mtu;
+    let measuring = mtu::watch_over(peers.local.address, link, all_others, measured);
     let work = async {
         let mut listed = false;
         let mut wait = COMPARE;
@@ -70,21 +78,20 @@ pub async fn run(
                 }
                 changed = addresses.changed() => if changed.is_err() { return },
                 changed = silent.changed() => if changed.is_err() { return },
+                changed = paths.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
             }
             if !listed {
                 continue;
             }
             peers.tell_ready(&ready);
+            peers.tell_others(&everybody);
+            peers.paths = paths.borrow_and_update().clone();
+            tell(&small_path, mtu::problem(&peers.paths, link));
             let wanted = addresses.borrow_and_update().clone();
             // Where there are no addresses to answer for, there is nothing to say.
             let nothing = wanted.as_ref().is_none_or(BTreeMap::is_empty);
-            let heeded = if nothing { BTreeSet::new() } else { peers.other_addresses() };
-            others.send_if_modified(|known| {
-                let changed = *known != heeded;
-                *known = heeded;
-                changed
-            });
+            tell(&others, if nothing { BTreeSet::new() } else { peers.other_addresses() });
             let silent = silent.borrow_and_update().clone();
             // Until the addresses are known, what an agent before this one answered for stays.
             wait = match peers.update(wanted.as_ref(), &silent) {
@@ -102,6 +109,7 @@ pub async fn run(
         () = work => {}
         () = watcher => {}
         () = watching => {}
+        () = measuring => {}
     }
 }
 
@@ -111,6 +119,15 @@ enum Failure {
     Netlink(#[from] xebec_cni::netlink::Error),
     #[error(transparent)]
     Maps(#[from] xebec_ebpf_loader::Error),
+}
+
+/// Sends what is news.
+fn tell<T: PartialEq>(whom: &watch::Sender<T>, now: T) {
+    whom.send_if_modified(|known| {
+        let changed = *known != now;
+        *known = now;
+        changed
+    });
 }
 
 struct Peers {
@@ -124,6 +141,8 @@ struct Peers {
     owners: BTreeMap<IpAddr, String>,
     /// Groups of the link that neighbours' solicitations for these addresses go to: the uplink's card must let them in.
     groups: Groups,
+    /// Which of the other nodes only smaller packets get to.
+    paths: mtu::Paths,
 }
 
 impl Peers {
@@ -139,12 +158,12 @@ impl Peers {
 
     fn tell_ready(&self, ready: &watch::Sender<Nodes>) {
         let others = self.nodes.values().filter(|node| node.is_ready() && node.metadata.name != self.local.name);
-        let now: Nodes = others.filter_map(|node| Some((node.metadata.name.clone(), node.agent()?))).collect();
-        ready.send_if_modified(|known| {
-            let changed = *known != now;
-            *known = now;
-            changed
-        });
+        tell(ready, others.filter_map(|node| Some((node.metadata.name.clone(), node.agent()?))).collect());
+    }
+
+    fn tell_others(&self, others: &watch::Sender<BTreeSet<Ipv4Addr>>) {
+        let all = self.nodes.values().filter(|node| node.metadata.name != self.local.name);
+        tell(others, all.filter_map(|node| node.internal_ip()).collect());
     }
 
     /// The addresses of the other nodes that may answer for load balancer addresses.
@@ -158,7 +177,7 @@ impl Peers {
         addresses: Option<&LoadBalancerAddresses>,
         silent: &BTreeSet<Ipv4Addr>,
     ) -> Result<(), Failure> {
-        let wanted = plan(self.nodes.values().map(|node| &**node), &self.local);
+        let wanted = plan(self.nodes.values().map(|node| &**node), &self.local, &self.paths);
         for (node, reason) in &wanted.unreachable {
             if self.known.insert(node.clone()) {
                 tracing::warn!(%node, %reason, "a node's pods cannot be reached");

@@ -30,7 +30,7 @@ const VXLAN_PORT: u16 = 4_789;
 /// The one network in it.
 const VNI: u32 = 7_653;
 /// Outer Ethernet excluded: IP, UDP, VXLAN and the inner Ethernet header.
-const VXLAN_OVERHEAD: u32 = 20 + 8 + 8 + 14;
+pub const VXLAN_OVERHEAD: u32 = 20 + 8 + 8 + 14;
 /// Ports for source NAT: apart from NodePorts (30000 to 32767) and from Linux's range for outgoing sockets (32768 to
 /// 60999), so that no socket of the node's own can have the tuple.
 const NAT_PORTS: [u16; 2] = [10_240, 29_999];

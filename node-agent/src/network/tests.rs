@@ -6,6 +6,7 @@ use serde_json::json;
 use xebec_ebpf_loader::layout::{Addr, node_address_flags, peer_flags};
 
 use super::load_balancer::owners;
+use super::mtu::Paths;
 use super::nodes::{EXCLUDE_LABEL, Node};
 use super::peers::{Local, plan};
 use super::setup::Tunnel;
@@ -45,7 +46,7 @@ fn nodes() -> [Node; 3] {
 
 #[test]
 fn neighbours_are_routed_and_others_tunnelled() {
-    let plan = plan(nodes().iter(), &local(Tunnel::Auto));
+    let plan = plan(nodes().iter(), &local(Tunnel::Auto), &Paths::new());
     let routes: Vec<_> = plan.routes.iter().map(|r| (r.destination.to_string(), r.gateway, r.interface)).collect();
     assert_eq!(
         routes,
@@ -92,7 +93,8 @@ fn the_second_family_has_routes_of_its_own_and_the_same_tunnel() {
     let mut local = local(Tunnel::Auto);
     local.address6 = Some("fd00:172::11".parse().unwrap());
     local.on_link.push("fd00:172::/64".parse().unwrap());
-    let result = plan(nodes.iter(), &local);
+    let paths = ["172.30.0.12", "172.31.0.13"].map(|node| (node.parse().unwrap(), 1_400));
+    let result = plan(nodes.iter(), &local, &Paths::from(paths));
     let of = |text: &str| text.parse::<IpAddr>().unwrap();
     let routes: Vec<_> = result
         .routes
@@ -112,6 +114,9 @@ fn the_second_family_has_routes_of_its_own_and_the_same_tunnel() {
     );
     let peer = |net: &str, length| result.peers[&(Addr::from(of(net)), length)].0;
     assert_eq!((peer("fd00:10:244:2::", 64).node.to_ip(), peer("fd00:10:244:2::", 64).flags), (of("fd00:172::12"), 0));
+    let mtus = [("fd00:10:244:2::", 64), ("fd00:10:244:3::", 64), ("fd00:173::13", 128), ("fd00:10:244:4::", 64)]
+        .map(|(net, length)| peer(net, length).mtu);
+    assert_eq!(mtus, [1_400, 1_350, 1_350, 0], "both families take the same path");
     for (net, length, node) in [
         ("fd00:10:244:3::", 64, "172.31.0.13"),
         ("fd00:173::13", 128, "172.31.0.13"),
@@ -124,20 +129,24 @@ fn the_second_family_has_routes_of_its_own_and_the_same_tunnel() {
 
 #[test]
 fn the_tunnel_can_be_forced_or_forbidden() {
-    let always = plan(nodes().iter(), &local(Tunnel::Always));
+    let always = plan(nodes().iter(), &local(Tunnel::Always), &Paths::new());
     assert!(always.routes.iter().all(|route| route.interface == 3));
-    let never = plan(nodes().iter(), &local(Tunnel::Never));
+    let never = plan(nodes().iter(), &local(Tunnel::Never), &Paths::new());
     assert_eq!(never.routes.len(), 1);
     assert!(never.unreachable["n3"].contains("tunnel"));
     let without = Local { vxlan: None, ..local(Tunnel::Auto) };
-    let plan = plan(nodes().iter(), &without);
+    let plan = plan(nodes().iter(), &without, &Paths::new());
     assert_eq!(plan.routes.len(), 1);
     assert!(plan.unreachable["n3"].contains("VXLAN"));
 }
 
 #[test]
 fn a_node_without_range_or_address_is_left_out() {
-    let plan = plan([node("n2", "172.30.0.12", ""), node("n3", "", "10.244.3.0/24")].iter(), &local(Tunnel::Auto));
+    let plan = plan(
+        [node("n2", "172.30.0.12", ""), node("n3", "", "10.244.3.0/24")].iter(),
+        &local(Tunnel::Auto),
+        &Paths::new(),
+    );
     assert!(plan.routes.is_empty() && plan.peers.is_empty());
     assert_eq!(plan.node_addresses.len(), 2);
 }

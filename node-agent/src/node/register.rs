@@ -139,12 +139,14 @@ pub struct Problems {
     pub services: watch::Receiver<Option<String>>,
     /// Why flows may be forgotten.
     pub flows: watch::Receiver<Option<String>>,
+    /// Why large packets do not get to other nodes.
+    pub paths: watch::Receiver<Option<String>>,
 }
 
 impl Problems {
     /// Waits for news.
     async fn changed(&mut self) {
-        let Self { network, services, flows } = self;
+        let Self { network, services, flows, paths } = self;
         // Who is gone has no more news.
         async fn news(of: &mut watch::Receiver<Option<String>>) {
             if of.changed().await.is_err() {
@@ -156,6 +158,7 @@ impl Problems {
             () = news(network) => {}
             () = news(services) => {}
             () = news(flows) => {}
+            () = news(paths) => {}
         }
     }
 }
@@ -185,6 +188,7 @@ pub async fn run(
             observed.network_problem = problems.network.borrow_and_update().clone();
             observed.service_problem = problems.services.borrow_and_update().clone();
             observed.flow_problem = problems.flows.borrow_and_update().clone();
+            observed.path_problem = problems.paths.borrow_and_update().clone();
             if round % IMAGE_ROUNDS == 0 {
                 observed.images = images.images().await.unwrap_or_default();
             }
@@ -252,6 +256,8 @@ impl Reporter {
                 ("DiskPressure", true) => "NodeHasDiskPressure",
                 ("PIDPressure", false) => "NodeHasSufficientPID",
                 ("PIDPressure", true) => "NodeHasInsufficientPID",
+                ("PathMTUReduced", false) => "NodeHasFullSizePaths",
+                ("PathMTUReduced", true) => "NodeHasSmallPaths",
                 ("FlowTablePressure", false) => "NodeHasRoomForFlows",
                 ("FlowTablePressure", true) => "NodeHasNoRoomForFlows",
                 (_, false) => "NodeHasAllServices",

@@ -39,6 +39,8 @@ pub struct Observed {
     pub service_problem: Option<String>,
     /// Why flows may be forgotten, if so.
     pub flow_problem: Option<String>,
+    /// Why large packets do not get to other nodes, if so.
+    pub path_problem: Option<String>,
     /// Names and sizes of the images, the largest first.
     pub images: Vec<(Vec<String>, u64)>,
 }
@@ -118,6 +120,12 @@ pub fn conditions(observed: &Observed) -> Vec<Condition> {
             observed.flow_problem.as_ref(),
             ("FlowTableFull", "the table of flows through the node is full"),
             ("FlowTableHasRoom", "the table of flows through the node has room"),
+        ),
+        own(
+            "PathMTUReduced",
+            observed.path_problem.as_ref(),
+            ("PathSmallerThanLink", "packets of full size do not get to every node"),
+            ("PathsCarryFullSize", "packets of full size get to every node"),
         ),
         ready,
     ]
@@ -230,6 +238,6 @@ mod tests {
         assert_eq!(status["status"]["allocatable"]["cpu"], "1500m");
         assert_eq!(status["status"]["capacity"]["cpu"], "2");
         assert_eq!(status["status"]["allocatable"]["memory"], "2097152Ki");
-        assert_eq!(status["status"]["conditions"].as_array().unwrap().len(), 6);
+        assert_eq!(status["status"]["conditions"].as_array().unwrap().len(), 7);
     }
 }

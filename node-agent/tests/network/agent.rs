@@ -178,6 +178,7 @@ async fn serve(config: NetworkConfig, api: Api, pod_namespaces: PathBuf) {
         cancel.clone(),
     ));
     let (ready_nodes, _) = watch::channel(BTreeMap::new());
+    let (small_path, path_problem) = watch::channel(None);
     tokio::spawn(network::run::run(
         network.local,
         network.uplink,
@@ -186,6 +187,7 @@ async fn serve(config: NetworkConfig, api: Api, pod_namespaces: PathBuf) {
         network.peers,
         wanted,
         ready_nodes,
+        small_path,
         cancel.clone(),
     ));
     let (policy_maps, questions) = network.policy;
@@ -228,6 +230,7 @@ async fn serve(config: NetworkConfig, api: Api, pod_namespaces: PathBuf) {
                 Ok(addresses) => json!({ "address": addresses.0[0].to_string(), "addresses": addresses.0 }),
                 Err(error) => json!({ "error": error.to_string() }),
             },
+            "path problem" => json!({ "problem": *path_problem.borrow() }),
             "teardown" => match network.pods.teardown(&pod(&text("uid")), &PathBuf::from("/")).await {
                 Ok(()) => json!({}),
                 Err(error) => json!({ "error": error.to_string() }),

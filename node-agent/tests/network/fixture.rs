@@ -639,6 +639,16 @@ impl Cluster {
             .unwrap_or_default()
     }
 
+    /// Has the link between a node and the others carry no more than this, and say nothing of it.
+    pub fn narrow(&self, node: &str, mtu: u32) {
+        self.fabric.ip(&format!("link set {node} mtu {mtu}"));
+    }
+
+    /// What a node's agent says of the paths to others.
+    pub fn path_problem(&mut self, node: &str) -> Option<String> {
+        self.order(node, &json!({ "do": "path problem" }))["problem"].as_str().map(str::to_owned)
+    }
+
     /// The client asks for everybody's MAC anew.
     pub fn forget_neighbours(&self) {
         self.client.namespace.ip("neighbour flush all");

@@ -13,6 +13,7 @@
 mod agent;
 mod dual_stack;
 mod fixture;
+mod mtu;
 mod outage;
 mod policy;
 mod services;

@@ -62,7 +62,7 @@ fn world() -> World {
     maps.local_pods.insert(&addr(OTHER_POD), &LocalPod { ifindex: 99, ..pod }).unwrap();
     maps.node_addresses.insert(&addr(NODE), &node_address_flags::LOCAL).unwrap();
     maps.node_addresses.insert(&addr(PEER), &node_address_flags::PEER).unwrap();
-    let peer = |node: Addr, flags| Peer { node, flags, vtep_mac: [9; 6], padding: [0; 2] };
+    let peer = |node: Addr, flags| Peer { node, flags, vtep_mac: [9; 6], mtu: 0 };
     maps.peers.insert(addr(host(0x244, 2, 0)), 64, &peer(addr(PEER), 0)).unwrap();
     // Behind the tunnel, which is one of IPv4.
     maps.peers.insert(addr(host(0x244, 3, 0)), 64, &peer(FAR_PEER.into(), peer_flags::TUNNEL)).unwrap();
@@ -268,8 +268,14 @@ fn a_pod_reaches_its_neighbour_other_nodes_and_nothing_under_a_false_name() {
         let (verdict, out) = run(&world, "pod_egress", &Frame6::new(POD, dst, L4::syn(50_000, 80)));
         assert_eq!((verdict, out.hop_limit), (REDIRECT, 63));
     }
+    // Too large for the tunnel: whole, or as the first of several fragments.
     let large = Frame6::new(POD, FAR_POD, L4::udp(50_000, 80).with_payload(1_440));
-    assert_eq!(run(&world, "pod_egress", &large), (OK, large.clone()), "the kernel says \"packet too big\"");
+    for large in [large.clone(), large.with(fragment(0, true, 7))] {
+        let (verdict, told) = run(&world, "pod_egress", &large);
+        assert_eq!((verdict, told.src, told.dst), (REDIRECT, FAR_POD, POD));
+        let L4::Icmp { kind: 2, code: 0, id: 0, sequence: 1_450, body } = &told.l4 else { panic!("{told:?}") };
+        assert_eq!(body[..], large.bytes()[14..14 + 60]);
+    }
     for dst in [OUTSIDE, NODE, host(0x244, 9, 9)] {
         let frame = Frame6::new(POD, dst, L4::syn(50_000, 80));
         assert_eq!(run(&world, "pod_egress", &frame), (OK, frame.clone()));

@@ -233,7 +233,7 @@ mod tests {
             let [10, net @ (2 | 3), ..] = octets(addr) else { return None };
             let flags = if net == 3 { peer_flags::TUNNEL } else { 0 };
             let node = std::net::Ipv4Addr::new(172, 16, 0, net).into();
-            Some(Peer { node, flags, vtep_mac: [0; 6], padding: [0; 2] })
+            Some(Peer { node, flags, vtep_mac: [0; 6], mtu: 0 })
         }
         fn uplink(&self) -> u32 {
             2
