@@ -6,6 +6,7 @@
 mod admission;
 mod api;
 mod apply;
+mod autoscaling;
 mod config;
 mod controllers;
 mod crds;
@@ -20,6 +21,7 @@ mod policy;
 mod services;
 mod sight;
 mod soak;
+mod storage;
 mod webhooks;
 mod workloads;
 
@@ -61,6 +63,8 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
             who_a_container_is, pods_that_the_node_refuses, names_and_last_words, sidecars_start_first_and_stop_last,
         },
         controllers::{a_stateful_set_lives, a_daemon_set_lives, a_cron_job_runs},
+        storage::{a_stateful_set_keeps_its_data, a_volume_is_found},
+        autoscaling::{busy_pods_become_more},
         webhooks::{a_webhook_in_a_pod},
         api::{
             verbs, tables, watching, wrong_input_is_refused, namespaces_go_with_their_contents,
