@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::claim::{self, claim, pod_from_template};
 use crate::context::Context;
 use crate::runtime::kind;
-use crate::runtime::meta::{Condition, Key, condition, condition_is_true, seconds};
+use crate::runtime::meta::{Condition, Key, Meta, condition, condition_is_true, seconds};
 use crate::runtime::plan::{Action, Note, Plan, Report, Write};
 use crate::runtime::{Controller, Keys, SyncError};
 use crate::views::{Job, JobStatus, Pod, Uncounted};
@@ -27,6 +27,8 @@ use indexes::Indexes;
 
 /// What holds a pod until it is counted.
 const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
+/// The name in the key of a namespace's orphans: no job has it.
+const NO_JOB: &str = "";
 /// Pods that are counted in one go.
 const COUNT_LIMIT: usize = 500;
 /// Pods that run at once, at most.
@@ -53,6 +55,19 @@ struct Pods<'a> {
 
 fn is_held(pod: &Pod) -> bool {
     pod.metadata.finalizers.iter().any(|f| f == FINALIZER)
+}
+
+fn selects(job: &Job, pod: &Meta) -> bool {
+    !job.spec.selector.is_empty() && job.spec.selector.matches(&pod.labels)
+}
+
+/// Whether a pod is held although no job of its namespace is going to count it: its job is gone, or has let go of it.
+fn is_orphan(pod: &Pod, jobs: &[Arc<Job>]) -> bool {
+    is_held(pod)
+        && match pod.metadata.controller() {
+            Some(owner) => owner.kind == "Job" && !jobs.iter().any(|job| job.metadata.uid == owner.uid),
+            None => !jobs.iter().any(|job| !job.metadata.is_terminating() && selects(job, &pod.metadata)),
+        }
 }
 
 impl<'a> Pods<'a> {
@@ -451,20 +466,22 @@ impl Jobs {
         let queue = Arc::<Keys>::default();
         let keys = queue.clone();
         cx.caches.jobs.on_change(move |change| keys.add(change.latest().metadata.key()));
-        claim::follow(&cx.caches.jobs, &cx.caches.pods, &queue, |job: &Job, pod| {
-            !job.spec.selector.is_empty() && job.spec.selector.matches(&pod.labels)
+        claim::follow(&cx.caches.jobs, &cx.caches.pods, &queue, selects);
+        let (keys, jobs) = (queue.clone(), cx.caches.jobs.clone());
+        cx.caches.pods.on_change(move |change| {
+            let pod = change.latest();
+            if is_orphan(pod, &jobs.in_namespace(&pod.metadata.namespace)) {
+                keys.add(Key::new(&pod.metadata.namespace, NO_JOB));
+            }
         });
         Arc::new(Self { cx: cx.of("job-controller"), queue })
     }
 
-    /// Pods of a job that is gone must not be held for it.
-    async fn let_go_of_orphans(&self, key: &Key) -> Result<(), SyncError> {
+    async fn let_go_of_orphans(&self, namespace: &str) -> Result<(), SyncError> {
+        let caches = &self.cx.caches;
+        let (jobs, pods) = (caches.jobs.in_namespace(namespace), caches.pods.in_namespace(namespace));
         let mut plan = Plan::nothing();
-        let orphans =
-            self.cx.caches.pods.in_namespace(&key.namespace).into_iter().filter(|p| {
-                is_held(p) && p.metadata.controller().is_none_or(|o| o.kind == "Job" && o.name == key.name)
-            });
-        plan.step(orphans.map(|p| let_go(&p)).collect());
+        plan.step(pods.iter().filter(|pod| is_orphan(pod, &jobs)).map(|pod| let_go(pod)).collect());
         Ok(self.cx.execute(plan).await?)
     }
 }
@@ -485,7 +502,7 @@ impl Controller for Jobs {
 
     async fn sync(&self, key: &Key) -> Result<Option<Duration>, SyncError> {
         let Some(job) = self.cx.caches.jobs.get(key) else {
-            self.let_go_of_orphans(key).await?;
+            self.let_go_of_orphans(&key.namespace).await?;
             return Ok(None);
         };
         let pods = claim::candidates(&self.cx.caches.pods, &job.metadata, &job.spec.selector);
