@@ -23,8 +23,9 @@ pub const TOOLS: &str = "xebec.local/tools:1";
 /// What went wrong, for the test's report.
 pub type Result<T = ()> = std::result::Result<T, String>;
 
-/// A running three-node cluster; gone when dropped.
+/// A running cluster, mostly the one of three nodes that tests share; gone when dropped.
 pub struct Cluster {
+    name: String,
     xebec: PathBuf,
     kubectl: PathBuf,
     kubeconfig: PathBuf,
@@ -42,17 +43,27 @@ pub struct Printed {
 impl Cluster {
     /// Starts it, from nothing: what an earlier run may have left behind is taken down first.
     pub fn start() -> Result<Self> {
+        Self::start_as(NAME.clone(), &["--nodes", "3"])
+    }
+
+    /// Starts one beside the shared one, for tests that need other arguments.
+    pub fn beside(suffix: &str, args: &[&str]) -> Result<Self> {
+        Self::start_as(format!("{}-{suffix}", *NAME), args)
+    }
+
+    fn start_as(name: String, args: &[&str]) -> Result<Self> {
         let xebec = PathBuf::from(env!("CARGO_BIN_EXE_xebec"));
         let mut cluster = Self {
+            name,
             xebec,
             kubectl: kubectl_path()?,
             kubeconfig: PathBuf::new(),
             kubectl_cache: tempfile::tempdir().map_err(|e| format!("a temporary directory: {e}"))?,
             namespaces: AtomicU32::new(0),
         };
-        cluster.xebec(&["down", "--name", &NAME])?.ok("down")?;
-        cluster.xebec(&["up", "--nodes", "3", "--name", &NAME])?.ok("up")?;
-        let path = cluster.xebec(&["kubeconfig", "--name", &NAME])?.ok("kubeconfig")?;
+        cluster.xebec(&["down", "--name", &cluster.name])?.ok("down")?;
+        cluster.xebec(&[&["up", "--name", &cluster.name], args].concat())?.ok("up")?;
+        let path = cluster.xebec(&["kubeconfig", "--name", &cluster.name])?.ok("kubeconfig")?;
         cluster.kubeconfig = path.trim().into();
         cluster.load(&tools_image()?)?;
         Ok(cluster)
@@ -65,27 +76,27 @@ impl Cluster {
 
     /// Loads an image's archive into every node.
     pub fn load(&self, archive: &std::path::Path) -> Result {
-        self.xebec(&["image", "load", &archive.to_string_lossy(), "--name", &NAME])?.ok("image load").map(drop)
+        self.xebec(&["image", "load", &archive.to_string_lossy(), "--name", &self.name])?.ok("image load").map(drop)
     }
 
     /// Where the nodes and the server log.
     pub fn logs(&self) -> PathBuf {
-        PathBuf::from("/var/lib/xebec").join(&*NAME).join("logs")
+        PathBuf::from("/var/lib/xebec").join(&self.name).join("logs")
     }
 
     /// `xebec up` of the running cluster, with further arguments.
     pub fn up(&self, args: &[&str]) -> Result {
-        self.xebec(&[&["up", "--name", &NAME, "--no-context"], args].concat())?.ok("up").map(drop)
+        self.xebec(&[&["up", "--name", &self.name, "--no-context"], args].concat())?.ok("up").map(drop)
     }
 
     /// Runs `xebec` with these arguments and the cluster's name.
     pub fn xebec_named(&self, args: &[&str]) -> Result<Printed> {
-        run(Command::new(&self.xebec).args(args).args(["--name", &NAME]), None)
+        run(Command::new(&self.xebec).args(args).args(["--name", self.name.as_str()]), None)
     }
 
     /// Starts `xebec` with these arguments and the cluster's name, and lets it run; killed when dropped.
     pub fn start_xebec(&self, args: &[&str]) -> Result<Lines> {
-        let mut running = start(Command::new(&self.xebec).args(args).args(["--name", &NAME]))?;
+        let mut running = start(Command::new(&self.xebec).args(args).args(["--name", self.name.as_str()]))?;
         let output = running.0.stdout.take().ok_or("no output")?;
         let (sender, lines) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -100,19 +111,19 @@ impl Cluster {
 
     /// Runs a command on a node.
     pub fn on_node(&self, node: &str, command: &[&str]) -> Result<Printed> {
-        let mut args = vec!["exec", "--name", &NAME, node, "--"];
+        let mut args = vec!["exec", "--name", &self.name, node, "--"];
         args.extend(command);
         self.xebec(&args)
     }
 
     /// Starts a command on a node and lets it run; killed when dropped.
     pub fn start_on_node(&self, node: &str, command: &[&str]) -> Result<Running> {
-        start(Command::new(&self.xebec).args(["exec", "--name", &NAME, node, "--"]).args(command))
+        start(Command::new(&self.xebec).args(["exec", "--name", &self.name, node, "--"]).args(command))
     }
 
     /// A node's name, from 1.
     pub fn node(&self, number: u32) -> String {
-        format!("{}-{number}", *NAME)
+        format!("{}-{number}", self.name)
     }
 
     pub fn kubeconfig(&self) -> &std::path::Path {
@@ -122,7 +133,7 @@ impl Cluster {
     /// The process of a component: the server, or process 1 of a node.
     pub fn pid(&self, component: &str) -> Result<u32> {
         // It fails while a node is not ready, and says the same.
-        let status = json(&self.xebec(&["status", "--json", "--name", &NAME])?.out)?;
+        let status = json(&self.xebec(&["status", "--json", "--name", &self.name])?.out)?;
         let components = status[0]["components"].as_array().cloned().unwrap_or_default();
         let found = components.iter().find(|c| c["name"] == component).and_then(|c| c["pid"].as_u64());
         found.and_then(|pid| u32::try_from(pid).ok()).ok_or_else(|| format!("{component} does not run: {status}"))
@@ -160,7 +171,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if let Err(error) = self.xebec(&["down", "--name", &NAME]).and_then(|p| p.ok("down")) {
+        if let Err(error) = self.xebec(&["down", "--name", &self.name]).and_then(|p| p.ok("down")) {
             eprintln!("taking the cluster down: {error}");
         }
     }

@@ -12,6 +12,7 @@ mod controllers;
 mod crds;
 mod debug;
 mod drain;
+mod dual_stack;
 mod harness;
 mod helm;
 mod nodes;
@@ -83,6 +84,7 @@ fn one_by_one() -> Vec<(&'static str, Test)> {
         drain::{no_request_is_lost},
         outage::{connections_outlive_agents_and_the_server},
         soak::{nothing_is_left},
+        dual_stack::{pods_and_services_have_both_families},
         nodes::{
             pods_are_placed, cordon_taint_and_drain, the_agent_comes_back, containerd_comes_back,
             the_server_comes_back, a_node_crashes_and_comes_back, pods_leave_a_dead_node,
