@@ -76,25 +76,26 @@ async fn ask_and_listen(
     let pace = pace(nodes.len());
     let mut ticks = interval(pace);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last_tick = Instant::now();
+    heard.last_look = Some(Instant::now());
     let mut buffer = [0; 64];
     loop {
-        tokio::select! {
+        let received = tokio::select! {
             biased;
-            received = socket.recv_from(&mut buffer) => heard.take(received, &buffer, nodes, Instant::now()),
-            now = ticks.tick() => {
-                // If it was us who were held up, the others' answers may still be on their way.
-                if now.duration_since(last_tick) > pace * 2 {
-                    heard.forgive(now);
-                }
-                last_tick = now;
+            received = socket.recv_from(&mut buffer) => Some(received),
+            _ = ticks.tick() => None,
+        };
+        let now = Instant::now();
+        heard.forgive_own_absence(now, pace);
+        match received {
+            Some(received) => heard.take(received, &buffer, nodes, now),
+            None => {
                 for node in nodes {
                     // A node that cannot be reached is what this is about.
                     let _ = socket.try_send_to(&ALIVE_QUESTION, SocketAddr::from((*node, ALIVE_PORT)));
                 }
             }
         }
-        let now_silent = heard.silent(Instant::now(), pace * MISSED);
+        let now_silent = heard.silent(now, pace * MISSED);
         silent.send_if_modified(|known| {
             let changed = *known != now_silent;
             for node in now_silent.difference(known) {
@@ -108,11 +109,15 @@ async fn ask_and_listen(
 
 /// When each node was heard last.
 #[derive(Debug, Default)]
-struct Heard(BTreeMap<Ipv4Addr, Instant>);
+struct Heard {
+    at: BTreeMap<Ipv4Addr, Instant>,
+    /// When answers were last looked for.
+    last_look: Option<Instant>,
+}
 
 impl Heard {
     fn keep(&mut self, nodes: &BTreeSet<Ipv4Addr>) {
-        self.0.retain(|node, _| nodes.contains(node));
+        self.at.retain(|node, _| nodes.contains(node));
     }
 
     fn take(
@@ -129,17 +134,21 @@ impl Heard {
             && from.port() == ALIVE_PORT
             && buffer.get(..length) == Some(&ALIVE_QUESTION[..])
         {
-            self.0.insert(ip, now);
+            self.at.insert(ip, now);
         }
     }
 
-    /// Nobody has been silent until now.
-    fn forgive(&mut self, now: Instant) {
-        self.0.values_mut().for_each(|last| *last = now);
+    /// If it was this agent that was held up, nobody has been silent until now: nobody was asked, and of the answers to
+    /// the last questions only some may have been read yet.
+    fn forgive_own_absence(&mut self, now: Instant, pace: Duration) {
+        let last_look = self.last_look.replace(now);
+        if last_look.is_some_and(|last| now.duration_since(last) > pace * 2) {
+            self.at.values_mut().for_each(|last| *last = now);
+        }
     }
 
     fn silent(&self, now: Instant, patience: Duration) -> BTreeSet<Ipv4Addr> {
-        self.0.iter().filter(|(_, last)| now.duration_since(**last) > patience).map(|(node, _)| *node).collect()
+        self.at.iter().filter(|(_, last)| now.duration_since(**last) > patience).map(|(node, _)| *node).collect()
     }
 }
 
@@ -170,7 +179,32 @@ mod tests {
         assert_eq!(heard.silent(later, patience), BTreeSet::from([a]), "who was never heard is not silent");
         heard.take(answer(a), &ALIVE_QUESTION, &nodes, later);
         assert!(heard.silent(later, patience).is_empty());
-        heard.forgive(later + patience * 2);
-        assert!(heard.silent(later + patience * 3, patience).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_away_itself_takes_nobody_for_silent() {
+        let (a, b) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let nodes = BTreeSet::from([a, b]);
+        let answer = |from: Ipv4Addr| Ok((ALIVE_QUESTION.len(), SocketAddr::from((from, ALIVE_PORT))));
+        let patience = INTERVAL * MISSED;
+        let begin = Instant::now();
+        let mut heard = Heard { last_look: Some(begin), ..Heard::default() };
+        let mut look = |from: Option<Ipv4Addr>, at: Duration| {
+            heard.forgive_own_absence(begin + at, INTERVAL);
+            if let Some(from) = from {
+                heard.take(answer(from), &ALIVE_QUESTION, &nodes, begin + at);
+            }
+            heard.silent(begin + at, patience)
+        };
+        look(Some(a), Duration::ZERO);
+        look(Some(b), Duration::ZERO);
+        // Of two answers that came meanwhile, one is read before the other.
+        let away = patience * 2;
+        assert!(look(Some(a), away).is_empty(), "it was this agent that was away");
+        assert!(look(Some(b), away).is_empty());
+        for pace in 1..=MISSED {
+            assert!(look(Some(a), away + INTERVAL * pace).is_empty());
+        }
+        assert_eq!(look(Some(a), away + INTERVAL * (MISSED + 1)), BTreeSet::from([b]), "and this time it was not");
     }
 }
