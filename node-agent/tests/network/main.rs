@@ -11,6 +11,7 @@
 //! proxy against a made-up API, so that it can be killed.
 
 mod agent;
+mod changes;
 mod dual_stack;
 mod fixture;
 mod mtu;
