@@ -96,6 +96,20 @@ fn clients_are_served_as_the_service_says() {
         });
     }
 
+    // Endpoints that do not listen: what their kernels say reaches clients as the service's word.
+    for endpoint in &all {
+        let mut deaf = slice("web", &[*endpoint]);
+        deaf["ports"][1]["port"] = json!(9_999);
+        cluster.put("endpointslices", &deaf);
+        for (place, to) in [(&client, "172.30.0.11:30080"), (&client, "172.30.0.130:80"), (&b1, WEB)] {
+            eventually(&format!("a refusal by {endpoint:?} to {}", place.name), || match place.ask("udp", to) {
+                Err(error) if error.contains("refused") => Ok(()),
+                other => Err(format!("{other:?}")),
+            });
+        }
+    }
+    cluster.put("endpointslices", &slice("web", &all));
+
     // A port of the node for one pod.
     let pod = |phase: &str| {
         json!({
@@ -132,8 +146,10 @@ fn datagram_clients_move_when_their_endpoint_goes() {
     cluster.put("endpointslices", &slice("web", &all));
     ask_until(&b1, WEB, &["a1", "a2"]);
     let host = cluster.host("n1");
-    let mut sockets =
-        [b1.datagrams(WEB, true), b1.datagrams(WEB, false), host.datagrams(WEB, true), host.datagrams(WEB, false)];
+    let client = cluster.client();
+    let places = [(&b1, WEB), (&host, WEB), (&client, "172.30.0.11:30080"), (&client, "172.31.0.13:30080")];
+    let mut sockets: Vec<_> =
+        places.iter().flat_map(|(place, to)| [true, false].map(|connected| place.datagrams(to, connected))).collect();
     let first: Vec<String> = sockets.iter_mut().map(|socket| socket.ask()).collect();
     for (socket, first) in sockets.iter_mut().zip(&first) {
         assert!((0..5).all(|_| socket.ask() == *first), "a socket stays with its endpoint");
