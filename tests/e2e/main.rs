@@ -49,7 +49,7 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
             images_are_pulled,
         },
         services::{
-            cluster_ip, endpoints_follow_readiness, from_outside, no_packet_filter_rules, dns, pods_reach_pods,
+            cluster_ip, endpoints_by_hand, endpoints_follow_readiness, from_outside, no_packet_filter_rules, dns, pods_reach_pods,
             pods_reach_the_outside_as_their_node,
         },
         policy::{ingress_is_judged, egress_is_judged, drops_are_seen},

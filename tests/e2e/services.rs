@@ -121,6 +121,46 @@ pub fn cluster_ip(cluster: &Arc<Cluster>) -> Result {
     contains(&from_node, "web-")
 }
 
+/// A service without a selector leads to what the Endpoints of its name say.
+pub fn endpoints_by_hand(cluster: &Arc<Cluster>) -> Result {
+    let ns = cluster.namespace("by-hand")?;
+    ns.apply(&web("web", 2, ""))?;
+    ns.client("client", None)?;
+    ns.rolled_out("web")?;
+    let pods = names(&ns, "web")?;
+    let lead_to = |pod: &str| {
+        let ip = ns.field(&format!("pod/{pod}"), "{.status.podIP}")?;
+        ns.apply(&format!(
+            "apiVersion: v1
+kind: Service
+metadata: {{name: other}}
+spec: {{ports: [{{name: http, port: 80, targetPort: 8080}}]}}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {{name: other}}
+subsets: [{{addresses: [{{ip: {ip}}}], ports: [{{name: http, port: 8080}}]}}]
+"
+        ))
+    };
+    for pod in &pods {
+        lead_to(pod)?;
+        wait_until(&format!("the service leads to {pod}"), SOON, || {
+            Ok(get_from(&ns, "client", "http://other")? == *pod)
+        })?;
+    }
+    let slices = |output: &str| {
+        ns.kubectl(&["get", "endpointslices", "-l", "kubernetes.io/service-name=other", "-o", output])
+    };
+    let manager = slices("jsonpath={.items[*].metadata.labels.endpointslice\\.kubernetes\\.io/managed-by}")?;
+    same(manager.as_str(), "endpointslicemirroring-controller.k8s.io", "who manages the one slice")?;
+    ns.kubectl(&["delete", "service", "other"])?;
+    wait_until("the endpoints and their slices go with the service", SOON, || {
+        let endpoints = ns.kubectl(&["get", "endpoints", "--ignore-not-found", "-o", "name", "other"])?;
+        Ok(endpoints.is_empty() && slices("name")?.is_empty())
+    })
+}
+
 pub fn endpoints_follow_readiness(cluster: &Arc<Cluster>) -> Result {
     let ns = cluster.namespace("endpoints")?;
     ns.apply(&format!(

@@ -4,11 +4,12 @@
 mod legacy;
 mod slices;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::context::Context;
 use crate::runtime::cache::{BY_SERVICE, Change};
@@ -123,14 +124,25 @@ fn target_of(pod: &Pod) -> ObjectReference {
 pub struct EndpointsController {
     cx: Context,
     queue: Arc<Keys>,
+    /// Services that went and whose endpoints have not followed yet. Those of a service without a selector go too, but
+    /// only with it: who makes endpoints may do so before the service is there.
+    gone: Arc<Mutex<BTreeSet<Key>>>,
 }
 
 impl EndpointsController {
     /// Connects the controller to the caches.
     pub fn new(cx: &Context) -> Arc<Self> {
         let queue = Arc::<Keys>::default();
-        let keys = queue.clone();
-        cx.caches.services.on_change(move |change| keys.add(change.latest().metadata.key()));
+        let gone = Arc::<Mutex<BTreeSet<Key>>>::default();
+        let (keys, went) = (queue.clone(), gone.clone());
+        cx.caches.services.on_change(move |change| {
+            let key = change.latest().metadata.key();
+            match change {
+                Change::Removed(_) => went.lock().insert(key.clone()),
+                Change::Added(_) | Change::Updated(..) => went.lock().remove(&key),
+            };
+            keys.add(key);
+        });
         let (keys, services) = (queue.clone(), cx.caches.services.clone());
         cx.caches.pods.on_change(move |change: &Change<'_, Pod>| {
             let namespace = &change.latest().metadata.namespace;
@@ -166,7 +178,7 @@ impl EndpointsController {
                 services.list().iter().for_each(|s| keys.add(s.metadata.key()));
             }
         });
-        Arc::new(Self { cx: cx.of("endpoint-slice-controller"), queue })
+        Arc::new(Self { cx: cx.of("endpoint-slice-controller"), queue, gone })
     }
 }
 
@@ -192,10 +204,12 @@ impl Controller for EndpointsController {
         let Some(service) = caches.services.get(key) else {
             // Slices are the garbage collector's; endpoints have no owner.
             let mut plan = Plan::nothing();
-            if let Some(endpoints) = endpoints.filter(|e| legacy::is_ours(&e.metadata)) {
+            let gone = self.gone.lock().contains(key);
+            if let Some(endpoints) = endpoints.filter(|e| gone || legacy::is_ours(&e.metadata)) {
                 plan.act(Write::delete(&kind::ENDPOINTS, &endpoints.metadata).into());
             }
             self.cx.execute(plan).await?;
+            self.gone.lock().remove(key);
             return Ok(None);
         };
         let selector = LabelSelector::equalities(&service.spec.selector);

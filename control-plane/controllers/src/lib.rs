@@ -13,6 +13,7 @@ pub mod csr;
 pub mod daemon_set;
 pub mod deployment;
 pub mod disruption;
+pub mod endpoint_slice_mirroring;
 pub mod endpoints;
 pub mod expiry;
 pub mod gc;
@@ -126,6 +127,7 @@ pub async fn run_all(client: kube::Client, clock: Clock, random: Random, config:
     run!(job::Jobs::new(&cx));
     run!(cron_job::CronJobs::new(&cx));
     run!(endpoints::EndpointsController::new(&cx));
+    run!(endpoint_slice_mirroring::Mirroring::new(&cx));
     run!(service_cidr::Ranges::new(&cx));
     run!(service_cidr::Addresses::new(&cx));
     run!(service_cidr::Allocations::new(&cx));

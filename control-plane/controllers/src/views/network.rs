@@ -180,10 +180,13 @@ pub struct HintName {
 #[serde(default)]
 pub struct EndpointConditions {
     /// It serves and is not on its way out.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<bool>,
     /// It serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub serving: Option<bool>,
     /// It is on its way out.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub terminating: Option<bool>,
 }
 
