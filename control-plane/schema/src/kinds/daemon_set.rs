@@ -15,6 +15,7 @@ pub(super) const STRATEGY: Strategy = Strategy {
     prepare_update,
     validate,
     validate_update,
+    validate_status: |new, _| check_status(new),
     warnings: template_warnings,
     generation: true,
     ..PLAIN
@@ -75,6 +76,24 @@ fn validate(object: &Value) -> ErrorList {
     required_one_of(&mut errors, strategy, &path, "type", &["RollingUpdate", "OnDelete"]);
     if text(strategy, "type") == "RollingUpdate" {
         check_rolling(&mut errors, at(strategy, "rollingUpdate"), &path.child("rollingUpdate"));
+    }
+    errors
+}
+
+fn check_status(object: &Value) -> ErrorList {
+    let mut errors = Vec::new();
+    for key in [
+        "currentNumberScheduled",
+        "numberMisscheduled",
+        "desiredNumberScheduled",
+        "numberReady",
+        "observedGeneration",
+        "updatedNumberScheduled",
+        "numberAvailable",
+        "numberUnavailable",
+        "collisionCount",
+    ] {
+        not_negative(&mut errors, at(object, "status"), &Path::new("status"), key);
     }
     errors
 }

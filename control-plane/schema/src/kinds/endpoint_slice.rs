@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::checks::{
-    dns_label_problems, dns_subdomain_problems, immutable, in_range, qualified_name_problems, report, required_one_of,
+    dns_label_problems, dns_subdomain_problems, immutable, in_range, label_value_problems, qualified_name_problems,
+    report, required_one_of,
 };
 use super::endpoints::check_ip;
 use super::json::{at, default_text, default_to, has, list, list_mut, text};
@@ -67,9 +68,38 @@ fn check_endpoint(errors: &mut ErrorList, endpoint: &Value, kind: &str, path: &P
     if has(endpoint, "nodeName") {
         report(errors, &path.child("nodeName"), node, dns_subdomain_problems(node));
     }
+    for (key, problems) in HINTS {
+        check_hints(errors, list(endpoint, &format!("hints.{key}")), problems, &path.child("hints").child(key));
+    }
     if has(endpoint, "hostname") {
         let hostname = text(endpoint, "hostname");
         report(errors, &path.child("hostname"), hostname, dns_label_problems(hostname));
+    }
+}
+
+/// What is wrong with a name.
+type Problems = fn(&str) -> Vec<String>;
+
+/// Whom an endpoint may be meant for, and how they are called.
+const HINTS: [(&str, Problems); 2] = [("forZones", label_value_problems), ("forNodes", dns_subdomain_problems)];
+const MAX_HINTS: usize = 8;
+
+fn check_hints(errors: &mut ErrorList, hints: &[Value], problems: Problems, path: &Path) {
+    if hints.len() > MAX_HINTS {
+        errors.push(Error::too_many(path.clone(), hints.len(), MAX_HINTS));
+        return;
+    }
+    let mut names = BTreeSet::new();
+    for (index, hint) in hints.iter().enumerate() {
+        let path = path.index(index).child("name");
+        let Some(name) = hint.get("name").and_then(Value::as_str).filter(|name| !name.is_empty()) else {
+            errors.push(Error::required(path, ""));
+            continue;
+        };
+        if !names.insert(name) {
+            errors.push(Error::duplicate(path.clone(), name));
+        }
+        report(errors, &path, name, problems(name));
     }
 }
 

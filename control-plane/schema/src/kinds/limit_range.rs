@@ -63,9 +63,33 @@ fn validate(range: &Value) -> ErrorList {
                 }
             }
         }
+        let storage = |key: &str| at(item, key).get("storage").is_some();
+        if kind == "PersistentVolumeClaim" && !storage("min") && !storage("max") {
+            let detail = "either minimum or maximum storage value is required, but neither was provided";
+            errors.push(Error::required(path.child("limits"), detail));
+        }
         check_order(&mut errors, item, &path);
+        check_ratio(&mut errors, item, &path.child("maxLimitRequestRatio"));
     }
     errors
+}
+
+/// How far limit and request may be apart: never less than not at all, nor more than the bounds leave room for.
+fn check_ratio(errors: &mut ErrorList, item: &Value, path: &Path) {
+    for (name, value) in entries(item, "maxLimitRequestRatio") {
+        let Some(ratio) = Quantity::of_json(value) else { continue };
+        if ratio.nano() < 1_000_000_000 {
+            let detail = format!("ratio {ratio} is less than 1");
+            errors.push(Error::invalid(path.key(name), ratio.to_string(), detail));
+        }
+        let bound = |key: &str| at(item, key).get(name).and_then(Quantity::of_json).map(|q| q.nano() as f64);
+        if let (Some(min), Some(max)) = (bound("min").filter(|min| *min > 0.0), bound("max"))
+            && ratio.nano() as f64 / 1e9 > max / min
+        {
+            let detail = format!("ratio {ratio} is greater than max/min = {:.6}", max / min);
+            errors.push(Error::invalid(path.key(name), ratio.to_string(), detail));
+        }
+    }
 }
 
 /// Each resource: min <= defaultRequest <= default <= max. With each pair: who is blamed, whose value is shown, and

@@ -17,7 +17,7 @@ pub(super) const STRATEGY: Strategy = Strategy {
     prepare_update: keep_status,
     validate,
     validate_update,
-    validate_status: |new, _| check_quantities(new),
+    validate_status: |new, _| check_status(new),
     fields: |node| vec![("spec.unschedulable", truth(node, "spec.unschedulable").to_string())],
     ..PLAIN
 };
@@ -90,15 +90,20 @@ fn check_quantities(node: &Value) -> ErrorList {
     errors
 }
 
-fn validate_update(new: &Value, old: &Value) -> ErrorList {
-    let mut errors = validate(new);
-    let path = Path::new("spec");
-    let addresses = list(new, "status.addresses");
+fn check_status(node: &Value) -> ErrorList {
+    let mut errors = check_quantities(node);
+    let addresses = list(node, "status.addresses");
     for (index, address) in addresses.iter().enumerate() {
         if addresses[..index].contains(address) {
             errors.push(Error::duplicate(Path::new("status.addresses").index(index), address.clone()));
         }
     }
+    errors
+}
+
+fn validate_update(new: &Value, old: &Value) -> ErrorList {
+    let mut errors = validate(new);
+    let path = Path::new("spec");
     if !list(old, "spec.podCIDRs").is_empty() && !same(at(new, "spec.podCIDRs"), at(old, "spec.podCIDRs")) {
         let detail = "node updates may not change podCIDR except from \"\" to valid";
         errors.push(Error::forbidden(path.child("podCIDRs"), detail));

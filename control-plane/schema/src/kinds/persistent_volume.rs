@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::checks::{dns_subdomain_problems, immutable, one_of, report, required};
 use super::json::{at, default_text, default_to, entries, has, list, same, set, text, unset};
-use super::pod_spec::{check_node_selector, check_quantity};
+use super::pod_spec::{check_node_selector, check_quantity, check_required};
 use crate::field::{Error, ErrorList, Path};
 use crate::resource::{PLAIN, Strategy};
 
@@ -179,7 +179,7 @@ fn check_sources(errors: &mut ErrorList, spec: &Value, path: &Path) {
                 }
                 required(errors, volume, &path, "volumeHandle");
             }
-            _ => {}
+            _ => check_required(errors, source, volume, &path),
         }
     }
 }

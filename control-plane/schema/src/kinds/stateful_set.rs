@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::checks::{not_negative, required_one_of};
-use super::deployment::{check_owner_of_pods, template_warnings};
-use super::json::{at, carry_over, default_text, default_to, list, list_mut, object_mut, same, set, text, within};
+use super::checks::{at_most_all, int_or_percent, not_negative, one_of, required_one_of};
+use super::deployment::{check_owner_of_pods, is_none, template_warnings};
+use super::json::{at, carry_over, default_text, default_to, int, list, list_mut, object_mut, same, set, text, within};
 use super::{keep_status, pod_spec};
 use crate::field::{Error, ErrorList, Path};
 use crate::resource::{PLAIN, Strategy};
@@ -15,6 +15,7 @@ pub(super) const STRATEGY: Strategy = Strategy {
     prepare_update: keep_status,
     validate,
     validate_update,
+    validate_status: |new, _| check_status(new),
     warnings: template_warnings,
     generation: true,
     ..PLAIN
@@ -54,11 +55,53 @@ fn validate(object: &Value) -> ErrorList {
     required_one_of(&mut errors, spec, &path, "podManagementPolicy", &["OrderedReady", "Parallel"]);
     let (strategy, at_strategy) = (at(spec, "updateStrategy"), path.child("updateStrategy"));
     required_one_of(&mut errors, strategy, &at_strategy, "type", &["OnDelete", "RollingUpdate"]);
-    not_negative(&mut errors, at(strategy, "rollingUpdate"), &at_strategy.child("rollingUpdate"), "partition");
-    for key in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
+    check_rolling(&mut errors, strategy, &at_strategy.child("rollingUpdate"));
+    for key in ["replicas", "minReadySeconds", "revisionHistoryLimit", "ordinals.start"] {
         not_negative(&mut errors, spec, &path, key);
     }
+    let (policy, at_policy) =
+        (at(spec, "persistentVolumeClaimRetentionPolicy"), path.child("persistentVolumeClaimRetentionPolicy"));
+    for key in ["whenDeleted", "whenScaled"] {
+        one_of(&mut errors, policy, &at_policy, key, &["Delete", "Retain"]);
+    }
     check_owner_of_pods(&mut errors, &with_claims(spec), "statefulset", "StatefulSet", &path);
+    errors
+}
+
+fn check_rolling(errors: &mut ErrorList, strategy: &Value, path: &Path) {
+    let rolling = at(strategy, "rollingUpdate");
+    if text(strategy, "type") == "OnDelete" && !rolling.is_null() {
+        let detail = "only allowed for updateStrategy 'RollingUpdate'";
+        errors.push(Error::invalid(path.clone(), rolling.clone(), detail));
+        return;
+    }
+    not_negative(errors, rolling, path, "partition");
+    let (unavailable, path) = (at(rolling, "maxUnavailable"), path.child("maxUnavailable"));
+    if !unavailable.is_null() {
+        int_or_percent(errors, &path, unavailable);
+        if is_none(unavailable) {
+            errors.push(Error::invalid(path.clone(), unavailable.clone(), "cannot be 0"));
+        }
+        at_most_all(errors, &path, unavailable);
+    }
+}
+
+/// The counts of a status: not negative, and none greater than what it is part of.
+fn check_status(object: &Value) -> ErrorList {
+    let mut errors = Vec::new();
+    let (status, path) = (at(object, "status"), Path::new("status"));
+    let parts = ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
+    for key in ["replicas"].into_iter().chain(parts).chain(["observedGeneration", "collisionCount"]) {
+        not_negative(&mut errors, status, &path, key);
+    }
+    let count = |key: &str| int(status, key).unwrap_or_default();
+    let whole = parts.map(|part| (part, "replicas"));
+    for (part, whole) in whole.into_iter().chain([("availableReplicas", "readyReplicas")]) {
+        if count(part) > count(whole) {
+            let detail = format!("cannot be greater than status.{whole}");
+            errors.push(Error::invalid(path.child(part), count(part), detail));
+        }
+    }
     errors
 }
 

@@ -457,3 +457,63 @@ fn resource_quotas() {
         update("", "ResourceQuota", &quota("{hard: {pods: 1}}"), &quota("{hard: {pods: 1}, scopes: [BestEffort]}"));
     assert_eq!(changed, ["spec.scopes: Invalid value: [\"BestEffort\"]: field is immutable"]);
 }
+
+#[test]
+fn limits_leave_room_for_their_ratio() {
+    let range = "{spec: {limits: [{type: Container, min: {cpu: 1}, max: {cpu: 2}, maxLimitRequestRatio: {cpu: 3}}, \
+        {type: Pod, maxLimitRequestRatio: {memory: 500m}}, {type: PersistentVolumeClaim}]}}";
+    assert_eq!(
+        problems("", "LimitRange", range),
+        [
+            "spec.limits[0].maxLimitRequestRatio[cpu]: Invalid value: \"3\": ratio 3 is greater than max/min = 2.000000",
+            "spec.limits[1].maxLimitRequestRatio[memory]: Invalid value: \"500m\": ratio 500m is less than 1",
+            "spec.limits[2].limits: Required value: either minimum or maximum storage value is required, but neither was \
+             provided",
+        ]
+    );
+}
+
+#[test]
+fn hints_name_zones_and_nodes() {
+    let slice = "{addressType: IPv4, endpoints: [{addresses: [10.0.0.1], hints: {forZones: [{name: a}, {name: a}], \
+        forNodes: [{}]}}]}";
+    assert_eq!(
+        problems("discovery.k8s.io", "EndpointSlice", slice),
+        [
+            "endpoints[0].hints.forZones[1].name: Duplicate value: \"a\"",
+            "endpoints[0].hints.forNodes[0].name: Required value",
+        ]
+    );
+}
+
+#[test]
+fn a_runtime_class_puts_up_with_each_taint_once() {
+    let class = "{handler: h, overhead: {podFixed: {cpu: -1}}, scheduling: {tolerations: [{key: a, operator: Exists}, \
+        {key: a, operator: Exists}]}}";
+    assert_eq!(
+        problems("node.k8s.io", "RuntimeClass", class),
+        [
+            "overhead.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0",
+            "scheduling.tolerations[1]: Duplicate value: {\"key\":\"a\",\"operator\":\"Exists\"}",
+        ]
+    );
+}
+
+#[test]
+fn counts_of_a_status_fit_together() {
+    let status = |kind: &str, status: &str| {
+        let object = yaml(status);
+        (strategy("apps", kind).validate_status)(&object, &object).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        status("StatefulSet", "{status: {replicas: 1, readyReplicas: 0, availableReplicas: 1, updatedReplicas: 2}}"),
+        [
+            "status.updatedReplicas: Invalid value: 2: cannot be greater than status.replicas",
+            "status.availableReplicas: Invalid value: 1: cannot be greater than status.readyReplicas",
+        ]
+    );
+    assert_eq!(
+        status("DaemonSet", "{status: {numberReady: -1}}"),
+        ["status.numberReady: Invalid value: -1: must be greater than or equal to 0"]
+    );
+}

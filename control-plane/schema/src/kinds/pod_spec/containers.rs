@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::claims::check_used_claims;
 use super::env::{check_env, check_env_from};
 use super::ports::{check_host_port_conflicts, check_ports};
 use super::probes::{check_lifecycle, check_probe};
@@ -27,7 +28,13 @@ pub(crate) fn all_containers_mut(spec: &mut Value, mut change: impl FnMut(&mut V
     }
 }
 
-pub(super) fn check_containers(errors: &mut ErrorList, spec: &Value, volumes: &Volumes<'_>, path: &Path) {
+pub(super) fn check_containers(
+    errors: &mut ErrorList,
+    spec: &Value,
+    volumes: &Volumes<'_>,
+    claims: &BTreeSet<&str>,
+    path: &Path,
+) {
     if list(spec, "containers").is_empty() {
         errors.push(Error::required(path.child("containers"), ""));
     }
@@ -36,6 +43,8 @@ pub(super) fn check_containers(errors: &mut ErrorList, spec: &Value, volumes: &V
         for (index, container) in list(spec, key).iter().enumerate() {
             let path = path.child(key).index(index);
             check_common(errors, container, volumes, &path);
+            check_used_claims(errors, container, claims, &path);
+            check_resize(errors, container, text(spec, "restartPolicy"), &path.child("resizePolicy"));
             let name = text(container, "name");
             if !name.is_empty() && !names.insert(name) {
                 errors.push(Error::duplicate(path.child("name"), name));
@@ -87,6 +96,31 @@ fn check_common(errors: &mut ErrorList, container: &Value, volumes: &Volumes<'_>
     required_one_of(errors, container, path, "imagePullPolicy", &["Always", "IfNotPresent", "Never"]);
     check_requirements(errors, at(container, "resources"), &path.child("resources"));
     check_container_security(errors, at(container, "securityContext"), &path.child("securityContext"));
+}
+
+/// What a change of a resource means to the running container.
+fn check_resize(errors: &mut ErrorList, container: &Value, pod_policy: &str, path: &Path) {
+    let mut seen = BTreeSet::new();
+    for rule in list(container, "resizePolicy") {
+        let (resource, policy) = (text(rule, "resourceName"), text(rule, "restartPolicy"));
+        if !seen.insert(resource) {
+            errors.push(Error::duplicate(path.clone(), resource));
+        }
+        match resource {
+            "cpu" | "memory" => {}
+            "" => errors.push(Error::required(path.clone(), "")),
+            _ => errors.push(Error::not_supported(path.clone(), resource, &["cpu", "memory"])),
+        }
+        match policy {
+            "NotRequired" | "RestartContainer" => {}
+            "" => errors.push(Error::required(path.clone(), "")),
+            _ => errors.push(Error::not_supported(path.clone(), policy, &["NotRequired", "RestartContainer"])),
+        }
+        if pod_policy == "Never" && policy != "NotRequired" {
+            let detail = "must be 'NotRequired' when `restartPolicy` is 'Never'";
+            errors.push(Error::invalid(path.clone(), policy, detail));
+        }
+    }
 }
 
 fn check_main(errors: &mut ErrorList, container: &Value, grace_s: i64, path: &Path) {

@@ -45,7 +45,7 @@ pub(super) fn check_env(errors: &mut ErrorList, container: &Value, path: &Path) 
 
 fn check_source(errors: &mut ErrorList, variable: &Value, path: &Path) {
     let source = at(variable, "valueFrom");
-    check_field_ref(errors, at(source, "fieldRef"), &path.child("fieldRef"));
+    check_field_ref(errors, at(source, "fieldRef"), &FIELDS, &path.child("fieldRef"));
     check_resource_ref(errors, at(source, "resourceFieldRef"), &path.child("resourceFieldRef"));
     for key in ["configMapKeyRef", "secretKeyRef"] {
         check_key_ref(errors, at(source, key), &path.child(key));
@@ -62,7 +62,8 @@ fn check_source(errors: &mut ErrorList, variable: &Value, path: &Path) {
     }
 }
 
-fn check_field_ref(errors: &mut ErrorList, reference: &Value, path: &Path) {
+/// A field of the pod, one of `fields` or a label or annotation.
+pub(super) fn check_field_ref(errors: &mut ErrorList, reference: &Value, fields: &[&str], path: &Path) {
     if reference.is_null() {
         return;
     }
@@ -70,8 +71,8 @@ fn check_field_ref(errors: &mut ErrorList, reference: &Value, path: &Path) {
     let subscript = field.strip_prefix("metadata.labels['").or_else(|| field.strip_prefix("metadata.annotations['"));
     if let Some(key) = subscript.and_then(|rest| rest.strip_suffix("']")) {
         report(errors, path, key, crate::kinds::checks::qualified_name_problems(key));
-    } else if !FIELDS.contains(&field) {
-        errors.push(Error::not_supported(path.child("fieldPath"), field, &FIELDS));
+    } else if !fields.contains(&field) {
+        errors.push(Error::not_supported(path.child("fieldPath"), field, fields));
     }
 }
 

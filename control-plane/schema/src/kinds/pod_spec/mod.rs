@@ -1,6 +1,7 @@
 //! What every kind with a pod template shares: the defaults and the validation of a pod's spec
 //! (`pkg/apis/core/v1/defaults.go`, `pkg/apis/core/validation`).
 
+mod claims;
 mod containers;
 mod defaults;
 mod env;
@@ -10,6 +11,7 @@ mod qos;
 mod resources;
 mod scheduling;
 mod security;
+mod sources;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -24,8 +26,9 @@ pub(crate) use self::containers::check_images_of_pod;
 pub(crate) use self::defaults::{default_pod, default_spec};
 pub(crate) use self::ports::PROTOCOLS;
 pub(crate) use self::qos::qos_class;
-pub(crate) use self::resources::{canonical_quantities, check_quantity};
+pub(crate) use self::resources::{canonical_quantities, check_quantity, check_requirements};
 pub(crate) use self::scheduling::{check_node_selector, check_taint_effect, check_tolerations};
+pub(crate) use self::sources::check_required;
 pub(crate) use self::template::{check_always_restarting_template, check_template, default_template};
 pub(crate) use self::update::{check_pod_update, differences};
 pub(crate) use self::warnings::warnings;
@@ -38,7 +41,8 @@ use crate::kinds::json::{at, list, text};
 /// Everything wrong with a pod's spec.
 pub(crate) fn check_spec(errors: &mut ErrorList, spec: &Value, path: &Path) {
     let volumes = volumes::check_volumes(errors, list(spec, "volumes"), &path.child("volumes"));
-    containers::check_containers(errors, spec, &volumes, path);
+    let claims = claims::check_claims(errors, spec, path);
+    containers::check_containers(errors, spec, &volumes, &claims, path);
     if at(spec, "hostNetwork") == true {
         ports::check_host_network(errors, list(spec, "containers"), &path.child("containers"));
     }
@@ -46,6 +50,7 @@ pub(crate) fn check_spec(errors: &mut ErrorList, spec: &Value, path: &Path) {
     required_one_of(errors, spec, path, "dnsPolicy", &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
     check_labels(errors, spec, "nodeSelector", &path.child("nodeSelector"));
     security::check_pod_security(errors, at(spec, "securityContext"), &path.child("securityContext"));
+    security::check_host_namespaces(errors, spec, path);
     scheduling::check_affinity(errors, at(spec, "affinity"), &path.child("affinity"));
     check_dns_config(errors, spec, &path.child("dnsConfig"));
     scheduling::check_gates(errors, spec, path);
@@ -56,6 +61,7 @@ pub(crate) fn check_spec(errors: &mut ErrorList, spec: &Value, path: &Path) {
     check_host_aliases(errors, list(spec, "hostAliases"), &path.child("hostAliases"));
     one_of(errors, spec, path, "preemptionPolicy", &["PreemptLowerPriority", "Never"]);
     resources::check_resource_list(errors, spec, "overhead", &path.child("overhead"));
+    check_requirements(errors, at(spec, "resources"), &path.child("resources"));
     match text(spec, "os.name") {
         "linux" | "windows" => {}
         "" if at(spec, "os").is_null() => {}

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::field::{Error, ErrorList, Path};
 use crate::kinds::checks::{NOT_NEGATIVE, qualified_name_problems, report};
-use crate::kinds::json::{at, entries, list, text};
+use crate::kinds::json::{at, entries};
 use crate::quantity::Quantity;
 
 /// Writes each quantity of a map as upstream stores it: `1000m` is `1`.
@@ -49,8 +49,8 @@ pub(super) fn check_resource_list(errors: &mut ErrorList, object: &Value, key: &
     }
 }
 
-/// A container's requests and limits.
-pub(super) fn check_requirements(errors: &mut ErrorList, resources: &Value, path: &Path) {
+/// The requests and limits of a container or of a whole pod.
+pub(crate) fn check_requirements(errors: &mut ErrorList, resources: &Value, path: &Path) {
     let limits = path.child("limits");
     for (name, value) in entries(resources, "limits") {
         check_name(errors, name, &limits.key(name));
@@ -81,11 +81,6 @@ pub(super) fn check_requirements(errors: &mut ErrorList, resources: &Value, path
     };
     if any(|name| name.starts_with("hugepages-")) && !any(|name| matches!(name, "cpu" | "memory")) {
         errors.push(Error::forbidden(path.clone(), "HugePages require cpu or memory"));
-    }
-    for (index, claim) in list(resources, "claims").iter().enumerate() {
-        if text(claim, "name").is_empty() {
-            errors.push(Error::required(path.child("claims").index(index), ""));
-        }
     }
 }
 

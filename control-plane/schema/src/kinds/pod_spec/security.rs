@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::volumes::check_local;
 use crate::field::{Error, ErrorList, Path};
 use crate::kinds::checks::{in_range, one_of};
 use crate::kinds::json::{at, has, list, text, truth};
@@ -12,30 +13,32 @@ fn check_common(errors: &mut ErrorList, context: &Value, path: &Path) {
     for key in ["runAsUser", "runAsGroup", "fsGroup"] {
         in_range(errors, context, path, key, 0, MAX_ID);
     }
-    for (key, kinds) in [
-        ("seccompProfile", ["Localhost", "RuntimeDefault", "Unconfined"]),
-        ("appArmorProfile", ["Localhost", "RuntimeDefault", "Unconfined"]),
-    ] {
-        check_profile(errors, at(context, key), &kinds, &path.child(key));
+    for (key, system) in [("seccompProfile", "seccomp"), ("appArmorProfile", "AppArmor")] {
+        check_profile(errors, context, key, system, &path.child(key));
     }
 }
 
-fn check_profile(errors: &mut ErrorList, profile: &Value, kinds: &[&str], path: &Path) {
+fn check_profile(errors: &mut ErrorList, context: &Value, key: &str, system: &str, path: &Path) {
+    let profile = at(context, key);
     if profile.is_null() {
         return;
     }
     if text(profile, "type").is_empty() {
-        errors.push(Error::required(path.child("type"), "type is required when seccompProfile is set"));
+        errors.push(Error::required(path.child("type"), format!("type is required when {key} is set")));
         return;
     }
-    one_of(errors, profile, path, "type", kinds);
+    one_of(errors, profile, path, "type", &["Localhost", "RuntimeDefault", "Unconfined"]);
     let local = text(profile, "type") == "Localhost";
-    if local && text(profile, "localhostProfile").is_empty() {
-        errors.push(Error::required(path.child("localhostProfile"), "must be set when seccomp type is Localhost"));
+    let (file, path) = (text(profile, "localhostProfile"), path.child("localhostProfile"));
+    if local && file.is_empty() {
+        errors.push(Error::required(path, format!("must be set when {system} type is Localhost")));
     } else if !local && has(profile, "localhostProfile") {
-        let value = at(profile, "localhostProfile").clone();
-        let detail = "can only be set when seccomp type is Localhost";
-        errors.push(Error::invalid(path.child("localhostProfile"), value, detail));
+        let detail = format!("can only be set when {system} type is Localhost");
+        errors.push(Error::invalid(path, file, detail));
+    } else if local && system == "seccomp" {
+        check_local(errors, file, &path);
+    } else if local && file.trim() != file {
+        errors.push(Error::invalid(path, file, "must not be padded with whitespace"));
     }
 }
 
@@ -48,6 +51,8 @@ pub(super) fn check_pod_security(errors: &mut ErrorList, context: &Value, path: 
         }
     }
     one_of(errors, context, path, "fsGroupChangePolicy", &["Always", "OnRootMismatch"]);
+    one_of(errors, context, path, "supplementalGroupsPolicy", &["Merge", "Strict"]);
+    one_of(errors, context, path, "seLinuxChangePolicy", &["MountOption", "Recursive"]);
     let mut seen = Vec::new();
     for (index, sysctl) in list(context, "sysctls").iter().enumerate() {
         let (path, name) = (path.child("sysctls").index(index).child("name"), text(sysctl, "name"));
@@ -61,6 +66,23 @@ pub(super) fn check_pod_security(errors: &mut ErrorList, context: &Value, path: 
             errors.push(Error::duplicate(path, name));
         } else {
             seen.push(name);
+        }
+    }
+}
+
+/// Whether the namespaces that a pod shares, with its node and among its containers, go together.
+pub(super) fn check_host_namespaces(errors: &mut ErrorList, spec: &Value, path: &Path) {
+    if truth(spec, "shareProcessNamespace") && truth(spec, "hostPID") {
+        let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
+        // Upstream's internal form has all of these in the security context.
+        let path = path.child("securityContext").child("shareProcessNamespace");
+        errors.push(Error::invalid(path, true, detail));
+    }
+    if at(spec, "hostUsers") == false {
+        for (key, field) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+            if truth(spec, key) {
+                errors.push(Error::forbidden(path.child(field), "when `hostUsers` is false"));
+            }
         }
     }
 }

@@ -145,3 +145,66 @@ fn a_gated_pod_may_be_narrowed() {
         'example.com/y'"]
     );
 }
+
+#[test]
+fn volumes_and_devices_say_where_they_are() {
+    let pod = "{metadata: {name: a}, spec: {volumes: [
+        {name: m, nfs: {server: s}}, {name: r, rbd: {monitors: []}}, {name: e, ephemeral: {}}, {name: d, downwardAPI:
+          {items: [{path: x, fieldRef: {fieldPath: spec.nodeName}}]}}, {name: p, projected: {sources: [
+            {secret: {name: s, items: [{key: k, path: f}]}}, {serviceAccountToken: {path: f}}, {clusterTrustBundle: {path: t}}]}},
+        {name: c, persistentVolumeClaim: {claimName: c}}],
+      containers: [{name: c, image: i, volumeMounts: [{name: m, mountPath: /m, recursiveReadOnly: Enabled},
+        {name: p, mountPath: /dev/x}], volumeDevices: [{name: c, devicePath: /dev/x}, {name: c, devicePath: ../y}]}]}}";
+    assert_eq!(
+        problems(pod),
+        [
+            "spec.volumes[0].nfs.path: Required value",
+            "spec.volumes[1].rbd.monitors: Required value",
+            "spec.volumes[1].rbd.image: Required value",
+            "spec.volumes[2].ephemeral.volumeClaimTemplate: Required value",
+            "spec.volumes[3].downwardAPI.items[0].fieldRef.fieldPath: Unsupported value: \"spec.nodeName\": supported \
+             values: \"metadata.annotations\", \"metadata.labels\", \"metadata.name\", \"metadata.namespace\", \
+             \"metadata.uid\"",
+            "spec.volumes[4].projected: Invalid value: \"f\": conflicting duplicate paths",
+            "spec.volumes[4].projected.sources[2].clusterTrustBundle: Required value: either name or signerName must be \
+             specified",
+            "spec.containers[0].volumeMounts[0].recursiveReadOnly: Forbidden: may only be specified when readOnly is true",
+            "spec.containers[0].volumeMounts[1].mountPath: Invalid value: \"/dev/x\": must not already exist as a path in \
+             volumeDevices",
+            "spec.containers[0].volumeDevices[0].devicePath: Invalid value: \"/dev/x\": must not already exist as a path \
+             in volumeMounts",
+            "spec.containers[0].volumeDevices[1].name: Invalid value: \"c\": must be unique",
+            "spec.containers[0].volumeDevices[1].devicePath: Invalid value: \"../y\": can not contain backsteps ('..')",
+            "spec.volumes[4].projected.sources[1].serviceAccountToken: Forbidden: must not be specified when \
+             serviceAccountName is not set",
+        ]
+    );
+}
+
+#[test]
+fn claims_namespaces_and_profiles_go_together() {
+    let pod = "{metadata: {name: a}, spec: {restartPolicy: Never, shareProcessNamespace: true, hostPID: true, hostUsers: false,
+      securityContext: {seLinuxChangePolicy: Often, appArmorProfile: {type: Localhost}},
+      resourceClaims: [{name: gpu}], containers: [{name: c, image: i, resizePolicy: [{resourceName: disk, restartPolicy:
+        RestartContainer}], resources: {claims: [{name: gpu}, {name: gpu}, {name: tpu}]}}]}}";
+    assert_eq!(
+        problems(pod),
+        [
+            "spec.resourceClaims[0]: Invalid value: {\"name\":\"gpu\"}: must specify one of: `resourceClaimName`, \
+             `resourceClaimTemplateName`",
+            "spec.containers[0].resources.claims[1]: Duplicate value: \"gpu\"",
+            "spec.containers[0].resources.claims[2]: Not found: \"tpu\": must be one of the names in \
+             pod.spec.resourceClaims: gpu",
+            "spec.containers[0].resizePolicy: Unsupported value: \"disk\": supported values: \"cpu\", \"memory\"",
+            "spec.containers[0].resizePolicy: Invalid value: \"RestartContainer\": must be 'NotRequired' when \
+             `restartPolicy` is 'Never'",
+            "spec.securityContext.appArmorProfile.localhostProfile: Required value: must be set when AppArmor type is \
+             Localhost",
+            "spec.securityContext.seLinuxChangePolicy: Unsupported value: \"Often\": supported values: \"MountOption\", \
+             \"Recursive\"",
+            "spec.securityContext.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID cannot \
+             both be enabled",
+            "spec.HostPID: Forbidden: when `hostUsers` is false",
+        ]
+    );
+}

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::containers::Volumes;
-use super::env::check_resource_ref;
+use super::env::{check_field_ref, check_resource_ref};
+use super::sources::check_required;
 use crate::field::{Error, ErrorList, Path};
-use crate::kinds::checks::{config_key_problems, dns_label_problems, one_of, report, required};
+use crate::kinds::checks::{check_labels, config_key_problems, dns_label_problems, one_of, report, required};
 use crate::kinds::json::{at, has, int, list, text};
 use crate::quantity::Quantity;
 
@@ -75,7 +76,7 @@ fn check_source(errors: &mut ErrorList, volume: &Value, path: &Path) {
         match kind {
             "hostPath" => check_host_path(errors, source, &path),
             "secret" => {
-                required(errors, source, &path, "secretName");
+                check_required(errors, kind, source, &path);
                 check_files(errors, source, &path);
             }
             "configMap" => {
@@ -84,18 +85,10 @@ fn check_source(errors: &mut ErrorList, volume: &Value, path: &Path) {
             }
             "downwardAPI" => check_downward(errors, source, &path),
             "projected" => check_projected(errors, source, &path),
-            "persistentVolumeClaim" => {
-                required(errors, source, &path, "claimName");
-            }
-            "csi" => {
-                required(errors, source, &path, "driver");
-            }
-            "nfs" => {
-                required(errors, source, &path, "server");
-                required(errors, source, &path, "path");
-            }
             "emptyDir" => check_empty_dir(errors, source, &path),
-            _ => {}
+            "ephemeral" => check_ephemeral(errors, source, &path.child("volumeClaimTemplate")),
+            "image" => one_of(errors, source, &path, "pullPolicy", &["Always", "IfNotPresent", "Never"]),
+            _ => check_required(errors, kind, source, &path),
         }
     }
 }
@@ -104,6 +97,17 @@ fn check_empty_dir(errors: &mut ErrorList, source: &Value, path: &Path) {
     if Quantity::of_json(at(source, "sizeLimit")).is_some_and(|limit| limit.is_negative()) {
         errors.push(Error::forbidden(path.child("sizeLimit"), "SizeLimit field must be a valid resource quantity"));
     }
+}
+
+/// A volume of the pod's own, by a claim that is made with it.
+fn check_ephemeral(errors: &mut ErrorList, source: &Value, path: &Path) {
+    let template = at(source, "volumeClaimTemplate");
+    if template.is_null() {
+        errors.push(Error::required(path.clone(), ""));
+        return;
+    }
+    check_labels(errors, template, "metadata.labels", &path.child("metadata").child("labels"));
+    crate::kinds::persistent_volume_claim::check_spec(errors, at(template, "spec"), &path.child("spec"));
 }
 
 fn check_host_path(errors: &mut ErrorList, source: &Value, path: &Path) {
@@ -147,6 +151,10 @@ fn check_mode(errors: &mut ErrorList, object: &Value, key: &str, path: &Path) {
     }
 }
 
+/// What a file can take from its pod.
+const FIELDS: [&str; 5] =
+    ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
+
 fn check_downward(errors: &mut ErrorList, source: &Value, path: &Path) {
     check_mode(errors, source, "defaultMode", path);
     for (index, item) in list(source, "items").iter().enumerate() {
@@ -158,9 +166,7 @@ fn check_downward(errors: &mut ErrorList, source: &Value, path: &Path) {
                 let detail = "fieldRef and resourceFieldRef can not be specified simultaneously";
                 errors.push(Error::invalid(path, "resource", detail));
             }
-            (true, false) => {
-                required(errors, at(item, "fieldRef"), &path.child("fieldRef"), "fieldPath");
-            }
+            (true, false) => check_field_ref(errors, at(item, "fieldRef"), &FIELDS, &path.child("fieldRef")),
             (false, true) => {
                 let path = path.child("resourceFieldRef");
                 required(errors, at(item, "resourceFieldRef"), &path, "containerName");
@@ -176,6 +182,13 @@ fn check_downward(errors: &mut ErrorList, source: &Value, path: &Path) {
 
 fn check_projected(errors: &mut ErrorList, source: &Value, path: &Path) {
     check_mode(errors, source, "defaultMode", path);
+    let mut files = BTreeSet::new();
+    let mut place = |errors: &mut ErrorList, file: &Value| {
+        let file = text(file, "path").to_owned();
+        if !file.is_empty() && !files.insert(file.clone()) {
+            errors.push(Error::invalid(path.clone(), file, "conflicting duplicate paths"));
+        }
+    };
     for (index, projection) in list(source, "sources").iter().enumerate() {
         let path = path.child("sources").index(index);
         for (n, (kind, source)) in given(projection).into_iter().enumerate() {
@@ -191,14 +204,37 @@ fn check_projected(errors: &mut ErrorList, source: &Value, path: &Path) {
                 }
                 "downwardAPI" => check_downward(errors, source, &path),
                 "serviceAccountToken" => check_token(errors, source, &path),
+                "clusterTrustBundle" => check_trust(errors, source, &path),
                 _ => {}
             }
+            list(source, "items").iter().chain([source]).for_each(|file| place(errors, file));
         }
     }
 }
 
 fn given(projection: &Value) -> Vec<(&str, &Value)> {
     projection.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.as_str(), v)).collect()
+}
+
+/// A bundle by its name, or all of a signer.
+fn check_trust(errors: &mut ErrorList, source: &Value, path: &Path) {
+    match (has(source, "name"), has(source, "signerName")) {
+        (true, true) => {
+            let detail = "only one of name and signerName may be used";
+            errors.push(Error::invalid(path.clone(), source.clone(), detail));
+        }
+        (true, false) if text(source, "name").is_empty() => {
+            errors.push(Error::required(path.child("name"), "must be a valid object name"));
+        }
+        (false, true) if text(source, "signerName").is_empty() => {
+            errors.push(Error::required(path.child("signerName"), "must be a valid signer name"));
+        }
+        (false, false) => {
+            errors.push(Error::required(path.clone(), "either name or signerName must be specified"));
+        }
+        _ => {}
+    }
+    check_file_path(errors, source, path);
 }
 
 /// Upstream's bounds of a token's life.
@@ -219,7 +255,7 @@ fn check_token(errors: &mut ErrorList, source: &Value, path: &Path) {
 }
 
 /// A relative path that stays below its root.
-fn check_local(errors: &mut ErrorList, local: &str, path: &Path) {
+pub(super) fn check_local(errors: &mut ErrorList, local: &str, path: &Path) {
     if local.starts_with('/') {
         errors.push(Error::invalid(path.clone(), local, "must be a relative path"));
     }
@@ -262,13 +298,38 @@ pub(super) fn check_mounts(errors: &mut ErrorList, container: &Value, volumes: &
             let detail = "Bidirectional mount propagation is available only to privileged containers";
             errors.push(Error::forbidden(path.child("mountPropagation"), detail));
         }
-        one_of(errors, mount, &path, "recursiveReadOnly", &["Disabled", "Enabled", "IfPossible"]);
+        let devices = list(container, "volumeDevices");
+        if devices.iter().any(|d| text(d, "devicePath") == text(mount, "mountPath") && has(d, "devicePath")) {
+            let detail = "must not already exist as a path in volumeDevices";
+            errors.push(Error::invalid(path.child("mountPath"), text(mount, "mountPath"), detail));
+        }
+        check_recursive(errors, mount, &path);
+    }
+}
+
+fn check_recursive(errors: &mut ErrorList, mount: &Value, path: &Path) {
+    one_of(errors, mount, path, "recursiveReadOnly", &["Disabled", "Enabled", "IfPossible"]);
+    if !matches!(text(mount, "recursiveReadOnly"), "Enabled" | "IfPossible") {
+        return;
+    }
+    let path = path.child("recursiveReadOnly");
+    if at(mount, "readOnly") != true {
+        errors.push(Error::forbidden(path.clone(), "may only be specified when readOnly is true"));
+    }
+    if !matches!(text(mount, "mountPropagation"), "" | "None") {
+        let detail = "may only be specified when mountPropagation is None or not specified";
+        errors.push(Error::forbidden(path, detail));
     }
 }
 
 pub(super) fn check_devices(errors: &mut ErrorList, container: &Value, volumes: &Volumes<'_>, path: &Path) {
+    let (mut names, mut paths) = (BTreeSet::new(), BTreeSet::new());
+    let mounts = list(container, "volumeMounts");
     for (index, device) in list(container, "volumeDevices").iter().enumerate() {
         let path = path.index(index);
+        if !names.insert(text(device, "name")) {
+            errors.push(Error::invalid(path.child("name"), text(device, "name"), "must be unique"));
+        }
         if let Some(name) = required(errors, device, &path, "name") {
             match volumes.get(name) {
                 None => errors.push(Error::not_found(path.child("name"), name)),
@@ -279,6 +340,19 @@ pub(super) fn check_devices(errors: &mut ErrorList, container: &Value, volumes: 
                 Some(_) => {}
             }
         }
-        required(errors, device, &path, "devicePath");
+        if mounts.iter().any(|m| text(m, "name") == text(device, "name")) {
+            let detail = "must not already exist in volumeMounts";
+            errors.push(Error::invalid(path.child("name"), text(device, "name"), detail));
+        }
+        let Some(place) = required(errors, device, &path, "devicePath") else { continue };
+        let mut wrong = |detail: &str| errors.push(Error::invalid(path.child("devicePath"), place, detail));
+        if !paths.insert(place) {
+            wrong("must be unique");
+        }
+        if place.contains("..") {
+            wrong("can not contain backsteps ('..')");
+        } else if mounts.iter().any(|m| text(m, "mountPath") == place) {
+            wrong("must not already exist as a path in volumeMounts");
+        }
     }
 }
