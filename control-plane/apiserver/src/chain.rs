@@ -26,6 +26,7 @@ use crate::request::{self, ResourcePath, Target};
 use crate::respond::{self, Wanted};
 use crate::server::{InProcessUser, Shared};
 use crate::trail::Trail;
+use crate::verbs::conversions::Conversions;
 use crate::{aggregation, cache, discovery, subresource, verbs, versions, virtual_kinds, warnings};
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
@@ -55,6 +56,8 @@ pub struct Call {
     pub warnings: Vec<String>,
     /// Noted in the audit log.
     pub annotations: BTreeMap<String, String>,
+    /// The object in other versions, as far as a webhook has converted it.
+    pub conversions: Conversions,
 }
 
 impl Call {
@@ -158,7 +161,9 @@ async fn serve(
     } else {
         wanted.unwrap_or_else(|_| Wanted::plain())
     };
-    let mut call = Call { server, user, path, resource, stored, query, wanted, parts, warnings, annotations };
+    let conversions = Conversions::default();
+    let mut call =
+        Call { server, user, path, resource, stored, query, wanted, parts, warnings, annotations, conversions };
     call.warnings.extend(call.resource.custom.iter().filter_map(|custom| custom.deprecation().map(str::to_owned)));
     let body = trail.sent(&call.parts, call.resource.definition(), body).await?;
     // Streams take as long as they take.

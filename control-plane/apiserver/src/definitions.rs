@@ -13,9 +13,10 @@ use http::Method;
 use serde_json::Value;
 use xebec_schema::custom::{self, Rows, conditions};
 use xebec_schema::resource::Resource;
-use xebec_store::StoreError;
+use xebec_store::{ListOptions, Store, StoreError};
 
 use crate::authn::UserInfo;
+use crate::cache::ROOT;
 use crate::cache::resource::ResourceCache;
 use crate::server::ApiServer;
 
@@ -35,6 +36,59 @@ struct Known {
     made_from: Value,
 }
 
+impl Known {
+    fn new(object: Value) -> Self {
+        Self { revision: 0, object, rows: None, made_from: Value::Null }
+    }
+
+    /// Makes the rows anew, if what they are made from has changed.
+    fn make_rows(&mut self) {
+        let object = &self.object;
+        let is_served = conditions::is_true(object, "Established");
+        let made_from = serde_json::json!([
+            is_served,
+            object["spec"],
+            object["status"]["acceptedNames"],
+            !object["metadata"]["deletionTimestamp"].is_null(),
+            object["metadata"]["uid"],
+        ]);
+        if made_from != self.made_from {
+            self.rows = is_served.then(|| custom::rows(object)).flatten();
+            self.made_from = made_from;
+        }
+    }
+}
+
+/// The definitions that a server finds when it starts: their kinds are loaded like the built-in ones, so that watches of
+/// their objects go on, too.
+pub(crate) struct Found(BTreeMap<String, Known>);
+
+impl Found {
+    /// Reads the definitions in the store.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
+    pub(crate) async fn read(store: &dyn Store) -> Result<Self, StoreError> {
+        let prefix = format!("{ROOT}{GROUP}/{PLURAL}/");
+        let mut known = BTreeMap::new();
+        for item in store.list(&prefix, ListOptions::default()).await?.items {
+            // What cannot be read is told of when it is to be served.
+            if let (Some(name), Ok(object)) = (item.key.strip_prefix(&prefix), serde_json::from_slice(&item.value)) {
+                let mut definition = Known::new(object);
+                definition.make_rows();
+                known.insert(name.to_owned(), definition);
+            }
+        }
+        Ok(Self(known))
+    }
+
+    /// The rows under which their objects are stored.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.0.values().filter_map(|known| known.rows.as_ref()).map(|rows| &rows.stored)
+    }
+}
+
 /// What is served.
 pub(crate) struct Definitions {
     server: ApiServer,
@@ -44,14 +98,15 @@ pub(crate) struct Definitions {
 }
 
 impl Definitions {
-    /// Serves what the definitions in the store say. `None` where there are no definitions.
+    /// Serves what the definitions in the store say, by the rows of those that were found there if they still say the
+    /// same. `None` where there are no definitions.
     ///
     /// # Errors
     ///
     /// The store cannot be read.
-    pub(crate) async fn load(server: ApiServer) -> Result<Option<Self>, StoreError> {
+    pub(crate) async fn load(server: ApiServer, found: Found) -> Result<Option<Self>, StoreError> {
         let Some(cache) = server.shared().cache.resource(GROUP, PLURAL) else { return Ok(None) };
-        let mut definitions = Self { server, cache, known: BTreeMap::new(), served: Vec::new() };
+        let mut definitions = Self { server, cache, known: found.0, served: Vec::new() };
         definitions.read();
         definitions.serve().await?;
         Ok(Some(definitions))
@@ -117,7 +172,7 @@ impl Definitions {
                     known.object = object;
                 }
                 None => {
-                    let known = Known { revision: entry.revision, object, rows: None, made_from: Value::Null };
+                    let known = Known { revision: entry.revision, ..Known::new(object) };
                     self.known.insert(entry.name.to_string(), known);
                 }
             }
@@ -148,19 +203,7 @@ impl Definitions {
     /// Puts the rows of the established definitions into the table.
     async fn serve(&mut self) -> Result<(), StoreError> {
         for known in self.known.values_mut() {
-            let object = &known.object;
-            let is_served = conditions::is_true(object, "Established");
-            let made_from = serde_json::json!([
-                is_served,
-                object["spec"],
-                object["status"]["acceptedNames"],
-                !object["metadata"]["deletionTimestamp"].is_null(),
-                object["metadata"]["uid"],
-            ]);
-            if made_from != known.made_from {
-                known.rows = is_served.then(|| custom::rows(object)).flatten();
-                known.made_from = made_from;
-            }
+            known.make_rows();
         }
         let rows = || self.known.values().filter_map(|known| known.rows.as_ref());
         let served: Vec<Arc<Resource>> = rows().flat_map(|rows| rows.served.iter().cloned()).collect();

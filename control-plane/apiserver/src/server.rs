@@ -22,13 +22,13 @@ use crate::authn::chain::Chain;
 use crate::authz::{Attributes, Authorizer, Decision, Union};
 use crate::body::{Body, BoxError, RequestBody};
 use crate::cache::WatchCache;
-use crate::definitions::Definitions;
+use crate::definitions::{Definitions, Found};
 use crate::extension::Extensions;
 use crate::fairness::ADJUSTMENT_PERIOD;
 use crate::metrics::Metrics;
 use crate::reader::{Entry, Reader};
 use crate::webhook::WebhookClient;
-use crate::{chain, compaction, discovery, event_ttl};
+use crate::{chain, compaction, discovery, event_ttl, versions};
 
 /// Makes the extensions, once there is something to read from.
 pub type Extend = Box<dyn FnOnce(Arc<dyn Reader>) -> Extensions + Send>;
@@ -117,7 +117,9 @@ impl ApiServer {
     ///
     /// The store cannot be read.
     pub async fn start(config: Config) -> Result<Self, StoreError> {
-        let cache = WatchCache::load(config.store.clone(), &config.registry, config.stop.clone()).await?;
+        let found = Found::read(&*config.store).await?;
+        let rows = versions::all_stored(&config.registry).chain(found.stored().cloned());
+        let cache = WatchCache::load(config.store.clone(), rows, config.stop.clone()).await?;
         let mut extensions = (config.extend)(cache.clone());
         let mut authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Administrators)];
         authorizers.append(&mut extensions.authorizers);
@@ -154,7 +156,7 @@ impl ApiServer {
             documents: discovery::Documents::default(),
             stop: config.stop,
         }));
-        if let Some(definitions) = Definitions::load(server.clone()).await? {
+        if let Some(definitions) = Definitions::load(server.clone(), found).await? {
             tokio::spawn(definitions.follow());
         }
         if let Some(aggregator) = identity.and_then(|identity| Aggregator::new(server.clone(), identity)) {

@@ -28,6 +28,11 @@ pub fn stored(registry: &Registry, served: &Arc<Resource>) -> Arc<Resource> {
     stored.unwrap_or(served).clone()
 }
 
+/// The rows in whose form the objects of all rows are kept; a kind of several versions comes more than once.
+pub fn all_stored(registry: &Registry) -> impl Iterator<Item = Arc<Resource>> {
+    registry.iter().filter(|row| !row.virtual_kind).map(|row| stored(registry, row))
+}
+
 /// Whether objects of a row are served in another form than they are kept in.
 pub fn differs(served: &Resource) -> bool {
     convert::is_converted(served) || served.custom.as_ref().is_some_and(|custom| custom.stored().is_some())

@@ -20,7 +20,6 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use xebec_schema::registry::Registry;
 use xebec_schema::resource::Resource;
 use xebec_store::{Batch, Event, ListOptions, Store, StoreError};
 
@@ -73,19 +72,18 @@ pub struct WatchCache {
 }
 
 impl WatchCache {
-    /// Loads what is stored of the registry's resources, and follows the store until `stop`.
+    /// Loads what is stored of some resources, and follows the store until `stop`.
     ///
     /// # Errors
     ///
     /// The store cannot be read, or holds an object that is not JSON.
     pub async fn load(
         store: Arc<dyn Store>,
-        registry: &Registry,
+        resources: impl Iterator<Item = Arc<Resource>>,
         stop: CancellationToken,
     ) -> Result<Arc<Self>, StoreError> {
         let mut rows: BTreeMap<String, Arc<Resource>> = BTreeMap::new();
-        for row in registry.iter().filter(|row| !row.virtual_kind) {
-            let row = crate::versions::stored(registry, row);
+        for row in resources {
             rows.entry(prefix(&row)).or_insert(row);
         }
         let revision = store.revision().await?;

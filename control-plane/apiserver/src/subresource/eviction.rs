@@ -16,6 +16,7 @@ use crate::chain::Call;
 use crate::reader::Reader;
 use crate::respond;
 use crate::verbs::admit::{self, Admission};
+use crate::verbs::conversions::Conversions;
 use crate::verbs::decode::{self, Expected};
 use crate::verbs::delete::{self, Options};
 use crate::verbs::modify::{self, Modify, Next, Rules};
@@ -147,6 +148,7 @@ async fn take_disruption(call: &mut Call, budget: &str, dry_run: bool) -> Result
         parts: http::Request::builder().method(Method::PUT).body(()).map_err(Status::internal)?.into_parts().0,
         warnings: Vec::new(),
         annotations: BTreeMap::new(),
+        conversions: Conversions::default(),
     };
     let how = Modify { rules: Rules::Internal, admission: false, dry_run };
     modify::modify(&mut on_budget, how, |call, old| disrupted(call, &pod, old).map(Next::Put)).await?;

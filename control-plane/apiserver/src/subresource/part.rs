@@ -34,11 +34,11 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
         _ => Rules::Status,
     };
     let how = Modify { rules, admission: true, dry_run };
-    let next = |call: &Call, new: Value, old: &Value| {
+    let next = |call: &mut Call, new: Value, old: &Value| {
         let mut new = merged(call, &part, new, old);
         // What the server's own rules change is not tracked of itself.
         if rules == Rules::Internal {
-            track::update(call, &mut new, Some(old));
+            track::note(call, &mut new, Some(old));
         }
         Next::Put(new)
     };

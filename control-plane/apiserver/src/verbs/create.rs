@@ -45,7 +45,7 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
 ///
 /// As upstream.
 pub async fn create(call: &mut Call, mut object: Value, dry_run: bool) -> Result<bytes::Bytes, Status> {
-    track::update(call, &mut object, None);
+    track::update(call, &mut object, None).await;
     create_tracked(call, object, dry_run).await
 }
 

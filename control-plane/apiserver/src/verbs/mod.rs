@@ -2,6 +2,7 @@
 
 pub mod admit;
 pub mod apply;
+pub mod conversions;
 pub mod create;
 pub mod decode;
 pub mod delete;

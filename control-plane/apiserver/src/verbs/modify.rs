@@ -14,7 +14,7 @@ use xebec_store::{Condition, Operation as StoreOperation, TxnOutcome};
 
 use super::admit::{self, Admission, Riders};
 use super::create::{commit, metadata_mut, overtaken};
-use super::track;
+use super::{conversions, track};
 use crate::admission::Operation;
 use crate::cache::entry::{self, Header};
 use crate::chain::Call;
@@ -103,14 +103,14 @@ async fn change(
     let mut current = cache.get(&key).ok_or_else(|| call.not_found())?;
     for _ in 0..ATTEMPTS {
         let old = versions::load(&call.server, &call.resource, &current.bytes).await?;
-        let mut plan = match compute(call, &old)? {
+        call.conversions.clear();
+        let mut plan = match computed(call, &old, &mut compute).await? {
             Next::Keep => return Ok(kept(old, &current)),
             Next::Delete(last) => Plan { new: last, delete: true, strict: false },
             Next::Put(new) => prepare(call, how, new, &old, how.rules != Rules::Internal).await?,
             Next::Tracked(new) => prepare(call, how, new, &old, false).await?,
         };
-        // What is stored in a form that is no longer wanted is written, though it stays the same.
-        if !plan.delete && same(&plan.new, &old) && !call.server.store.is_stale(&full_key) {
+        if !plan.delete && same(&plan.new, &old) && !is_stale(call, &full_key).await? {
             return Ok(kept(old, &current));
         }
         let mut riders = Riders::default();
@@ -137,6 +137,43 @@ async fn change(
         }
     }
     Err(modified_error(call))
+}
+
+/// Whether an object is stored in a form that is no longer wanted: it is written then, though it stays the same.
+async fn is_stale(call: &Call, key: &str) -> Result<bool, Status> {
+    if call.server.store.is_stale(key) {
+        return Ok(true);
+    }
+    let row = &call.cache()?.resource;
+    if row.custom.is_none() {
+        return Ok(false);
+    }
+    // The cache has it in the version that is to be stored, whatever is.
+    let stored = call.server.store.get(key).await.map_err(Status::internal)?;
+    let Some(stored) = stored else { return Ok(false) };
+    let stored: TypeMeta = serde_json::from_slice(&stored.value).map_err(Status::internal)?;
+    Ok(stored.api_version != row.api_version())
+}
+
+/// Of which version an object is.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TypeMeta {
+    api_version: String,
+}
+
+/// The next state, with the conversions that it takes.
+async fn computed(
+    call: &mut Call,
+    old: &Value,
+    compute: &mut impl FnMut(&mut Call, &Value) -> Result<Next, Status>,
+) -> Result<Next, Status> {
+    loop {
+        let next = compute(call, old);
+        if !conversions::fetch(call).await? {
+            return next;
+        }
+    }
 }
 
 struct Plan {
@@ -210,7 +247,7 @@ async fn prepare(call: &mut Call, how: Modify, mut new: Value, old: &Value, trac
     }
     carry_over(&mut new, old);
     if track {
-        track::update(call, &mut new, Some(old));
+        track::update(call, &mut new, Some(old)).await;
     }
     let admission = Admission { operation: Operation::Update, old: Some(old), dry_run: how.dry_run };
     if how.admission {

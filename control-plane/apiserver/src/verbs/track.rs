@@ -1,5 +1,6 @@
 //! Who owns which fields: every write of a client is noted in `metadata.managedFields`.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -17,6 +18,7 @@ use xebec_schema::registry::Registry;
 use xebec_schema::resource::Resource;
 use xebec_schema::status::Status;
 
+use super::conversions::{self, Conversions};
 use crate::chain::Call;
 
 /// How long a manager's name may be, in bytes.
@@ -80,21 +82,23 @@ struct Versions {
     served: Arc<Resource>,
     /// `apps/v1`.
     served_version: String,
+    conversions: RefCell<Conversions>,
 }
 
 impl Versions {
-    fn of(call: &Call) -> Self {
+    fn of(call: &mut Call) -> Self {
         let served = call.resource.clone();
         let served_version = served.api_version();
-        Self { registry: call.server.registry.load_full(), served, served_version }
+        let conversions = RefCell::new(std::mem::take(&mut call.conversions));
+        Self { registry: call.server.registry.load_full(), served, served_version, conversions }
     }
 
-    fn row(&self, version: &str) -> Option<&Resource> {
+    fn row(&self, version: &str) -> Option<&Arc<Resource>> {
         if version == self.served_version {
             return Some(&self.served);
         }
         let (group, version) = version.split_once('/').unwrap_or(("", version));
-        self.registry.by_kind(group, version, &self.served.kind).map(Arc::as_ref)
+        self.registry.by_kind(group, version, &self.served.kind)
     }
 }
 
@@ -108,14 +112,19 @@ impl Converter for Versions {
         let from = object["apiVersion"].as_str().unwrap_or_default();
         let (source, target) = (self.row(from), self.row(version));
         let mut object = object.clone();
-        if let Some(custom) = target.and_then(|row| row.custom.as_ref()) {
-            // A webhook cannot be asked from here.
+        if let Some(row) = target
+            && let Some(custom) = &row.custom
+        {
             return match custom.conversion() {
                 Conversion::None => {
                     custom.adopt(&mut object);
                     Ok(object)
                 }
-                _ => Err(format!("a webhook converts from {from} to {version}: managers of {from} cannot be minded")),
+                Conversion::Webhook(_) if from.is_empty() => Err(format!("what has no version is not in {version}")),
+                Conversion::Webhook(_) => {
+                    let converted = self.conversions.borrow_mut().get(&object, row);
+                    converted.ok_or_else(|| format!("not yet converted from {from} to {version}"))
+                }
             };
         }
         convert::to_stored(source.ok_or_else(|| unknown(from))?, &mut object);
@@ -145,33 +154,57 @@ fn filter(resource: &Resource, subresource: &str) -> Filter {
     }
 }
 
-fn with<T>(call: &Call, act: impl FnOnce(FieldManager<'_, Versions>) -> T) -> T {
+fn with<T>(call: &mut Call, act: impl FnOnce(FieldManager<'_, Versions>) -> T) -> T {
     let versions = Versions::of(call);
     let filter = filter(&call.resource, &call.path.subresource);
     let now = call.server.clock.now_seconds().to_string();
-    act(FieldManager {
+    let done = act(FieldManager {
         converter: &versions,
         kind: &call.resource.kind,
         version: &versions.served_version,
         subresource: &call.path.subresource,
         filter: &filter,
         now: &now,
-    })
+    });
+    call.conversions = versions.conversions.into_inner();
+    done
 }
 
 /// Notes in a new state of an object (of the stored version) what the call changed. `old` is `None` for one that is
 /// created.
-pub fn update(call: &Call, new: &mut Value, old: Option<&Value>) {
-    with(call, |fields| fields.update(old, new, &manager(call)));
+pub async fn update(call: &mut Call, new: &mut Value, old: Option<&Value>) {
+    let custom = call.resource.custom.as_ref();
+    let webhook = custom.is_some_and(|custom| matches!(custom.conversion(), Conversion::Webhook(_)));
+    let before = webhook.then(|| new.clone());
+    loop {
+        note(call, new, old);
+        match (conversions::fetch(call).await, &before) {
+            (Ok(true), Some(before)) => new.clone_from(before),
+            (Ok(_), _) => return,
+            // Then it is left as it was known before.
+            (Err(status), _) => {
+                tracing::warn!(kind = %call.resource.kind, why = status.message, "managed fields are not up to date");
+                return;
+            }
+        }
+    }
 }
 
-/// What a configuration that is applied makes of an object, both of the served version.
+/// The same with what is known; see [`conversions`].
+pub fn note(call: &mut Call, new: &mut Value, old: Option<&Value>) {
+    let manager = manager(call);
+    with(call, |fields| fields.update(old, new, &manager));
+}
+
+/// What a configuration that is applied makes of an object, both of the served version, with what is known; see
+/// [`conversions`].
 ///
 /// # Errors
 ///
 /// 409 for conflicts, 400 and 500 for configurations that are not of the kind.
-pub fn apply(call: &Call, live: Option<&Value>, configuration: &Value, force: bool) -> Result<Value, Status> {
-    with(call, |fields| fields.apply(live, configuration, &manager(call), force)).map_err(|error| error.status())
+pub fn apply(call: &mut Call, live: Option<&Value>, configuration: &Value, force: bool) -> Result<Value, Status> {
+    let manager = manager(call);
+    with(call, |fields| fields.apply(live, configuration, &manager, force)).map_err(|error| error.status())
 }
 
 /// The same for the object's scale, which is of a kind of its own.

@@ -140,8 +140,12 @@ impl Cluster {
         self.ask("PUT", path, body).await
     }
 
+    pub async fn patch(&self, path: &str, content: &str, body: &Value) -> Answer {
+        self.send(UserInfo::system("admin"), "PATCH", path, content, body).await
+    }
+
     pub async fn merge(&self, path: &str, body: &Value) -> Answer {
-        self.send(UserInfo::system("admin"), "PATCH", path, "application/merge-patch+json", body).await
+        self.patch(path, "application/merge-patch+json", body).await
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod audit;
 mod concurrency;
+mod conversion;
 mod fairness;
 mod harness;
 mod hook;

@@ -10,7 +10,7 @@ const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
 
 /// A definition of widgets, whose only version has this schema of its `spec`.
-fn definition(spec: Value) -> Value {
+pub fn definition(spec: Value) -> Value {
     json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": "widgets.example.com"},
         "spec": {"group": "example.com", "scope": "Namespaced",
@@ -28,7 +28,7 @@ fn definition(spec: Value) -> Value {
                     "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}}]}})
 }
 
-fn spec() -> Value {
+pub fn spec() -> Value {
     json!({"type": "object", "required": ["size"], "properties": {
         "size": {"type": "integer", "minimum": 1, "maximum": 10},
         "replicas": {"type": "integer", "default": 2},
@@ -364,6 +364,41 @@ async fn versions_are_views_of_one_object() {
     api.put(&format!("{beta}/a"), &object).await.expect(200);
     assert_eq!(api.get(&format!("{WIDGETS}/a")).await.expect(200)["spec"]["size"], 4);
     assert_eq!(watch.next().await.unwrap()["object"]["spec"]["size"], 4);
+}
+
+/// A write that changes nothing moves an object to the version in which it is to be stored: so migrations work.
+#[tokio::test(start_paused = true)]
+async fn what_is_stored_in_another_version_is_written_again() {
+    let api = Api::start().await;
+    let mut crd = definition(spec());
+    let mut newer = crd["spec"]["versions"][0].clone();
+    newer["name"] = "v2".into();
+    newer["storage"] = false.into();
+    crd["spec"]["versions"].as_array_mut().unwrap().push(newer);
+    establish(&api, &crd).await;
+    let made = api.post(WIDGETS, &widget("a", json!({"size": 3}))).await.expect(201);
+    let stored = async || {
+        let found = api.store.get("/registry/example.com/widgets/default/a").await.unwrap().unwrap();
+        serde_json::from_slice::<Value>(&found.value).unwrap()["apiVersion"].clone()
+    };
+    assert_eq!(stored().await, "example.com/v1");
+    let switch = json!([{"op": "replace", "path": "/spec/versions/0/storage", "value": false},
+        {"op": "replace", "path": "/spec/versions/1/storage", "value": true}]);
+    api.patch(&format!("{CRDS}/widgets.example.com"), "json-patch", &switch).await.expect(200);
+    let path = format!("{WIDGETS}/a");
+    for _ in 0..1000 {
+        api.patch(&path, "merge-patch", &json!({})).await.expect(200);
+        if stored().await == "example.com/v2" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(stored().await, "example.com/v2");
+    let now = api.patch(&path, "merge-patch", &json!({})).await.expect(200);
+    assert_eq!((&now["apiVersion"], &now["spec"]), (&made["apiVersion"], &made["spec"]));
+    assert_ne!(now["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+    let again = api.patch(&path, "merge-patch", &json!({})).await.expect(200);
+    assert_eq!(again["metadata"]["resourceVersion"], now["metadata"]["resourceVersion"], "once is enough");
 }
 
 #[tokio::test(start_paused = true)]

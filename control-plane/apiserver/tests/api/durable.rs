@@ -7,6 +7,7 @@ use xebec_apiserver::Extensions;
 use xebec_store::Store;
 use xebec_store::sqlite::SqliteStore;
 
+use crate::crds::{definition, establish, spec};
 use crate::harness::{Api, MAPS, config_map};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,18 +49,22 @@ async fn what_was_acknowledged_survives() {
     again.config_map("later").await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watches_go_on_after_a_restart() {
+/// Sees what happens in a collection from `seen` on, restarts the server, and sees the same again. Objects are made by
+/// `make`; the one called `a` is there.
+async fn watch_over_a_restart(collection: &str, make: impl AsyncFn(&Api, &str) -> Value, prepare: impl AsyncFn(&Api)) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store.db");
     let open = || -> Arc<dyn Store> { Arc::new(SqliteStore::open(&path).unwrap()) };
     let api = Api::over(open(), Extensions::default()).await;
-    let seen = api.config_map("a").await["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
-    let resumed = format!("{MAPS}?watch=1&resourceVersion={seen}");
+    prepare(&api).await;
+    let seen = make(&api, "a").await["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let resumed = format!("{collection}?watch=1&resourceVersion={seen}");
     let mut watch = api.watch(&resumed).await;
-    api.patch(&format!("{MAPS}/a"), "merge-patch", &json!({"data": {"k": "1"}})).await.expect(200);
-    api.config_map("b").await;
-    api.delete(&format!("{MAPS}/a")).await.expect(200);
+    api.patch(&format!("{collection}/a"), "merge-patch", &json!({"metadata": {"labels": {"k": "1"}}}))
+        .await
+        .expect(200);
+    make(&api, "b").await;
+    api.delete(&format!("{collection}/a")).await.expect(200);
     let mut before = Vec::new();
     for _ in 0..3 {
         before.push(watch.next().await.unwrap());
@@ -72,6 +77,25 @@ async fn watches_go_on_after_a_restart() {
     for event in before {
         assert_eq!(watch.next().await.unwrap(), event);
     }
-    again.config_map("c").await;
+    make(&again, "c").await;
     assert_eq!(watch.next().await.unwrap()["object"]["metadata"]["name"], "c");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_go_on_after_a_restart() {
+    watch_over_a_restart(MAPS, async |api, name| api.config_map(name).await, async |_| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_of_custom_resources_go_on_after_a_restart() {
+    let widgets = "/apis/example.com/v1/namespaces/default/widgets";
+    let make = async |api: &Api, name: &str| {
+        let widget =
+            json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}, "spec": {"size": 1}});
+        api.post(widgets, &widget).await.expect(201)
+    };
+    let define = async |api: &Api| {
+        establish(api, &definition(spec())).await;
+    };
+    watch_over_a_restart(widgets, make, define).await;
 }
