@@ -294,6 +294,7 @@ impl Server {
             pod_ranges: self.config.pod_ranges(),
             load_balancer_pools: self.config.load_balancer_pools.iter().map(pool).collect::<anyhow::Result<_>>()?,
             ca: Some(Arc::clone(&self.ca)),
+            service_account_keys: Some(Arc::clone(&self.keys)),
             ..xebec_controllers::Config::default()
         };
         let client = |name| api.client(UserInfo::system(name));

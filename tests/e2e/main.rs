@@ -23,6 +23,7 @@ mod services;
 mod sight;
 mod soak;
 mod storage;
+mod upkeep;
 mod webhooks;
 mod workloads;
 
@@ -67,6 +68,7 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
         storage::{a_stateful_set_keeps_its_data, a_volume_is_found},
         autoscaling::{busy_pods_become_more},
         webhooks::{a_webhook_in_a_pod},
+        upkeep::{a_secret_gets_its_accounts_token, what_is_stored_is_migrated, policies_are_checked},
         api::{
             verbs, tables, watching, wrong_input_is_refused, namespaces_go_with_their_contents,
             nobody_writes_without_a_name, roles_decide,

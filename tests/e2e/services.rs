@@ -149,9 +149,8 @@ subsets: [{{addresses: [{{ip: {ip}}}], ports: [{{name: http, port: 8080}}]}}]
             Ok(get_from(&ns, "client", "http://other")? == *pod)
         })?;
     }
-    let slices = |output: &str| {
-        ns.kubectl(&["get", "endpointslices", "-l", "kubernetes.io/service-name=other", "-o", output])
-    };
+    let slices =
+        |output: &str| ns.kubectl(&["get", "endpointslices", "-l", "kubernetes.io/service-name=other", "-o", output]);
     let manager = slices("jsonpath={.items[*].metadata.labels.endpointslice\\.kubernetes\\.io/managed-by}")?;
     same(manager.as_str(), "endpointslicemirroring-controller.k8s.io", "who manages the one slice")?;
     ns.kubectl(&["delete", "service", "other"])?;

@@ -15,6 +15,7 @@ use crate::authn::bootstrap_token::BootstrapTokens;
 use crate::authn::front_proxy::{FrontProxy, FrontProxyConfig};
 use crate::authn::oidc::Oidc;
 use crate::authn::oidc::config::AuthenticationConfig;
+use crate::authn::secret_token::SecretTokens;
 use crate::authn::service_account::ServiceAccountTokens;
 use crate::authn::token::Tokens;
 use crate::authn::x509::X509;
@@ -75,11 +76,12 @@ impl Standard {
         let authorizer: Arc<dyn Authorizer> = Arc::new(Union::new(authorizers.clone()));
 
         let accounts = ServiceAccountTokens::new(self.keys.clone(), reader.clone(), &self.clock, audiences.clone());
+        let kept = SecretTokens::new(self.keys.clone(), reader.clone(), audiences.clone());
         let joining = BootstrapTokens::new(reader.clone(), &self.clock);
         let client = WebhookClient::new(reader.clone());
         let authentication = &self.options.authentication;
         let issuers = Oidc::new(authentication, &client, &self.clock);
-        let tokens = Tokens::new(vec![Arc::new(accounts), Arc::new(joining), Arc::new(issuers)]);
+        let tokens = Tokens::new(vec![Arc::new(accounts), Arc::new(kept), Arc::new(joining), Arc::new(issuers)]);
         let mut methods: Vec<Arc<dyn Authenticator>> = Vec::new();
         let proxies = self.options.front_proxy.clone();
         let proxy_ca = proxies.as_ref().map(|proxies| proxies.client_ca_pem.clone());

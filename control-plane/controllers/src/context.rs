@@ -15,7 +15,8 @@ use crate::views::{
     CertificateSigningRequest, ClusterRole, ConfigMap, ControllerRevision, CronJob, DaemonSet, Deployment,
     EndpointSlice, Endpoints, HorizontalPodAutoscaler, IpAddress, Job, Lease, Namespace, Node, PersistentVolume,
     PersistentVolumeClaim, Pod, PodDisruptionBudget, ReplicaSet, ReplicationController, ResourceQuota, Secret, Service,
-    ServiceAccount, ServiceCidr, StatefulSet, StorageClass,
+    ServiceAccount, ServiceCidr, StatefulSet, StorageClass, StorageVersionMigration, ValidatingAdmissionPolicy,
+    VolumeAttributesClass,
 };
 
 /// What every controller works with; cheap to clone.
@@ -123,9 +124,8 @@ caches! {
     jobs: Job = Scope::default();
     /// All cron jobs.
     cron_jobs: CronJob = Scope::default();
-    /// The default service account of each namespace.
-    service_accounts: ServiceAccount =
-        Scope { field_selector: "metadata.name=default".into(), ..Scope::default() };
+    /// All service accounts.
+    service_accounts: ServiceAccount = Scope { metadata_only: true, ..Scope::default() };
     /// The cluster's root certificates in each namespace.
     root_certificates: ConfigMap =
         Scope { field_selector: "metadata.name=kube-root-ca.crt".into(), ..Scope::default() };
@@ -135,6 +135,10 @@ caches! {
         field_selector: "type=bootstrap.kubernetes.io/token".into(),
         ..Scope::default()
     };
+    /// Secrets that have, or want, the token of a service account. Answers to writes of Secrets come here: the other
+    /// controllers of Secrets only delete them.
+    account_tokens: Secret =
+        Scope { field_selector: "type=kubernetes.io/service-account-token".into(), ..Scope::default() };
     /// All cluster roles.
     cluster_roles: ClusterRole = Scope::default();
     /// All certificate signing requests.
@@ -149,6 +153,12 @@ caches! {
     storage_classes: StorageClass = Scope::default();
     /// All resource quotas.
     resource_quotas: ResourceQuota = Scope::default();
+    /// All validating admission policies.
+    admission_policies: ValidatingAdmissionPolicy = Scope::default();
+    /// All classes of volumes' attributes.
+    attributes_classes: VolumeAttributesClass = Scope { metadata_only: true, ..Scope::default() };
+    /// All migrations of what is stored.
+    migrations: StorageVersionMigration = Scope::default();
     /// All pod disruption budgets.
     disruption_budgets: PodDisruptionBudget = Scope::default();
 }

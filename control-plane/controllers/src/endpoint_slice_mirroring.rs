@@ -127,7 +127,8 @@ fn wanted(endpoints: &Endpoints) -> (BTreeMap<Group, Members>, Skipped) {
     let mut skipped = Skipped::default();
     for subset in &endpoints.subsets {
         let ports = ports_of(subset);
-        let all = subset.addresses.iter().map(|a| (a, true)).chain(subset.not_ready_addresses.iter().map(|a| (a, false)));
+        let all =
+            subset.addresses.iter().map(|a| (a, true)).chain(subset.not_ready_addresses.iter().map(|a| (a, false)));
         let mut added = 0;
         for (address, ready) in all {
             if added == LIMIT {

@@ -5,6 +5,8 @@
 //! executor carry the plan out. The answers to writes go into the caches at once, so a plan is never made on a view that
 //! lacks the controller's own doings.
 
+pub mod account_tokens;
+pub mod admission_policy_status;
 mod claim;
 pub mod cluster_role;
 pub mod context;
@@ -32,6 +34,7 @@ pub mod resource_quota;
 pub mod runtime;
 pub mod service_cidr;
 pub mod stateful_set;
+pub mod storage_version_migration;
 pub mod taint_eviction;
 pub mod views;
 pub mod volume_protection;
@@ -44,7 +47,7 @@ use jiff::SignedDuration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use xebec_clock::{Clock, Random};
-use xebec_pki::ClusterCa;
+use xebec_pki::{ClusterCa, ServiceAccountKeys};
 
 use context::{Caches, Context};
 use runtime::api::Api;
@@ -62,6 +65,8 @@ pub struct Config {
     pub load_balancer_pools: Vec<load_balancer::Pool>,
     /// Signs certificates, and is published to all namespaces; without it, neither is done.
     pub ca: Option<Arc<ClusterCa>>,
+    /// Signs the service accounts' tokens that are kept in Secrets; without it, none are made.
+    pub service_account_keys: Option<Arc<ServiceAccountKeys>>,
     /// How long events are kept after they last happened.
     pub event_ttl: Duration,
 }
@@ -87,6 +92,7 @@ impl Default for Config {
             node_monitor_grace_period: Duration::from_secs(40),
             load_balancer_pools: Vec::new(),
             ca: None,
+            service_account_keys: None,
             event_ttl: Duration::from_secs(3600),
         }
     }
@@ -115,6 +121,9 @@ pub async fn run_all(client: kube::Client, clock: Clock, random: Random, config:
             workers.push(Box::new(move |set, cancel| start(set, &controller, cancel)));
         }};
     }
+    if let (Some(keys), Some(certificate)) = (&config.service_account_keys, &certificate) {
+        run!(account_tokens::AccountTokens::new(&cx, keys.clone(), certificate.clone()));
+    }
     run!(namespace_contents::NamespaceContents::new(&cx, certificate));
     run!(nodeipam::NodeIpam::new(&cx, config.pod_ranges.clone()));
     run!(node_lifecycle::NodeLifecycle::new(&cx, config.node_monitor_grace_period));
@@ -139,7 +148,10 @@ pub async fn run_all(client: kube::Client, clock: Clock, random: Random, config:
     run!(persistent_volume::Binder::new(&cx));
     run!(persistent_volume::ephemeral::EphemeralVolumes::new(&cx));
     run!(volume_protection::Claims::new(&cx));
+    run!(storage_version_migration::Migrations::new(&cx));
+    run!(admission_policy_status::PolicyStatuses::new(&cx));
     run!(volume_protection::Volumes::new(&cx));
+    run!(volume_protection::AttributesClasses::new(&cx));
     run!(expiry::FinishedJobs::new(&cx));
     run!(expiry::Tokens::new(&cx));
     run!(expiry::Events::new(&cx, event_ttl));

@@ -81,7 +81,11 @@ impl NamespaceContents {
         let keys = queue.clone();
         cx.caches.namespaces.on_change(move |change| keys.add(change.latest().metadata.key()));
         let keys = queue.clone();
-        cx.caches.service_accounts.on_change(move |change| keys.add(Key::new("", &change.latest().metadata.namespace)));
+        cx.caches.service_accounts.on_change(move |change| {
+            if change.latest().metadata.name == ACCOUNT {
+                keys.add(Key::new("", &change.latest().metadata.namespace));
+            }
+        });
         let keys = queue.clone();
         cx.caches
             .root_certificates

@@ -25,7 +25,8 @@ pub use expiry::Validity;
 pub use files::write_private;
 pub use kubeconfig::{Credentials, Kubeconfig};
 pub use service_account::{
-    BoundObject, Claims, DEFAULT_ISSUER, PrivateClaims, ServiceAccountKeys, TokenError, TokenRequest,
+    BoundObject, Claims, DEFAULT_ISSUER, PrivateClaims, SECRET_ISSUER, SecretClaims, ServiceAccountKeys, TokenError,
+    TokenRequest,
 };
 pub use tls::{ServerTls, client_config, server_config};
 

@@ -144,6 +144,44 @@ pub struct PrivateClaims {
     pub warnafter: Option<i64>,
 }
 
+/// Who issues tokens that are kept in Secrets: they are told from others by it.
+pub const SECRET_ISSUER: &str = "kubernetes/serviceaccount";
+
+/// The claims of a token that is kept in a Secret (upstream's legacy tokens); it ends with the Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretClaims {
+    /// [`SECRET_ISSUER`].
+    pub iss: String,
+    /// The service account's namespace, and the Secret's.
+    #[serde(default, rename = "kubernetes.io/serviceaccount/namespace")]
+    pub namespace: String,
+    /// The Secret.
+    #[serde(default, rename = "kubernetes.io/serviceaccount/secret.name")]
+    pub secret: String,
+    /// The service account.
+    #[serde(default, rename = "kubernetes.io/serviceaccount/service-account.name")]
+    pub account: String,
+    /// Its uid.
+    #[serde(default, rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    pub account_uid: String,
+    /// `system:serviceaccount:<namespace>:<name>`.
+    pub sub: String,
+}
+
+impl SecretClaims {
+    /// Those of a service account, for a Secret in its namespace.
+    pub fn new(namespace: &str, account: &BoundObject, secret: &str) -> Self {
+        Self {
+            iss: SECRET_ISSUER.to_owned(),
+            namespace: namespace.to_owned(),
+            secret: secret.to_owned(),
+            account: account.name.clone(),
+            account_uid: account.uid.clone(),
+            sub: format!("system:serviceaccount:{namespace}:{}", account.name),
+        }
+    }
+}
+
 /// Why a token is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
@@ -238,8 +276,21 @@ impl ServiceAccountKeys {
             nbf: request.issued.as_second(),
             sub: format!("system:serviceaccount:{}:{}", request.namespace, request.service_account.name),
         };
+        self.encode(&claims)
+    }
+
+    /// Makes a token that is kept in a Secret.
+    ///
+    /// # Errors
+    ///
+    /// If the signer fails.
+    pub fn sign_for_secret(&self, claims: &SecretClaims) -> Result<String, Error> {
+        self.encode(claims)
+    }
+
+    fn encode(&self, claims: &impl Serialize) -> Result<String, Error> {
         let header = Header { typ: None, kid: Some(self.public[0].id.clone()), ..Header::new(Algorithm::ES256) };
-        Ok(jsonwebtoken::encode(&header, &claims, &self.encoding)?)
+        Ok(jsonwebtoken::encode(&header, claims, &self.encoding)?)
     }
 
     /// Checks a token's signature, issuer, time and audience: one of `audiences` must be among its own. Whether what
@@ -252,17 +303,7 @@ impl ServiceAccountKeys {
         if issuer_of(token).as_deref() != Some(self.issuer.as_str()) {
             return Err(TokenError::Foreign);
         }
-        let mut validation = Validation::new(Algorithm::ES256);
-        // Time is checked below, by the caller's clock, and the audience with upstream's words.
-        validation.validate_exp = false;
-        validation.validate_aud = false;
-        validation.required_spec_claims.clear();
-        let header = jsonwebtoken::decode_header(token).map_err(|e| TokenError::Invalid(e.to_string()))?;
-        let key = self.public.iter().find(|key| header.kid.as_deref().is_none_or(|id| id == key.id));
-        let key = key.ok_or_else(|| TokenError::Invalid("it is signed by a key that is not (any more) ours".into()))?;
-        let claims = jsonwebtoken::decode::<Claims>(token, &key.decoding, &validation)
-            .map_err(|e| TokenError::Invalid(e.to_string()))?
-            .claims;
+        let claims: Claims = self.decode(token)?;
         if now.as_second() >= claims.exp {
             return Err(TokenError::Expired);
         }
@@ -273,6 +314,32 @@ impl ServiceAccountKeys {
             return Err(TokenError::Audience(claims.aud.0, audiences.to_vec()));
         }
         Ok(claims)
+    }
+
+    /// Checks the signature and the issuer of a token that is kept in a Secret. Whether the Secret still has it is for
+    /// the caller to look up.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::Foreign`] if it is no such token; [`TokenError::Invalid`] if it claims to be one.
+    pub fn verify_for_secret(&self, token: &str) -> Result<SecretClaims, TokenError> {
+        if issuer_of(token).as_deref() != Some(SECRET_ISSUER) {
+            return Err(TokenError::Foreign);
+        }
+        self.decode(token)
+    }
+
+    fn decode<C: serde::de::DeserializeOwned>(&self, token: &str) -> Result<C, TokenError> {
+        let mut validation = Validation::new(Algorithm::ES256);
+        // Time is checked by the caller's clock, and the audience with upstream's words.
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.required_spec_claims.clear();
+        let invalid = |error: jsonwebtoken::errors::Error| TokenError::Invalid(error.to_string());
+        let header = jsonwebtoken::decode_header(token).map_err(invalid)?;
+        let key = self.public.iter().find(|key| header.kid.as_deref().is_none_or(|id| id == key.id));
+        let key = key.ok_or_else(|| TokenError::Invalid("it is signed by a key that is not (any more) ours".into()))?;
+        Ok(jsonwebtoken::decode::<C>(token, &key.decoding, &validation).map_err(invalid)?.claims)
     }
 
     /// The public keys, for those who check tokens themselves: `/openid/v1/jwks` (RFC 7517).

@@ -20,6 +20,7 @@ pub mod openapi;
 pub mod patch;
 pub mod pod_security;
 pub mod policy;
+pub mod policy_types;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;

@@ -5,6 +5,7 @@ pub mod chain;
 pub mod front_proxy;
 pub mod impersonation;
 pub mod oidc;
+pub mod secret_token;
 pub mod service_account;
 pub mod token;
 pub mod x509;

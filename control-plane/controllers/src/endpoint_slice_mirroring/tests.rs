@@ -11,7 +11,8 @@ fn endpoints(metadata: Value, subsets: Value) -> Endpoints {
 }
 
 fn service(selector: Value) -> Service {
-    serde_json::from_value(json!({"metadata": {"name": "db", "namespace": "n"}, "spec": {"selector": selector}})).unwrap()
+    serde_json::from_value(json!({"metadata": {"name": "db", "namespace": "n"}, "spec": {"selector": selector}}))
+        .unwrap()
 }
 
 fn subset(addresses: &[&str], not_ready: &[&str], port: u16) -> Value {
@@ -55,14 +56,18 @@ fn stored(plan: &Plan) -> Vec<Arc<EndpointSlice>> {
 
 #[test]
 fn a_slice_for_each_family_and_set_of_ports() {
-    let subsets = json!([subset(&["192.0.2.7", "2001:db8::7"], &["192.0.2.8"], 5432), subset(&["192.0.2.9"], &[], 9187)]);
+    let subsets =
+        json!([subset(&["192.0.2.7", "2001:db8::7"], &["192.0.2.8"], 5432), subset(&["192.0.2.9"], &[], 9187)]);
     let (endpoints, service) = (endpoints(json!({}), subsets), service(Value::Null));
     let plan = run(Some(&endpoints), Some(&service), &[]);
     let made: Vec<_> = bodies(&plan)
         .iter()
         .map(|b| (b["addressType"].clone(), b["ports"][0]["port"].clone(), b["endpoints"].as_array().unwrap().len()))
         .collect();
-    assert_eq!(made, [(json!("IPv4"), json!(5432), 2), (json!("IPv4"), json!(9187), 1), (json!("IPv6"), json!(5432), 1)]);
+    assert_eq!(
+        made,
+        [(json!("IPv4"), json!(5432), 2), (json!("IPv4"), json!(9187), 1), (json!("IPv6"), json!(5432), 1)]
+    );
     let first = bodies(&plan)[0];
     assert_eq!(first["endpoints"][0], json!({"addresses": ["192.0.2.7"], "conditions": {"ready": true}}));
     assert_eq!(first["endpoints"][1]["conditions"], json!({"ready": false}));

@@ -102,6 +102,13 @@ kinds! {
         "certificates.k8s.io" "certificatesigningrequests" "CertificateSigningRequest" false;
     CLUSTER_ROLE = "rbac.authorization.k8s.io" "clusterroles" "ClusterRole" false;
     STORAGE_CLASS = "storage.k8s.io" "storageclasses" "StorageClass" false;
+    VALIDATING_ADMISSION_POLICY =
+        "admissionregistration.k8s.io" "validatingadmissionpolicies" "ValidatingAdmissionPolicy" false;
+    CUSTOM_RESOURCE_DEFINITION =
+        "apiextensions.k8s.io" "customresourcedefinitions" "CustomResourceDefinition" false;
+    VOLUME_ATTRIBUTES_CLASS = "storage.k8s.io" "volumeattributesclasses" "VolumeAttributesClass" false;
+    STORAGE_VERSION_MIGRATION =
+        "storagemigration.k8s.io" "storageversionmigrations" "StorageVersionMigration" false;
     SERVICE_CIDR = "networking.k8s.io" "servicecidrs" "ServiceCIDR" false;
     IP_ADDRESS = "networking.k8s.io" "ipaddresses" "IPAddress" false;
     POD_DISRUPTION_BUDGET = "policy" "poddisruptionbudgets" "PodDisruptionBudget" true;

@@ -1,8 +1,10 @@
 //! Lean forms of the kinds that controllers read: what they use of them, and nothing more.
 
 mod address;
+mod admission;
 mod autoscaler;
 mod cluster;
+mod migration;
 mod network;
 mod node_selector;
 mod pod;
@@ -11,8 +13,10 @@ mod storage;
 mod workload;
 
 pub use address::*;
+pub use admission::*;
 pub use autoscaler::*;
 pub use cluster::*;
+pub use migration::*;
 pub use network::*;
 pub use node_selector::*;
 pub use pod::*;

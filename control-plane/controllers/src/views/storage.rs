@@ -178,9 +178,29 @@ pub struct PersistentVolumeClaimStatus {
     /// `Resizing` and others.
     #[serde(deserialize_with = "null_default")]
     pub conditions: Vec<Condition>,
+    /// What its volume is like.
+    pub current_volume_attributes_class_name: Option<String>,
+    /// What its volume is to be like.
+    pub modify_volume_status: Option<ModifyVolumeStatus>,
+}
+
+/// `core/v1 ModifyVolumeStatus`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ModifyVolumeStatus {
+    /// The class that is being changed to.
+    pub target_volume_attributes_class_name: Option<String>,
 }
 
 impl PersistentVolumeClaim {
+    /// The classes of attributes that it names.
+    pub fn attributes_classes(&self) -> impl Iterator<Item = &String> {
+        let target = self.status.modify_volume_status.as_ref();
+        let target = target.and_then(|modified| modified.target_volume_attributes_class_name.as_ref());
+        let named = [&self.spec.volume_attributes_class_name, &self.status.current_volume_attributes_class_name];
+        named.into_iter().flatten().chain(target)
+    }
+
     /// Its class; empty if it has none.
     pub fn class(&self) -> &str {
         match self.metadata.annotations.get(CLASS_ANNOTATION) {
@@ -304,3 +324,13 @@ pub fn claim_uses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<[Cla
     };
     Ok(volumes.into_iter().filter_map(claim).collect())
 }
+
+/// `storage.k8s.io/v1 VolumeAttributesClass`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct VolumeAttributesClass {
+    /// Metadata.
+    pub metadata: Meta,
+}
+
+super::view!(VolumeAttributesClass, kind::VOLUME_ATTRIBUTES_CLASS);
