@@ -79,9 +79,14 @@ impl Cluster {
         self.xebec(&["image", "load", &archive.to_string_lossy(), "--name", &self.name])?.ok("image load").map(drop)
     }
 
-    /// Where the nodes and the server log.
+    /// Where the nodes and the server keep their state.
+    pub fn state(&self) -> PathBuf {
+        PathBuf::from("/var/lib/xebec").join(&self.name)
+    }
+
+    /// Where they log.
     pub fn logs(&self) -> PathBuf {
-        PathBuf::from("/var/lib/xebec").join(&self.name).join("logs")
+        self.state().join("logs")
     }
 
     /// `xebec up` of the running cluster, with further arguments.

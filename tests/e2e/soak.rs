@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::harness::{Cluster, Result, SOON, wait_until};
 use crate::workloads::web;
 
@@ -23,6 +25,10 @@ struct Holdings {
     namespaces: usize,
     /// Links of BPF programs, pinned.
     programs: usize,
+    /// Pods' addresses.
+    leases: usize,
+    /// What services are reached by from outside, in the kernel.
+    frontends: usize,
 }
 
 /// What an agent has.
@@ -39,11 +45,24 @@ fn lines(cluster: &Cluster, node: &str, command: &str) -> Result<Vec<String>> {
 
 fn holdings(cluster: &Cluster, node: &str) -> Result<Holdings> {
     let count = |command: &str| lines(cluster, node, command).map(|lines| lines.len());
+    let leases = cluster.state().join("nodes").join(node).join("agent/leases");
+    let leases = match std::fs::read_dir(&leases) {
+        Ok(files) => files.flatten().map(|file| file.file_name().to_string_lossy().into_owned()).collect(),
+        // The node has not had a pod yet.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(format!("{}: {error}", leases.display())),
+    };
+    let listed = cluster.xebec_named(&["service", "list", "--json", "--node", node])?.ok("service list")?;
+    let listed: Value = serde_json::from_str(&listed).map_err(|e| format!("service list: {e}"))?;
+    let frontends = listed[node].as_array().ok_or_else(|| format!("no services of {node}: {listed}"))?;
     Ok(Holdings {
         links: count("ip -o link | grep ': xb[0-9a-f]\\{13\\}' || true")?,
         routes: count("ip route | grep 'dev xb[0-9a-f]\\{13\\}' || true")?,
         namespaces: count("find /run/xebec-agent -name '*-*-*-*-*' -maxdepth 3 | sort || true")?,
         programs: count("find /sys/fs/bpf -name '*xb[0-9a-f]*' | sort || true")?,
+        // Beside the folder's lock.
+        leases: leases.iter().filter(|name| name.contains('@')).count(),
+        frontends: frontends.iter().filter(|frontend| frontend["scope"] == "external").count(),
     })
 }
 
