@@ -266,7 +266,7 @@ fn some_successes_may_suffice() {
 fn nobodys_pods_are_orphans() {
     let pi = Arc::new(job(json!({}), json!({})));
     let own = pod("a", "Running", true);
-    assert!(!is_orphan(&own, &[pi.clone()]));
+    assert!(!is_orphan(&own, std::slice::from_ref(&pi)));
     assert!(is_orphan(&own, &[]), "its job is gone");
     assert!(!is_orphan(&pod("a", "Running", false), &[]), "nothing holds it");
     let mut namesake = Job::clone(&pi);
@@ -274,7 +274,7 @@ fn nobodys_pods_are_orphans() {
     assert!(is_orphan(&own, &[Arc::new(namesake)]), "another job of the same name");
     let mut free = Pod::clone(&own);
     free.metadata.owner_references.clear();
-    assert!(!is_orphan(&free, &[pi.clone()]), "the job takes it up");
+    assert!(!is_orphan(&free, std::slice::from_ref(&pi)), "the job takes it up");
     free.metadata.labels.clear();
     assert!(is_orphan(&free, &[pi]), "the job has let go of it");
     let other = json!([{"apiVersion": "batch/v1", "kind": "ReplicaSet", "name": "pi", "uid": "x", "controller": true}]);
