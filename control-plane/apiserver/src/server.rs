@@ -22,6 +22,7 @@ use crate::authn::chain::Chain;
 use crate::authz::{Attributes, Authorizer, Decision, Union};
 use crate::body::{Body, BoxError, RequestBody};
 use crate::cache::WatchCache;
+use crate::compaction::Forgotten;
 use crate::definitions::{Definitions, Found};
 use crate::extension::Extensions;
 use crate::fairness::ADJUSTMENT_PERIOD;
@@ -75,6 +76,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Discovery and OpenAPI documents.
     pub documents: discovery::Documents,
+    /// How much of the history is gone.
+    pub(crate) forgotten: Arc<Forgotten>,
     /// Ends watches.
     pub stop: CancellationToken,
 }
@@ -128,7 +131,8 @@ impl ApiServer {
         let identity = extensions.identity.take();
         let authentication = Chain::new(methods, extensions.anonymous, authorization.clone())
             .only_for(std::mem::take(&mut extensions.anonymous_paths));
-        tokio::spawn(compaction::run(config.store.clone(), config.stop.clone()));
+        let forgotten = Arc::<Forgotten>::default();
+        tokio::spawn(compaction::run(config.store.clone(), forgotten.clone(), config.stop.clone()));
         let (store, clock) = (config.store.clone(), config.clock.clone());
         tokio::spawn(event_ttl::run(cache.clone(), store, clock, config.stop.clone()));
         if let Some(fairness) = extensions.fairness.clone() {
@@ -154,6 +158,7 @@ impl ApiServer {
             authorization,
             metrics: Metrics::default(),
             documents: discovery::Documents::default(),
+            forgotten,
             stop: config.stop,
         }));
         if let Some(definitions) = Definitions::load(server.clone(), found).await? {

@@ -152,6 +152,9 @@ async fn page(call: &Call, filter: &Filter, options: &Options) -> Result<Page, F
         None => (options.exact, ""),
     };
     wait_for(call, revision.unwrap_or(options.not_older_than)).await?;
+    if let Some(token) = options.token.as_ref().filter(|_| revision.is_some_and(|r| call.server.forgotten.covers(r))) {
+        return Err(Failed::too_old(token, call));
+    }
     let cache = call.cache()?;
     // Everything acknowledged up to here is in the cache. Taken before the listing: the listing is at least as new.
     let progress = call.server.cache.progress();
@@ -245,6 +248,12 @@ enum Failed {
     },
 }
 
+impl Failed {
+    fn too_old(token: &Token, call: &Call) -> Self {
+        Self::TooOld { fresh: Token::encode(signed(call.server.cache.progress()), &token.start) }
+    }
+}
+
 impl From<Status> for Failed {
     fn from(status: Status) -> Self {
         Self::Status(status)
@@ -253,9 +262,7 @@ impl From<Status> for Failed {
 
 fn history_error(error: &StoreError, options: &Options, call: &Call) -> Failed {
     match (error, &options.token) {
-        (StoreError::Compacted { .. }, Some(token)) => {
-            Failed::TooOld { fresh: Token::encode(signed(call.server.cache.progress()), &token.start) }
-        }
+        (StoreError::Compacted { .. }, Some(token)) => Failed::too_old(token, call),
         (StoreError::Compacted { requested, compacted }, None) => Failed::Status(Status::expired(format!(
             "The resourceVersion for the provided list is too old: {requested} ({compacted})"
         ))),
