@@ -417,6 +417,13 @@ async fn openapi_knows_them_at_once() {
         json!([{"group": "example.com", "version": "v1", "kind": "Widget"}])
     );
     assert!(schema["properties"]["metadata"]["allOf"][0]["$ref"].as_str().unwrap().ends_with("ObjectMeta"));
+    // Of what all kinds have, the same is said.
+    let built_in = &api.get("/openapi/v3/apis/apps/v1").await.expect(200)["components"]["schemas"];
+    let built_in = &built_in["io.k8s.api.apps.v1.Deployment"]["properties"];
+    for field in ["apiVersion", "kind", "metadata"] {
+        assert!(built_in[field]["description"].is_string());
+        assert_eq!(schema["properties"][field]["description"], built_in[field]["description"]);
+    }
     let v2 = api.get("/openapi/v2").await.expect(200);
     assert_eq!(v2["definitions"]["com.example.v1.Widget"]["properties"]["spec"]["properties"]["size"]["maximum"], 10);
     assert!(v2["definitions"].get("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").is_some());

@@ -1,13 +1,23 @@
 //! What OpenAPI documents say of custom resources (apiextensions `controller/openapi/builder`).
 
+use std::sync::LazyLock;
+
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::Custom;
 use crate::kinds::json::{list, text, truth};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
-const API_VERSION: &str = "The version of the schema that this object is written in.";
-const KIND: &str = "The kind of object that this is, in CamelCase.";
+
+/// What is said of the fields that all kinds have: the same as of the built-in ones.
+static NAMESPACE: LazyLock<Value> =
+    LazyLock::new(|| Namespace::json_schema(&mut SchemaGenerator::default()).to_value());
+
+fn description(field: &str) -> &'static Value {
+    &NAMESPACE["properties"][field]["description"]
+}
 
 impl Custom {
     /// The schema as OpenAPI 3 has it.
@@ -50,7 +60,7 @@ impl Custom {
 }
 
 fn reference(name: &str, v2: bool) -> Value {
-    let description = "Standard object's metadata.";
+    let description = description("metadata");
     if v2 {
         return json!({ "description": description, "$ref": format!("#/definitions/{META}.{name}") });
     }
@@ -62,8 +72,8 @@ fn type_meta(schema: &mut Value, v2: bool) {
     if !schema["properties"].is_object() {
         schema["properties"] = json!({});
     }
-    schema["properties"]["apiVersion"] = json!({ "type": "string", "description": API_VERSION });
-    schema["properties"]["kind"] = json!({ "type": "string", "description": KIND });
+    schema["properties"]["apiVersion"] = json!({ "type": "string", "description": description("apiVersion") });
+    schema["properties"]["kind"] = json!({ "type": "string", "description": description("kind") });
     schema["properties"]["metadata"] = reference("ObjectMeta", v2);
 }
 
