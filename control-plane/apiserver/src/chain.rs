@@ -109,7 +109,7 @@ pub async fn handle(server: Arc<Shared>, request: Request<RequestBody>) -> Respo
     let response = trail.finish(response, panicked);
     let mut response = respond::compress(response, wanted.gzip);
     let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     if let Some(id) = audit_id {
         headers.insert(AUDIT_ID, id);
     }

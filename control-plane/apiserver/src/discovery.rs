@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HOST, HeaderValue, IF_NONE_MATCH, VARY};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HOST, HeaderValue, IF_NONE_MATCH, VARY};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use parking_lot::Mutex;
@@ -26,6 +26,9 @@ use crate::server::Shared;
 /// The API level, as `/version` says it.
 const MINOR: &str = "37";
 const GIT_VERSION: &str = "v1.37.0+xebec";
+
+/// What others may do with the documents by which they check our tokens.
+const DOCUMENT_CACHING: &str = "public, max-age=3600";
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
@@ -157,7 +160,11 @@ pub async fn serve(
         ["healthz" | "livez" | "readyz", ..] => Ok(health(server, &segments, query).await),
         ["metrics"] => Ok(respond::raw(200, "text/plain; version=0.0.4", metrics(server, &registry).into_bytes())),
         _ => match server.extensions.documents.get(path) {
-            Some((media_type, document)) => Ok(respond::raw(200, media_type, document.to_string().into_bytes())),
+            Some((media_type, document)) => {
+                let mut response = respond::raw(200, media_type, document.to_string().into_bytes());
+                response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(DOCUMENT_CACHING));
+                Ok(response)
+            }
             None => Err(Status::no_such_path()),
         },
     }
