@@ -283,7 +283,7 @@ async fn start(
         data: config.data_dir.clone(),
     };
     let uid = node::register::register(&node, &rest).await;
-    let events = crate::events::Recorder::start(rest.clone(), &config.node_name, clock.clone(), random.clone());
+    let events = crate::events::Recorder::start(rest.clone(), &config.node_name, clock.clone());
     let (network_problem, problem) = watch::channel(Some("the pod network is being set up".to_owned()));
     let (service_problem, services) = watch::channel(None);
     let (flow_problem, flows) = watch::channel(None);

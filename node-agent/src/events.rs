@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use xebec_clock::{Clock, Random};
+use xebec_clock::Clock;
 
 use crate::api::{Pod, Rest};
 
@@ -79,9 +79,9 @@ pub struct Recorder(Option<mpsc::Sender<Entry>>);
 
 impl Recorder {
     /// Records events as coming from the kubelet of `node`. The sender lives as long as a clone of the recorder.
-    pub fn start(rest: Rest, node: &str, clock: Clock, random: Random) -> Self {
+    pub fn start(rest: Rest, node: &str, clock: Clock) -> Self {
         let (tx, rx) = mpsc::channel(QUEUE);
-        let sender = Sender { rest, node: node.to_owned(), clock, random, seen: BTreeMap::new() };
+        let sender = Sender { rest, node: node.to_owned(), clock, seen: BTreeMap::new(), stamps: Stamps::default() };
         tokio::spawn(sender.run(rx));
         Self(Some(tx))
     }
@@ -120,9 +120,21 @@ struct Sender {
     rest: Rest,
     node: String,
     clock: Clock,
-    random: Random,
+    stamps: Stamps,
     /// The object's name and how often it happened.
     seen: BTreeMap<Entry, (String, u32)>,
+}
+
+/// What names of events end in: they sort as the events happened, and that is how clients show them.
+#[derive(Default)]
+struct Stamps(i128);
+
+impl Stamps {
+    /// The time, later than the last.
+    fn next(&mut self, clock: &Clock) -> i128 {
+        self.0 = clock.now().as_nanosecond().max(self.0 + 1);
+        self.0
+    }
 }
 
 impl Sender {
@@ -162,7 +174,7 @@ impl Sender {
                 Err(error) => return Err(error),
             }
         }
-        let name = format!("{}.{:016x}", entry.about.name, self.random.next_u64());
+        let name = format!("{}.{:x}", entry.about.name, self.stamps.next(&self.clock));
         let mut involved = json!({
             "kind": entry.about.kind, "name": entry.about.name, "uid": entry.about.uid, "apiVersion": "v1",
         });
@@ -187,5 +199,20 @@ impl Sender {
         }
         self.seen.insert(entry.clone(), (name, 1));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn names_sort_as_events_happened() {
+        let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
+        let mut stamps = Stamps::default();
+        let mut names: Vec<String> = (0..100).map(|_| format!("pod.{:x}", stamps.next(&clock))).collect();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        names.push(format!("pod.{:x}", stamps.next(&clock)));
+        assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
     }
 }

@@ -101,7 +101,7 @@ impl PodManager {
     pub fn new(config: PodManagerConfig, client: kube::Client, parts: Parts, clock: Clock, random: Random) -> Self {
         let rest = Rest::new(client);
         let events = if config.events {
-            Recorder::start(rest.clone(), &config.node_name, clock.clone(), random.clone())
+            Recorder::start(rest.clone(), &config.node_name, clock.clone())
         } else {
             Recorder::disabled()
         };
