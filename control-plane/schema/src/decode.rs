@@ -11,6 +11,10 @@ pub const MAX_DEPTH: usize = 128;
 /// How many strict errors are kept; more say nothing new.
 const MAX_DUPLICATES: usize = 100;
 
+/// How many bytes of paths are looked at for strict errors: a long path with many keys below is not written out for
+/// each of them.
+const MAX_WORK: usize = 16 << 20;
+
 /// A decoded document.
 #[derive(Debug, PartialEq)]
 pub struct Decoded {
@@ -30,18 +34,33 @@ pub struct DecodeError(String);
 /// # Errors
 /// If it is not JSON, is followed by something else, or nests deeper than [`MAX_DEPTH`].
 pub fn from_json(bytes: &[u8]) -> Result<Decoded, DecodeError> {
-    let mut state = State { path: String::new(), depth: 0, duplicates: Vec::new() };
+    let mut state = State::default();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = Seed(&mut state).deserialize(&mut deserializer).map_err(|e| go_words(bytes, &e))?;
     deserializer.end().map_err(|e| go_words(bytes, &e))?;
     Ok(Decoded { value, duplicates: state.duplicates })
 }
 
+/// Puts what a strict decoder objects to in the order in which it comes upon it.
+pub fn in_order(bytes: &[u8], errors: Vec<String>) -> Vec<String> {
+    let mut state = State { wanted: errors, ..State::default() };
+    // It was read before, as far as there is something to say of it.
+    let _ = Seed(&mut state).deserialize(&mut serde_json::Deserializer::from_slice(bytes));
+    state.ordered.append(&mut state.wanted);
+    state.ordered
+}
+
+#[derive(Default)]
 struct State {
     /// Where we are, as `spec.containers[0].name`.
     path: String,
     depth: usize,
     duplicates: Vec<String>,
+    /// Bytes of paths looked at.
+    work: usize,
+    /// What is to be put in order, and what of it was met.
+    wanted: Vec<String>,
+    ordered: Vec<String>,
 }
 
 impl State {
@@ -50,10 +69,30 @@ impl State {
         if self.depth > MAX_DEPTH { Err("exceeded max depth") } else { Ok(()) }
     }
 
+    /// Whether the path may be written out once more.
+    fn affords(&mut self) -> bool {
+        self.work += self.path.len();
+        self.work <= MAX_WORK
+    }
+
+    /// Notes that the field was there before.
     fn duplicate(&mut self) {
-        let text = format!("duplicate field {:?}", self.path);
-        if self.duplicates.len() < MAX_DUPLICATES && !self.duplicates.contains(&text) {
-            self.duplicates.push(text);
+        if self.duplicates.len() < MAX_DUPLICATES && self.affords() {
+            let text = format!("duplicate field {:?}", self.path);
+            if !self.duplicates.contains(&text) {
+                self.duplicates.push(text);
+            }
+        }
+    }
+
+    /// Takes what is wanted of this field.
+    fn meet(&mut self, what: &str) {
+        if self.wanted.is_empty() || !self.affords() {
+            return;
+        }
+        let text = format!("{what} field {:?}", self.path);
+        if let Some(at) = self.wanted.iter().position(|wanted| *wanted == text) {
+            self.ordered.push(self.wanted.remove(at));
         }
     }
 }
@@ -135,7 +174,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
             self.0.path.push_str(&key);
             if out.contains_key(&key) {
                 self.0.duplicate();
+                self.0.meet("duplicate");
             }
+            self.0.meet("unknown");
             let value = entries.next_value_seed(Seed(self.0))?;
             self.0.path.truncate(here);
             out.insert(key, value);
@@ -214,6 +255,21 @@ mod tests {
         let decoded = from_json(text.as_bytes()).unwrap();
         assert_eq!(decoded.duplicates, [r#"duplicate field "spec.replicas""#, r#"duplicate field "spec.list[1].a""#]);
         assert_eq!(decoded.value["spec"]["replicas"], 2);
+    }
+
+    #[test]
+    fn errors_are_put_in_the_documents_order() {
+        let text = br#"{"z":1,"spec":{"b":1,"replicas":2,"replicas":3},"a":1,"a":2}"#;
+        let mut errors = from_json(text).unwrap().duplicates;
+        errors.extend(["a", "spec.b", "z"].map(|path| format!("unknown field {path:?}")));
+        let expected = [
+            r#"unknown field "z""#,
+            r#"unknown field "spec.b""#,
+            r#"duplicate field "spec.replicas""#,
+            r#"unknown field "a""#,
+            r#"duplicate field "a""#,
+        ];
+        assert_eq!(in_order(text, errors), expected);
     }
 
     #[test]

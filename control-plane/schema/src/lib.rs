@@ -15,6 +15,7 @@ pub mod decode;
 pub mod defaults;
 pub mod discovery;
 pub mod field;
+pub mod go;
 pub mod kinds;
 pub mod openapi;
 pub mod patch;

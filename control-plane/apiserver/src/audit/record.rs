@@ -212,5 +212,5 @@ pub(crate) fn readable(
     crate::verbs::decode::document(headers, body, definition)
         .map(|(value, _)| value)
         .ok()
-        .or_else(|| crate::verbs::decode::yaml(body).ok())
+        .or_else(|| crate::verbs::decode::yaml_lenient(body).ok())
 }

@@ -93,8 +93,8 @@ fn built_in(group: &str, version: &str, kind: &str) -> Option<&'static xebec_sch
 
 /// A body that is to be of a kind other than the parent's.
 fn posted(call: &mut Call, expected: &Expected<'_>, body: &bytes::Bytes) -> Result<Value, Status> {
-    let (value, duplicates) = decode::document(&call.parts.headers, body, expected.definition)?;
-    decode::typed(call, expected, value, duplicates)
+    let (value, origin) = decode::document(&call.parts.headers, body, expected.definition)?;
+    decode::typed(call, expected, value, &origin)
 }
 
 /// The object that the subresource belongs to, as it is stored.

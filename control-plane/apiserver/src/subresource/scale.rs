@@ -16,6 +16,7 @@ use crate::respond;
 use crate::verbs::apply::{self, Configuration};
 use crate::verbs::decode::{self, Expected};
 use crate::verbs::modify::{self, Modify, Next, Rules};
+use crate::verbs::origin::Origin;
 use crate::verbs::patch::Patch;
 use crate::verbs::track::{self, ScaleManager};
 
@@ -55,7 +56,7 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
             let before = managed_scale(call, old);
             let fields = ScaleManager { call, definition };
             let scale = fields.apply(&before, &configuration.value, configuration.force)?;
-            let scale = decode::typed(call, &expected, scale, Vec::new())?;
+            let scale = decode::typed(call, &expected, scale, &Origin::default())?;
             scaled(call, &scale, old).map(Next::Tracked)
         };
         modify::modify(call, how, compute).await?
@@ -66,7 +67,7 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
             // What the patch does not say, it does not insist upon.
             before["metadata"].as_object_mut().map(|m| m.remove("resourceVersion"));
             let scale = patch.apply(expected.definition, &before)?;
-            let mut scale = decode::typed(call, &expected, scale, Vec::new())?;
+            let mut scale = decode::typed(call, &expected, scale, &Origin::patch(&patch))?;
             ScaleManager { call, definition }.update(&mut scale, &before);
             scaled(call, &scale, old).map(Next::Tracked)
         };

@@ -9,6 +9,7 @@ use xebec_schema::status::Status;
 
 use super::decode::{self, FieldValidation};
 use super::modify::{self, Modify, Next, Rules};
+use super::origin::Origin;
 use super::{create, track, update};
 use crate::body::Body;
 use crate::chain::Call;
@@ -68,7 +69,7 @@ impl Configuration {
             served
         });
         let object = track::apply(call, served.as_ref(), &self.value, self.force)?;
-        let object = decode::checked(call, object, Vec::new())?;
+        let object = decode::checked(call, object, &Origin::default())?;
         update::addressed(call, object)
     }
 }

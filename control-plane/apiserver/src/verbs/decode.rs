@@ -9,6 +9,8 @@ use xebec_schema::status::{Cause, Details, Status};
 use xebec_schema::types::{self, Definition};
 use xebec_schema::{convert, decode, defaults, protobuf, walk};
 
+use super::origin::Origin;
+use super::yaml;
 use crate::chain::Call;
 use crate::query::Query;
 
@@ -78,8 +80,8 @@ pub fn dry_run(query: &Query) -> Result<bool, Status> {
     }
 }
 
-/// A body as JSON, with what a strict decoder objects to. `definition` is what it is to be, which a body in protobuf
-/// cannot be read without.
+/// A body as JSON, and where it comes from. `definition` is what it is to be, which a body in protobuf cannot be read
+/// without.
 ///
 /// # Errors
 ///
@@ -88,15 +90,15 @@ pub fn document(
     headers: &HeaderMap,
     body: &Bytes,
     definition: Option<&Definition>,
-) -> Result<(Value, Vec<String>), Status> {
+) -> Result<(Value, Origin<'static>), Status> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match (content_type.split(';').next().unwrap_or_default().trim(), definition) {
         ("" | "application/json" | "text/plain" | "application/x-www-form-urlencoded", _) => json(body),
-        ("application/yaml" | "application/x-yaml" | "text/yaml", _) => yaml(body).map(|value| (value, Vec::new())),
+        ("application/yaml" | "application/x-yaml" | "text/yaml", _) => yaml(body),
         (PROTOBUF, Some(definition)) => {
             let envelope = protobuf::envelope(body).map_err(|e| Status::bad_request(e.to_string()))?;
             let value = envelope.to_json(definition).map_err(|e| Status::bad_request(e.to_string()))?;
-            Ok((value, Vec::new()))
+            Ok((value, Origin::default()))
         }
         (_, definition) => {
             let mut message = "the body of the request was in an unknown format - accepted media types include: \
@@ -115,18 +117,20 @@ pub fn document(
 /// # Errors
 ///
 /// 400 if it is something else.
-pub fn json(body: &[u8]) -> Result<(Value, Vec<String>), Status> {
+pub fn json(body: &Bytes) -> Result<(Value, Origin<'static>), Status> {
     let decoded = decode::from_json(body).map_err(|e| Status::bad_request(e.to_string()))?;
-    Ok((decoded.value, decoded.duplicates))
+    Ok((decoded.value, Origin::json(body.clone(), decoded.duplicates)))
 }
 
-/// A body of YAML.
+/// A body of YAML. Of a repeated key, the last value counts.
 ///
 /// # Errors
 ///
 /// 400 if it is something else.
-pub fn yaml(body: &[u8]) -> Result<Value, Status> {
-    serde_saphyr::from_slice(body).map_err(|e| Status::bad_request(format!("error converting YAML to JSON: {e}")))
+pub fn yaml(body: &[u8]) -> Result<(Value, Origin<'static>), Status> {
+    let value = yaml_lenient(body).map_err(Status::bad_request)?;
+    let repeated = yaml::repeated(body).ok().flatten();
+    Ok((value, Origin::yaml(repeated.into_iter().collect())))
 }
 
 /// An applied configuration: YAML, of which JSON is a part. Of a repeated key, the last value counts.
@@ -146,16 +150,18 @@ pub fn yaml_lenient(body: &[u8]) -> Result<Value, String> {
 ///
 /// # Errors
 ///
-/// Which one.
+/// Which ones.
 pub fn yaml_strict(body: &[u8]) -> Result<(), String> {
-    if let Ok(decoded) = decode::from_json(body) {
-        return decoded
-            .duplicates
-            .first()
-            .map_or(Ok(()), |duplicate| Err(format!("error converting YAML to JSON: yaml: {duplicate}")));
+    // Reading JSON as JSON is a lot faster, and most of it repeats nothing.
+    if decode::from_json(body).is_ok_and(|decoded| decoded.duplicates.is_empty()) {
+        return Ok(());
     }
-    let read: Result<Value, _> = serde_saphyr::from_slice(body);
-    read.map(drop).map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))
+    let why = match yaml::repeated(body) {
+        Ok(None) => return Ok(()),
+        Ok(Some(told)) => told,
+        Err(why) => format!("yaml: {why}"),
+    };
+    Err(format!("error converting YAML to JSON: {why}"))
 }
 
 /// The kind that a body has to be of.
@@ -189,19 +195,19 @@ pub fn definition(name: &str) -> Option<&'static Definition> {
 pub fn object(call: &mut Call, body: &Bytes) -> Result<Value, Status> {
     // A custom resource has no form in protobuf.
     let definition = call.resource.definition().filter(|_| call.resource.custom.is_none());
-    let (value, duplicates) = document(&call.parts.headers, body, definition)?;
-    checked(call, value, duplicates)
+    let (value, origin) = document(&call.parts.headers, body, definition)?;
+    checked(call, value, &origin)
 }
 
 /// The same for a document that is not the body as it came: the outcome of a patch.
 ///
 /// # Errors
 ///
-/// 400.
-pub fn checked(call: &mut Call, value: Value, duplicates: Vec<String>) -> Result<Value, Status> {
+/// 400; 422 for what a patch made.
+pub fn checked(call: &mut Call, value: Value, origin: &Origin<'_>) -> Result<Value, Status> {
     let resource = call.resource.clone();
     if let Some(custom) = &resource.custom {
-        return self::custom(call, custom, value, duplicates);
+        return self::custom(call, custom, value, origin);
     }
     let expected = Expected {
         group: &resource.group,
@@ -209,7 +215,7 @@ pub fn checked(call: &mut Call, value: Value, duplicates: Vec<String>) -> Result
         kind: &resource.kind,
         definition: resource.definition(),
     };
-    let mut object = typed(call, &expected, value, duplicates)?;
+    let mut object = typed(call, &expected, value, origin)?;
     defaults::apply(&resource, &mut object);
     if convert::is_converted(&resource) {
         convert::to_stored(&resource, &mut object);
@@ -221,7 +227,7 @@ pub fn checked(call: &mut Call, value: Value, duplicates: Vec<String>) -> Result
 }
 
 /// [`checked`] for a custom resource.
-fn custom(call: &mut Call, custom: &Custom, mut value: Value, duplicates: Vec<String>) -> Result<Value, Status> {
+fn custom(call: &mut Call, custom: &Custom, mut value: Value, origin: &Origin<'_>) -> Result<Value, Status> {
     let validation = FieldValidation::of(&call.query)?;
     let resource = call.resource.clone();
     let said = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -235,19 +241,17 @@ fn custom(call: &mut Call, custom: &Custom, mut value: Value, duplicates: Vec<St
             "the API version in the data ({said_version}) does not match the expected API version ({api_version})"
         )));
     }
-    let refused = |why: String| {
-        let (kind, version) = (&resource.kind, &resource.version);
-        Status::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"))
-    };
+    let refused = |value: &Value, why: String| origin.refused(&resource.kind, &resource.version, value, why);
     if said_kind != resource.kind {
-        return Err(refused("the kind does not match".to_owned()));
+        return Err(refused(&value, "the kind does not match".to_owned()));
     }
-    let unknown = custom.coerce(&mut value).map_err(refused)?;
+    let unknown = custom.coerce(&mut value).map_err(|why| refused(&value, why))?;
     if validation != FieldValidation::Ignore {
-        let mut strict = duplicates;
+        // What is repeated is found while decoding, what is unknown afterwards.
+        let mut strict = origin.repeated.clone();
         strict.extend(unknown.into_iter().map(|name| format!("unknown field \"{name}\"")));
         if !strict.is_empty() && validation == FieldValidation::Strict {
-            return Err(refused(format!("strict decoding error: {}", strict.join(", "))));
+            return Err(refused(&value, format!("strict decoding error: {}", strict.join(", "))));
         }
         call.warnings.extend(strict);
     }
@@ -263,12 +267,7 @@ fn custom(call: &mut Call, custom: &Custom, mut value: Value, duplicates: Vec<St
 /// # Errors
 ///
 /// 400.
-pub fn typed(
-    call: &mut Call,
-    expected: &Expected<'_>,
-    mut value: Value,
-    duplicates: Vec<String>,
-) -> Result<Value, Status> {
+pub fn typed(call: &mut Call, expected: &Expected<'_>, mut value: Value, origin: &Origin<'_>) -> Result<Value, Status> {
     let validation = FieldValidation::of(&call.query)?;
     let Some(object) = value.as_object_mut() else {
         return Err(Status::bad_request(format!(
@@ -298,18 +297,13 @@ pub fn typed(
             "the API version in the data ({said_version}) does not match the expected API version ({api_version})"
         )));
     }
-    let refused = |why: String| {
-        let (kind, version) = (expected.kind, expected.version);
-        Status::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"))
-    };
+    let refused = |why: String| origin.refused(expected.kind, expected.version, &value, why);
     if let Some(definition) = expected.definition {
-        walk::check(definition, &value).map_err(refused)?;
+        origin.check(definition, &value).map_err(refused)?;
     }
     if validation != FieldValidation::Ignore {
-        let mut strict: Vec<String> = duplicates;
-        if let Some(definition) = expected.definition {
-            strict.extend(walk::unknown(definition, &value));
-        }
+        let unknown = expected.definition.map_or_else(Vec::new, |definition| walk::unknown(definition, &value));
+        let strict = origin.strict(unknown);
         if !strict.is_empty() && validation == FieldValidation::Strict {
             return Err(refused(format!("strict decoding error: {}", strict.join(", "))));
         }

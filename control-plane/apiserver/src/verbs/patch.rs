@@ -7,22 +7,32 @@ use http::header::CONTENT_TYPE;
 use serde_json::Value;
 use xebec_schema::status::Status;
 use xebec_schema::types::Definition;
-use xebec_schema::{convert, patch};
+use xebec_schema::{convert, go, patch};
 
 use super::modify::{self, Modify, Next, Rules};
+use super::origin::Origin;
 use super::{apply, decode, track};
 use crate::body::{self, Body, RequestBody};
 use crate::chain::Call;
 use crate::{respond, versions};
 
 /// A patch, read.
-pub enum Patch {
+#[derive(Debug)]
+pub struct Patch {
+    kind: Kind,
+    value: Value,
+    /// Keys that it has twice.
+    pub repeated: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
     /// A list of operations.
-    Json(Value),
+    Json,
     /// A JSON merge patch.
-    Merge(Value),
+    Merge,
     /// A merge patch that knows the kind's lists.
-    Strategic(Value),
+    Strategic,
 }
 
 impl Patch {
@@ -34,10 +44,10 @@ impl Patch {
     pub fn read(call: &Call, body: &Bytes) -> Result<Self, Status> {
         let header = call.parts.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let content_type = header.split(';').next().unwrap_or_default().trim();
-        let read: fn(Value) -> Self = match content_type {
-            "application/json-patch+json" => Self::Json,
-            "application/merge-patch+json" => Self::Merge,
-            "application/strategic-merge-patch+json" => Self::Strategic,
+        let kind = match content_type {
+            "application/json-patch+json" => Kind::Json,
+            "application/merge-patch+json" => Kind::Merge,
+            "application/strategic-merge-patch+json" => Kind::Strategic,
             _ => {
                 return Err(unsupported(
                     "the body of the request was in an unknown format - accepted media types include: \
@@ -46,14 +56,22 @@ impl Patch {
                 ));
             }
         };
-        let (value, _) = decode::json(body).or_else(|error| {
+        let (value, origin) = decode::json(body).or_else(|error| match kind {
+            Kind::Json => Err(error),
             // Clients send YAML as a merge patch, too, and upstream takes it.
-            if content_type == "application/json-patch+json" {
-                return Err(error);
-            }
-            decode::yaml(body).map(|value| (value, Vec::new()))
+            Kind::Merge | Kind::Strategic => decode::yaml(body),
         })?;
-        Ok(read(value))
+        Ok(Self { kind, value, repeated: origin.repeated })
+    }
+
+    /// Whether the patch is merged by what the kind says of its lists.
+    pub fn is_strategic(&self) -> bool {
+        self.kind == Kind::Strategic
+    }
+
+    /// What an error shows if there is something wrong with what the patch made: that, or the patch itself.
+    pub fn shown(&self, patched: &Value) -> String {
+        if self.is_strategic() { go::printed(&self.value) } else { patched.to_string() }
     }
 
     /// The patched object. `definition` knows how the kind's lists merge.
@@ -62,11 +80,11 @@ impl Patch {
     ///
     /// 400 or 422 if the patch does not fit, 415 for a strategic merge patch of a kind without a definition.
     pub fn apply(&self, definition: Option<&Definition>, object: &Value) -> Result<Value, Status> {
-        match (self, definition) {
-            (Self::Json(operations), _) => patch::json_patch(object, operations),
-            (Self::Merge(patch), _) => patch::merge_patch(object, patch),
-            (Self::Strategic(patch), Some(definition)) => patch::strategic_merge_as(definition, object, patch),
-            (Self::Strategic(_), None) => {
+        match (self.kind, definition) {
+            (Kind::Json, _) => patch::json_patch(object, &self.value),
+            (Kind::Merge, _) => patch::merge_patch(object, &self.value),
+            (Kind::Strategic, Some(definition)) => patch::strategic_merge_as(definition, object, &self.value),
+            (Kind::Strategic, None) => {
                 return Err(unsupported(
                     "the body of the request was in an unknown format - accepted media types include: \
                      application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
@@ -116,16 +134,15 @@ pub fn patched(call: &mut Call, patch: &Patch, old: &Value) -> Result<Value, Sta
     if new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] && !sets_version(patch) {
         new["metadata"].as_object_mut().map(|metadata| metadata.remove("resourceVersion"));
     }
-    let new = decode::checked(call, new, Vec::new())?;
+    let new = decode::checked(call, new, &Origin::patch(patch))?;
     super::update::addressed(call, new)
 }
 
 /// Whether the patch says which resource version it is for.
 fn sets_version(patch: &Patch) -> bool {
-    match patch {
-        Patch::Json(operations) => operations
-            .as_array()
+    match patch.kind {
+        Kind::Json => (patch.value.as_array())
             .is_some_and(|list| list.iter().any(|operation| operation["path"] == "/metadata/resourceVersion")),
-        Patch::Merge(patch) | Patch::Strategic(patch) => !patch["metadata"]["resourceVersion"].is_null(),
+        Kind::Merge | Kind::Strategic => !patch.value["metadata"]["resourceVersion"].is_null(),
     }
 }

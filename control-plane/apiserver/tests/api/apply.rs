@@ -62,7 +62,8 @@ async fn yaml_is_applied() {
     let headers = [("content-type", "application/apply-patch+yaml; charset=utf-8")];
     let path = format!("{MAPS}/m?fieldManager=me");
     let strict = api.send("PATCH", &format!("{path}&fieldValidation=Strict"), &headers, body).await;
-    assert!(strict.message().starts_with("error strict decoding YAML: error converting YAML to JSON: yaml: "));
+    let told = "yaml: unmarshal errors:\n  line 7: key \"a\" already set in map";
+    assert_eq!(strict.message(), format!("error strict decoding YAML: error converting YAML to JSON: {told}"));
     assert_eq!(strict.code, 400);
     let answer = api.send("PATCH", &path, &headers, body).await;
     assert!(answer.headers.contains_key("warning"));

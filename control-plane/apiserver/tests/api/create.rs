@@ -80,6 +80,27 @@ async fn unknown_fields_are_dropped_reported_or_refused() {
     assert_eq!(api.get("/apis/apps/v1/namespaces/default/deployments/b").await.code, 404);
 }
 
+/// Upstream's "should detect unknown and duplicate fields of a typed object".
+#[tokio::test]
+async fn what_is_strictly_wrong_is_told_in_the_documents_order() {
+    let api = Api::start().await;
+    let body = r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "name": "n"}, "what": 1,
+        "data": {}, "data": {}}"#;
+    let json = [("content-type", "application/json")];
+    let strict = api.send("POST", &format!("{MAPS}?fieldValidation=Strict"), &json, body).await;
+    let told = "duplicate field \"metadata.name\", unknown field \"what\", duplicate field \"data\"";
+    let refused = "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: ";
+    assert_eq!((strict.code, strict.message()), (400, format!("{refused}{told}")));
+
+    let body = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: first\n  name: second\nwhat: 1\n";
+    let yaml = [("content-type", "application/yaml")];
+    let strict = api.send("POST", &format!("{MAPS}?fieldValidation=Strict"), &yaml, body).await;
+    let told = "yaml: unmarshal errors:\n  line 5: key \"name\" already set in map, unknown field \"what\"";
+    assert_eq!((strict.code, strict.message()), (400, format!("{refused}{told}")));
+    let ignored = api.send("POST", &format!("{MAPS}?fieldValidation=Ignore"), &yaml, body).await;
+    assert_eq!(ignored.expect(201)["metadata"]["name"], "second");
+}
+
 #[tokio::test]
 async fn wrong_types_and_kinds_are_refused() {
     let api = Api::start().await;

@@ -36,8 +36,40 @@ async fn patches_that_are_not_served() {
     assert_eq!(api.patch(&format!("{MAPS}/b"), "merge-patch", &json!({})).await.code, 404);
     let renamed = api.patch(&path, "merge-patch", &json!({"metadata": {"name": "b"}})).await;
     assert_eq!(renamed.code, 400);
-    let mistyped = api.patch(&path, "merge-patch", &json!({"data": {"a": 1}})).await;
-    assert_eq!(mistyped.code, 400);
+}
+
+/// What a patch makes is told as upstream tells it: as a wrong value of a field `patch`.
+#[tokio::test]
+async fn patches_that_make_no_object_of_the_kind() {
+    let api = Api::start().await;
+    api.config_map("a").await;
+    let path = format!("{MAPS}/a");
+    let why = "json: cannot unmarshal number into Go struct field ConfigMap.data of type string";
+    for (content_type, patch) in [
+        ("merge-patch", json!({"data": {"a": 1}})),
+        ("json-patch", json!([{"op": "add", "path": "/data/a", "value": 1}])),
+    ] {
+        let mistyped = api.patch(&path, content_type, &patch).await;
+        assert_eq!((mistyped.code, mistyped.value()["reason"].as_str()), (422, Some("Invalid")));
+        assert!(mistyped.message().starts_with(" \"\" is invalid: patch: Invalid value: \"{"), "{mistyped:?}");
+        assert!(mistyped.message().ends_with(why), "{mistyped:?}");
+    }
+    let patch = json!({"data": {"a": 1}});
+    let mistyped = api.patch(&path, "strategic-merge-patch", &patch).await;
+    let told = "patch: Invalid value: \"map[data:map[a:1]]\": cannot convert int64 to string";
+    assert_eq!((mistyped.code, mistyped.message()), (422, format!(" \"\" is invalid: {told}")));
+    assert_eq!(mistyped.value()["details"]["causes"][0]["field"], "patch");
+
+    let strict = [("content-type", "application/strategic-merge-patch+json")];
+    let patch = r#"{"data": {"a": "1", "a": "2"}, "what": 1}"#;
+    let told = "duplicate field \"data.a\", unknown field \"what\"";
+    let refused = api.send("PATCH", &format!("{path}?fieldValidation=Strict"), &strict, patch).await;
+    let value = "map[data:map[a:2] what:1]";
+    let message = format!(" \"\" is invalid: patch: Invalid value: \"{value}\": strict decoding error: {told}");
+    assert_eq!((refused.code, refused.message()), (422, message));
+    let warned = api.send("PATCH", &path, &strict, patch).await;
+    assert!(warned.headers.contains_key("warning"));
+    assert_eq!(warned.expect(200)["data"]["a"], "2");
 }
 
 #[tokio::test]

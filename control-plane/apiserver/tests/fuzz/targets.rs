@@ -56,11 +56,9 @@ pub fn json(input: &[u8]) {
 }
 
 pub fn yaml(input: &[u8]) {
-    if let Ok(value) = verbs::decode::yaml(input) {
-        assert!(verbs::decode::yaml_lenient(input).is_ok(), "what is right is right without checks");
+    if let Ok(value) = verbs::decode::yaml_lenient(input) {
         read(value);
     }
-    let _ = verbs::decode::yaml_lenient(input);
     let _ = verbs::decode::yaml_strict(input);
 }
 
@@ -154,7 +152,7 @@ pub fn configurations(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let _ = EncryptionConfiguration::parse(&text);
     let _ = audit::Policy::parse(&text);
-    if let Ok(value) = verbs::decode::yaml(input) {
+    if let Ok(value) = verbs::decode::yaml_lenient(input) {
         let _ = AuthenticationConfig::read(&value);
         let (policy, errors) = policy::policy(&value["spec"], true);
         let said = value["spec"]["mutations"].as_array().map_or(0, Vec::len);
@@ -164,7 +162,7 @@ pub fn configurations(input: &[u8]) {
 
 /// A CustomResourceDefinition: what is accepted can be served.
 pub fn definitions(input: &[u8]) {
-    let Ok(mut value) = verbs::decode::yaml(input) else { return };
+    let Ok(mut value) = verbs::decode::yaml_lenient(input) else { return };
     let row = REGISTRY.by_kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition").expect("a kind");
     let definition = row.definition().expect("a definition");
     if walk::check(definition, &value).is_err() {

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::element::Element;
 use super::set::shown;
 use super::typed::{Atom, ListType, MapType, ScalarType, Type};
+use crate::go;
 
 /// Checks a configuration.
 ///
@@ -40,9 +41,9 @@ impl Walk {
             (_, Value::Null) => {}
             (Atom::Scalar(scalar), value) => self.scalar(scalar, value),
             (Atom::List(list), Value::Array(items)) => self.items(&list, items),
-            (Atom::List(_), value) => self.error(format_args!("expected list, got &{{{}}}", go(value))),
+            (Atom::List(_), value) => self.error(format_args!("expected list, got &{{{}}}", go::printed(value))),
             (Atom::Map(map), Value::Object(entries)) => self.entries(&map, entries),
-            (Atom::Map(_), value) => self.error(format_args!("expected map, got &{{{}}}", go(value))),
+            (Atom::Map(_), value) => self.error(format_args!("expected map, got &{{{}}}", go::printed(value))),
         }
     }
 
@@ -57,8 +58,12 @@ impl Walk {
             (ScalarType::String, value) => {
                 self.error(format_args!("expected string, got &value.valueUnstructured{{Value:{}}}", go_syntax(value)));
             }
-            (ScalarType::Boolean, value) => self.error(format_args!("expected boolean, got &{{{}}}", go(value))),
-            (ScalarType::Untyped, value) => self.error(format_args!("expected any scalar, got &{{{}}}", go(value))),
+            (ScalarType::Boolean, value) => {
+                self.error(format_args!("expected boolean, got &{{{}}}", go::printed(value)))
+            }
+            (ScalarType::Untyped, value) => {
+                self.error(format_args!("expected any scalar, got &{{{}}}", go::printed(value)))
+            }
         }
     }
 
@@ -108,20 +113,6 @@ fn go_type(value: &Value) -> &'static str {
         Value::String(_) => "string",
         Value::Array(_) => "[]interface {}",
         Value::Object(_) => "map[string]interface {}",
-    }
-}
-
-/// `%v`.
-fn go(value: &Value) -> String {
-    match value {
-        Value::Null => "<nil>".into(),
-        Value::String(text) => text.clone(),
-        Value::Array(items) => format!("[{}]", items.iter().map(go).collect::<Vec<_>>().join(" ")),
-        Value::Object(entries) => {
-            let entries: Vec<String> = entries.iter().map(|(key, value)| format!("{key}:{}", go(value))).collect();
-            format!("map[{}]", entries.join(" "))
-        }
-        other => other.to_string(),
     }
 }
 

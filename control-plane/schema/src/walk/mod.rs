@@ -31,22 +31,72 @@ pub fn check_types(resource: &Resource, object: &Value) -> Result<(), String> {
 /// As [`check_types`].
 pub fn check(definition: &Definition, object: &Value) -> Result<(), String> {
     let mut context = Context { owner: "", path: Vec::new() };
-    context.object(definition, object).map_err(|e| match e {
+    let Err(error) = context.object(definition, object) else { return Ok(()) };
+    let (found, expected) = match error {
+        Error::Type { found, expected } => (found, expected),
+        Error::Struct { found, expected } => (found.to_owned(), expected),
+        Error::Value(text) => return Err(text),
+    };
+    if context.path.is_empty() {
         // There is no field to name.
-        Error::Type { found, expected } if context.path.is_empty() => {
-            format!("json: cannot unmarshal {found} into Go value of type {expected}")
-        }
-        Error::Type { found, expected } => {
-            let (owner, path) = (context.owner, context.path.join("."));
-            format!("json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {expected}")
-        }
+        return Err(format!("json: cannot unmarshal {found} into Go value of type {expected}"));
+    }
+    let (owner, path) = (context.owner, context.path.join("."));
+    Err(format!("json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {expected}"))
+}
+
+/// [`check`] for an object that was put together from values, not decoded: a strategic merge patch's. Upstream restores
+/// it by other means (`runtime.DefaultUnstructuredConverter`), and these name no field.
+///
+/// # Errors
+/// `unrecognized type: int32`.
+pub fn check_restored(definition: &Definition, object: &Value) -> Result<(), String> {
+    let mut context = Context { owner: "", path: Vec::new() };
+    context.object(definition, object).map_err(|error| match error {
+        Error::Type { found, expected } => not_restored(&found, &expected),
+        Error::Struct { found, .. } => format!("cannot restore struct from: {}", restored_kind(found)),
         Error::Value(text) => text,
     })
+}
+
+/// Why a value is not made one of a Go type that is no struct.
+fn not_restored(found: &str, expected: &str) -> String {
+    let kind = restored_kind(found);
+    if expected.starts_with("[]") {
+        return format!("cannot restore slice from {kind}");
+    }
+    if expected.starts_with("map[") {
+        return format!("cannot restore map from {kind}");
+    }
+    match expected {
+        "bool" => "unrecognized type: bool".to_owned(),
+        // Go can convert one number to another, and an integer to a string; it is not done, but told so.
+        expected if matches!(kind, "int64" | "float64") => format!("cannot convert {kind} to {expected}"),
+        "int32" | "int64" | "float64" => format!("unrecognized type: {expected}"),
+        // All other scalars are strings with a name.
+        _ => "unrecognized type: string".to_owned(),
+    }
+}
+
+/// Go's kind of what a JSON value was read into.
+fn restored_kind(found: &str) -> &str {
+    match found.split_once(' ') {
+        Some((_, number)) if number.contains(['.', 'e', 'E']) => "float64",
+        Some(_) => "int64",
+        None => match found {
+            "number" => "int64",
+            "object" => "map",
+            "array" => "slice",
+            other => other,
+        },
+    }
 }
 
 enum Error {
     /// The JSON type is not that of the Go type.
     Type { found: String, expected: String },
+    /// The same, of a struct.
+    Struct { found: &'static str, expected: String },
     /// The type's own reading failed, with these words.
     Value(String),
 }
@@ -62,7 +112,8 @@ impl<'a> Context<'a> {
     fn object(&mut self, definition: &'a Definition, value: &Value) -> Result<(), Error> {
         let Value::Object(entries) = value else {
             let package = definition.name.rsplit('.').nth(1).unwrap_or_default();
-            return wrong_type(value, format!("{package}.{}", definition.go_name()));
+            let expected = format!("{package}.{}", definition.go_name());
+            return Err(Error::Struct { found: go_kind(value), expected });
         };
         for field in &definition.fields {
             let Some(value) = entries.get(field.name.as_ref()) else { continue };

@@ -71,6 +71,21 @@ fn wrong_types_are_told_in_gos_words() {
 }
 
 #[test]
+fn what_is_not_restored_is_told_in_other_words() {
+    let told = |object: serde_json::Value, expected: &str| {
+        let row = row("apps", "deployments");
+        assert_eq!(check_restored(row.definition().unwrap(), &object).unwrap_err(), expected);
+    };
+    told(json!({"spec": {"replicas": "3"}}), "unrecognized type: int32");
+    told(json!({"spec": {"replicas": 1.5}}), "cannot convert float64 to int32");
+    told(json!({"spec": {"paused": 1}}), "unrecognized type: bool");
+    told(json!({"metadata": {"labels": {"a": 1}}}), "cannot convert int64 to string");
+    told(json!({"metadata": {"labels": "a"}}), "cannot restore map from string");
+    told(json!({"spec": []}), "cannot restore struct from: slice");
+    told(json!({"spec": {"template": {"spec": {"containers": {}}}}}), "cannot restore slice from map");
+}
+
+#[test]
 fn what_decodes_passes() {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "status": null,
