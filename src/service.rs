@@ -11,7 +11,7 @@ use xebec_ebpf_loader::layout::{SCOPE_CLUSTER, ServiceKey};
 use xebec_node_agent::agent::DNS_PORT;
 use xebec_node_agent::proxy::desired::{Facts, ServiceName, Target, compile};
 use xebec_node_agent::proxy::views::{EndpointSlice, Service};
-use xebec_node_agent::sight::{Frontend, protocol};
+use xebec_node_agent::sight::{Frontend, NodeNetwork, protocol};
 
 use crate::kubelets::{Kubelets, Which, text};
 
@@ -71,14 +71,33 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn frontends(which: &Which, cluster: &Kubelets) -> anyhow::Result<BTreeMap<String, Vec<Frontend>>> {
+/// Every node's answer.
+async fn ask<T: serde::de::DeserializeOwned>(
+    which: &Which,
+    cluster: &Kubelets,
+    path: &str,
+) -> anyhow::Result<BTreeMap<String, T>> {
     let mut out = BTreeMap::new();
     for (node, client) in cluster.clients(which.node.as_deref()).await? {
-        let request = http::Request::get("/xebec/services").body(Vec::new())?;
+        let request = http::Request::get(path).body(Vec::new())?;
         let answer = client.request(request).await.with_context(|| format!("node {node}"))?;
         out.insert(node, answer);
     }
     Ok(out)
+}
+
+async fn frontends(which: &Which, cluster: &Kubelets) -> anyhow::Result<BTreeMap<String, Vec<Frontend>>> {
+    ask(which, cluster, "/xebec/services").await
+}
+
+/// What forwards to other nodes what comes from outside.
+fn forwarding(network: &NodeNetwork) -> String {
+    let NodeNetwork { node, xdp, carried_by_xdp, .. } = network;
+    if xdp.in_use {
+        format!("{node}  from outside to other nodes: by XDP in the driver {} ({carried_by_xdp} packets)", xdp.driver)
+    } else {
+        format!("{node}  from outside to other nodes: by tcx ({})", xdp.reason)
+    }
 }
 
 async fn list(which: &Which, json: bool) -> anyhow::Result<()> {
@@ -134,6 +153,8 @@ async fn show(service: &str, which: &Which, json: bool) -> anyhow::Result<ExitCo
     if json {
         println!("{}", serde_json::to_string_pretty(&lines)?);
     } else {
+        let networks: BTreeMap<String, NodeNetwork> = ask(which, &cluster, "/xebec/network").await?;
+        networks.values().for_each(|network| println!("{}", forwarding(network)));
         lines.iter().for_each(Line::print);
     }
     Ok(if differs { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -27,7 +27,7 @@ use crate::drain::peers::{HttpsAsk, Peers};
 use crate::drain::{ClusterServices, quiet};
 use crate::images::ImageStore;
 use crate::network::{
-    LoadBalancerMode, Network, NetworkConfig, NetworkConfig6, PodIdentity, SetupError, Tunnel, run as follow_nodes,
+    LoadBalancerMode, Network, NetworkConfig, NetworkConfig6, PodIdentity, SetupError, Tunnel, Xdp, run as follow_nodes,
 };
 use crate::node::{self, Machine, NodeConfig};
 use crate::pods::env::Facts;
@@ -85,6 +85,8 @@ pub struct AgentConfig {
     pub uplink: Option<String>,
     /// When to tunnel.
     pub tunnel: Tunnel,
+    /// When the uplink's driver forwards NodePorts.
+    pub xdp: Xdp,
     /// How services are forwarded to other nodes that do not say themselves.
     pub load_balancer_mode: LoadBalancerMode,
     /// What the node offers, if not all that the machine has.
@@ -115,6 +117,7 @@ impl AgentConfig {
             logger: std::env::current_exe().unwrap_or_else(|_| "xebec".into()),
             uplink: None,
             tunnel: Tunnel::Auto,
+            xdp: Xdp::Auto,
             load_balancer_mode: LoadBalancerMode::Snat,
             allocatable: None,
             pods_max: 110,
@@ -476,6 +479,7 @@ fn start_network(
         v6: network6(config, cluster, pod_cidrs),
         node_ports: cluster.node_ports()?,
         tunnel: config.tunnel,
+        xdp: config.xdp,
         masquerade: true,
         bpffs: config.bpffs.clone(),
         cgroup: config.cgroup.clone(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
-use xebec_node_agent::network::{LoadBalancerMode, Tunnel};
+use xebec_node_agent::network::{LoadBalancerMode, Tunnel, Xdp};
 use xebec_pki::BootstrapToken;
 
 use super::discovery::parse_pin;
@@ -63,15 +63,19 @@ pub struct Args {
     #[arg(long)]
     pub uplink: Option<String>,
     /// When other nodes' pods are reached through VXLAN: auto (nodes not on the same link), always, never
-    #[arg(long, value_parser = parse_tunnel)]
+    #[arg(long, value_parser = parse_when::<Tunnel>)]
     pub tunnel: Option<Tunnel>,
+    /// When the uplink's driver forwards NodePorts and load balancers to other nodes, by XDP: auto (where it can, but for veth
+    /// and virtio_net, whose other traffic it slows down), always (where it can), never [default: auto]
+    #[arg(long, value_parser = parse_when::<Xdp>)]
+    pub xdp: Option<Xdp>,
     /// How NodePorts and load balancers reach pods of other nodes: snat, or dsr (direct server return, which keeps the
     /// client's address); a service's annotation xebec.io/load-balancer-mode comes first [default: snat]
     #[arg(long, value_parser = parse_mode)]
     pub load_balancer_mode: Option<LoadBalancerMode>,
 }
 
-fn parse_tunnel(text: &str) -> Result<Tunnel, String> {
+fn parse_when<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(text.into()).map_err(|_| "one of auto, always, never".to_owned())
 }
 
@@ -110,6 +114,8 @@ pub struct AgentConfig {
     pub uplink: Option<String>,
     /// When other nodes' pods are reached through VXLAN.
     pub tunnel: Tunnel,
+    /// When the uplink's driver forwards NodePorts.
+    pub xdp: Xdp,
     /// How services are forwarded to other nodes that do not say themselves.
     pub load_balancer_mode: LoadBalancerMode,
 }
@@ -173,6 +179,7 @@ impl Args {
             insecure_registries: [file.insecure_registries, self.insecure_registries].concat(),
             uplink: self.uplink.or(file.uplink),
             tunnel: self.tunnel.or(file.tunnel).unwrap_or_default(),
+            xdp: self.xdp.or(file.xdp).unwrap_or_default(),
             load_balancer_mode: self.load_balancer_mode.or(file.load_balancer_mode).unwrap_or_default(),
             server,
         })

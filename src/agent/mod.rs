@@ -179,6 +179,7 @@ async fn run(config: AgentConfig) -> anyhow::Result<()> {
         resolv_conf: config.resolv_conf,
         uplink: config.uplink,
         tunnel: config.tunnel,
+        xdp: config.xdp,
         load_balancer_mode: config.load_balancer_mode,
         data_dir: config.data_dir,
         node_ip6: config.node_ip6,

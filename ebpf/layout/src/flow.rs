@@ -86,8 +86,10 @@ pub mod flow_counters {
     /// Entries that were added to the flow table. Those of them that are not there any more were evicted: nothing else
     /// removes one.
     pub const ADDED: u32 = 0;
+    /// Packets of known flows that the uplink's XDP program has carried.
+    pub const CARRIED_BY_XDP: u32 = 1;
     /// Size of the array.
-    pub const COUNT: u32 = 1;
+    pub const COUNT: u32 = 2;
 }
 
 /// A datagram in fragments: its later ones have no ports.

@@ -30,7 +30,7 @@ pub use trace::{StepKind, TRACE_STEPS, TraceLog, TraceStep};
 
 /// The version of this layout; part of the path where maps are pinned. Add one with every change that makes an
 /// existing map unreadable.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// The maps' names, as they are pinned and as the programs' object file has them.
 pub mod map {

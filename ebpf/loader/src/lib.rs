@@ -14,6 +14,7 @@
 //! version. Nothing is detached when a [`Datapath`] is dropped; [`unload`] does that.
 
 pub mod bpffs;
+pub mod driver;
 mod error;
 mod maps;
 pub mod sys;
@@ -26,7 +27,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
-use aya::programs::{CgroupSockAddr, Program, SchedClassifier, SockOps};
+use aya::programs::{CgroupSockAddr, Program, SchedClassifier, SockOps, Xdp};
 use aya::{Ebpf, EbpfLoader};
 pub use error::Error;
 pub use maps::{Counter, Counters, Events, Maps, Prefix, Prefixes, Table};
@@ -53,6 +54,9 @@ const SOCKET_PROGRAMS: [(&str, AttachType); 9] = [
 
 const UPLINK_PROGRAMS: [(&str, AttachType); 2] =
     [("uplink_ingress", AttachType::TcxIngress), ("uplink_egress", AttachType::TcxEgress)];
+
+/// Before these, in the driver.
+const UPLINK_XDP: (&str, AttachType) = ("uplink_xdp", AttachType::Xdp);
 
 const OVERLAY_PROGRAMS: [(&str, AttachType); 2] =
     [("overlay_ingress", AttachType::TcxIngress), ("overlay_egress", AttachType::TcxEgress)];
@@ -128,6 +132,17 @@ impl Datapath {
         self.attach_interface(&UPLINK_PROGRAMS, ifindex)
     }
 
+    /// Attaches the uplink's program that runs in the driver. An error if that cannot have one, or has another already; the
+    /// others do without.
+    pub fn attach_uplink_xdp(&mut self, ifindex: u32) -> Result<(), Error> {
+        self.attach_interface(&[UPLINK_XDP], ifindex)
+    }
+
+    /// Takes that program away; none is no error.
+    pub fn detach_uplink_xdp(&mut self) -> Result<(), Error> {
+        self.detach(UPLINK_XDP.0)
+    }
+
     /// Attaches the programs of the VXLAN device.
     pub fn attach_overlay(&mut self, ifindex: u32) -> Result<(), Error> {
         self.attach_interface(&OVERLAY_PROGRAMS, ifindex)
@@ -135,12 +150,7 @@ impl Datapath {
 
     /// Takes the tunnel's programs away.
     pub fn detach_overlay(&mut self) -> Result<(), Error> {
-        for (program, _) in OVERLAY_PROGRAMS {
-            if let Some(path) = self.link_path(program) {
-                bpffs::remove(&path)?;
-            }
-        }
-        Ok(())
+        OVERLAY_PROGRAMS.iter().try_for_each(|(program, _)| self.detach(program))
     }
 
     /// Attaches the pods' programs to the host side of a pod's pair.
@@ -156,12 +166,7 @@ impl Datapath {
     /// Takes a pod's programs away; none is no error.
     pub fn detach_pod(&mut self, interface: &str) -> Result<(), Error> {
         // In the order they were attached last: what is listed by is gone last.
-        for (_, prefix, _) in POD_PROGRAMS.iter().rev() {
-            if let Some(path) = self.link_path(&format!("{prefix}{interface}")) {
-                bpffs::remove(&path)?;
-            }
-        }
-        Ok(())
+        POD_PROGRAMS.iter().rev().try_for_each(|(_, prefix, _)| self.detach(&format!("{prefix}{interface}")))
     }
 
     /// Interfaces that have the pods' programs, sorted.
@@ -176,6 +181,14 @@ impl Datapath {
         match self.ebpf.program(name) {
             Some(Program::SchedClassifier(program)) => Ok(program),
             _ => Err(Error::Missing(name)),
+        }
+    }
+
+    /// The uplink's program that runs in the driver, to run on made-up packets.
+    pub fn xdp(&self) -> Result<&Xdp, Error> {
+        match self.ebpf.program(UPLINK_XDP.0) {
+            Some(Program::Xdp(program)) => Ok(program),
+            _ => Err(Error::Missing(UPLINK_XDP.0)),
         }
     }
 
@@ -210,6 +223,11 @@ impl Datapath {
         }
         let link = create(fd.as_fd())?;
         Ok(sys::pin(&link, &path)?)
+    }
+
+    /// Removes what is pinned as `pin`, if it is there.
+    fn detach(&self, pin: &str) -> Result<(), Error> {
+        self.link_path(pin).map_or(Ok(()), |path| bpffs::remove(&path))
     }
 
     fn link_path(&self, pin: &str) -> Option<PathBuf> {
@@ -272,7 +290,7 @@ fn map_dir(root: &Path) -> PathBuf {
 fn load<'a>(loader: &mut EbpfLoader<'a>, config: &'a Config) -> Result<Ebpf, Error> {
     let classifiers = UPLINK_PROGRAMS.iter().chain(&OVERLAY_PROGRAMS).map(|(name, _)| *name);
     let pods = POD_PROGRAMS.iter().map(|(name, ..)| *name);
-    let names = SOCKET_PROGRAMS.iter().map(|(name, _)| *name).chain(classifiers).chain(pods);
+    let names = SOCKET_PROGRAMS.iter().map(|(name, _)| *name).chain(classifiers).chain(pods).chain([UPLINK_XDP.0]);
     load_programs(loader, config, names)
 }
 
@@ -289,6 +307,7 @@ fn load_programs<'a>(
             Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
             Program::SchedClassifier(program) => SchedClassifier::load(program),
             Program::SockOps(program) => SockOps::load(program),
+            Program::Xdp(program) => Xdp::load(program),
             _ => return Err(Error::Missing(name)),
         };
         result.map_err(|source| Error::Program { program: name, source: Box::new(source) })?;

@@ -9,6 +9,7 @@ mod services;
 mod trace;
 mod upgrade;
 mod v6;
+mod xdp;
 
 use std::net::Ipv4Addr;
 

@@ -8,11 +8,8 @@ use xebec_ebpf_layout::{ALIVE_PORT, ALIVE_QUESTION, DropReason, Port, proto};
 
 use crate::config::config;
 use crate::nat::{self, Tuple};
-use crate::packet::{Kind, Packet};
+use crate::packet::{Kind, Packet, UDP_LEN};
 use crate::{deliver, reject};
-
-/// Length of a UDP header.
-const UDP_LEN: usize = 8;
 
 /// Whether somebody asks. Not from the port that answers come from: two nodes could be made to answer each other for ever.
 #[inline(always)]

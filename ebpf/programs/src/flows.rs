@@ -16,15 +16,26 @@ const DIRECT_RETURN: u8 = flow_flags::DIRECT_RETURN;
 /// How many ports are tried for a flow. With half the range in use, one in 2^32 flows finds none.
 const PORT_TRIES: u32 = 32;
 
+/// A flow in use passes the neighbour table this often, in seconds: see [`is_due`].
+const NEIGHBOUR_CHECK_S: u32 = 16;
+
 /// What becomes of this packet by an earlier decision, written to `to`; false if there was none, or it no longer stands.
 #[inline(always)]
 pub fn known(packet: &Packet, to: &mut Tuple) -> bool {
-    let Some(entry) = FLOWS.get_ptr_mut(&packet.key) else { return false };
+    let Some(flow) = find(packet, to) else { return false };
+    note(packet, to, flow, now_s());
+    true
+}
+
+/// As [`known`], for who may leave the packet to another hook after all: the entry stays as it is until [`note`].
+#[inline(always)]
+pub fn find(packet: &Packet, to: &mut Tuple) -> Option<&'static mut Flow> {
+    let entry = FLOWS.get_ptr_mut(&packet.key)?;
     // SAFETY: a live map value. Another CPU may write the same fields at the same time: each is one word and either
     // value will do.
     let flow = unsafe { &mut *entry };
     if flow.kind == FlowKind::ServiceForward as u8 && !still_stands(packet, flow) {
-        return false;
+        return None;
     }
     to.src = flow.src;
     to.dst = flow.dst;
@@ -32,6 +43,12 @@ pub fn known(packet: &Packet, to: &mut Tuple) -> bool {
     to.dst_port = flow.dst_port;
     to.direct_return = u32::from(flow.flags & DIRECT_RETURN != 0);
     trace::step(StepKind::KnownFlow, flow.service, &to.dst, to.dst_port);
+    Some(flow)
+}
+
+/// Notes in its entry that the packet was seen, and what it says about the connection.
+#[inline(always)]
+pub fn note(packet: &Packet, to: &Tuple, flow: &mut Flow, now: u32) {
     let mut flags = flow.flags;
     if flow.kind == FlowKind::ServiceReply as u8 || flow.kind == FlowKind::MasqueradeReply as u8 {
         if flags & flow_flags::REPLIED == 0 && flow.service != 0 && packet.key.proto == proto::TCP {
@@ -44,7 +61,6 @@ pub fn known(packet: &Packet, to: &mut Tuple) -> bool {
     } else if packet.is_syn() {
         flags &= !(flow_flags::CLOSING | flow_flags::REPLIED);
     }
-    let now = now_s();
     if flow.last_seen_s != now || flow.flags != flags {
         flow.last_seen_s = now;
         flow.flags = flags;
@@ -52,7 +68,14 @@ pub fn known(packet: &Packet, to: &mut Tuple) -> bool {
     if packet.is_closing() {
         close_other_side(to, packet.key.proto);
     }
-    true
+}
+
+/// Whether this packet of a flow is one that the kernel should send, so that it finds out whether the neighbour is still
+/// there: it asks only those that it sends to itself. One packet in so many seconds, of each flow in another.
+#[inline(always)]
+pub fn is_due(packet: &Packet, flow: &Flow, now: u32) -> bool {
+    let turn = now.wrapping_add(u32::from(packet.key.src_port.get() ^ packet.key.dst_port.get()));
+    flow.last_seen_s != now && turn % NEIGHBOUR_CHECK_S == 0
 }
 
 /// As [`known`], of packets that answer: a pod that sends what seems to be a client's from outside has no flow there.
@@ -197,9 +220,15 @@ fn add(key: &FlowKey, flow: &Flow) -> bool {
     if FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)).is_err() {
         return false;
     }
-    if let Some(counter) = FLOW_COUNTERS.get_ptr_mut(flow_counters::ADDED) {
+    count(flow_counters::ADDED);
+    true
+}
+
+/// Counts one more of [`flow_counters`].
+#[inline(always)]
+pub fn count(what: u32) {
+    if let Some(counter) = FLOW_COUNTERS.get_ptr_mut(what) {
         // SAFETY: the slot is this CPU's own, and the program is not preempted by another of ours on it.
         unsafe { *counter += 1 };
     }
-    true
 }

@@ -10,12 +10,13 @@
 //! Hooks:
 //! - [`socket`]: the node's sockets and its pods': a service's address becomes a backend's at `connect()`.
 //! - [`uplink`]: packets from and to outside: NodePort, load balancer addresses, masquerade.
+//! - [`uplink_xdp`]: those of them that only pass through, before the kernel has made packets of them, where the driver can.
 //! - [`pod_egress`]: packets from a pod: to its neighbours directly, to other nodes by link or tunnel.
 //! - [`pod_ingress`]: packets to a pod that policies select.
 //! - [`overlay`]: the VXLAN device.
 //! - [`latency`]: the steps of TCP connections.
 //!
-//! Vocabulary: [`packet`] (parsing), [`service`] (frontend and backend lookup), [`flows`] (the flow table), [`nat`]
+//! Vocabulary: [`frame`] (a packet's bytes), [`packet`] (parsing), [`service`] (frontend and backend lookup), [`flows`] (the flow table), [`nat`]
 //! (rewriting with right checksums), [`deliver`] (the way on), [`reject`] (answers instead of silence), [`arp`] and [`ndp`],
 //! [`alive`] (that this node lives),
 //! [`policy`] (who may talk to whom), [`icmp`] (errors about translated flows), [`mss`] (segments that fit the tunnel), [`direct_return`] (backends that
@@ -29,6 +30,7 @@ mod deliver;
 mod direct_return;
 mod event;
 mod flows;
+mod frame;
 mod handover;
 mod icmp;
 mod latency;
@@ -46,6 +48,7 @@ mod service;
 mod socket;
 mod trace;
 mod uplink;
+mod uplink_xdp;
 
 /// The helpers that programs call are only for programs under a GPL-compatible licence.
 #[unsafe(no_mangle)]

@@ -84,6 +84,29 @@ pub struct Scratch {
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
+/// A way by the uplink that the kernel has named.
+#[repr(C)]
+pub struct WayOut {
+    /// For packets from here
+    pub src: Addr,
+    /// to there
+    pub dst: Addr,
+    /// of this class: of IPv4 the type of service, of IPv6 class and flow label.
+    pub class: u32,
+    /// When it was asked, by the kernel's monotonic clock, in seconds.
+    pub asked_s: u32,
+    /// The largest packet, in bytes of IP.
+    pub mtu: u32,
+    /// Ethernet addresses, destination first.
+    pub macs: [[u8; 6]; 2],
+}
+
+/// So many are remembered.
+pub const WAYS_OUT: u32 = 256;
+
+#[btf_map]
+pub static WAYS: PerCpuArray<WayOut, { WAYS_OUT as usize }> = PerCpuArray::new();
+
 /// This CPU's working memory. Take it once, at the start of a program.
 #[inline(always)]
 pub fn scratch() -> Option<&'static mut Scratch> {

@@ -5,10 +5,11 @@
 //! two parts: addresses as a change of the pseudo header, ports as a change of the rest.
 
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
-use aya_ebpf::helpers::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_store_bytes};
+use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
 use xebec_ebpf_layout::{Addr, DropReason, Port, StepKind, proto};
 
+use crate::frame::Frame;
 use crate::packet::{ETH_LEN, Kind, Packet};
 use crate::trace;
 
@@ -25,6 +26,7 @@ pub struct Tuple {
 
 /// What follows the IP header's first 8 bytes.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Tail {
     ttl: u8,
     proto: u8,
@@ -35,6 +37,7 @@ struct Tail {
 
 /// What follows the IPv6 header's first 4 bytes.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Tail6 {
     length: u16,
     next: u8,
@@ -49,8 +52,9 @@ fn change(old: u32, new: u32) -> u64 {
     u64::from(!old) + u64::from(new)
 }
 
+/// Folds a one's complement sum to 32 bits.
 #[inline(always)]
-fn fold32(sum: u64) -> u32 {
+pub fn fold32(sum: u64) -> u32 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     sum as u32
@@ -96,7 +100,7 @@ fn after_hop(ttl: u8, hop: bool) -> Result<u8, DropReason> {
 
 /// Writes the IP header's addresses (and time to live) with its checksum.
 #[inline(always)]
-pub fn rewrite_ip(ctx: &TcContext, packet: &Packet, src: &Addr, dst: &Addr, hop: bool) -> Result<(), DropReason> {
+pub fn rewrite_ip(ctx: &impl Frame, packet: &Packet, src: &Addr, dst: &Addr, hop: bool) -> Result<(), DropReason> {
     if packet.is_v6() {
         return rewrite_ip6(ctx, packet, src, dst, hop);
     }
@@ -106,39 +110,32 @@ pub fn rewrite_ip(ctx: &TcContext, packet: &Packet, src: &Addr, dst: &Addr, hop:
     let old = u32::from(u16::from_ne_bytes([ip.ttl, ip.proto]));
     let new = u32::from(u16::from_ne_bytes([ttl, ip.proto]));
     let sum = u64::from(!ip.check) + change(ip.src, src) + change(ip.dst, dst) + change(old, new);
-    store(ctx, ETH_LEN + 8, &Tail { ttl, proto: ip.proto, check: !fold16(sum), src, dst })
+    ctx.write(ETH_LEN + 8, &Tail { ttl, proto: ip.proto, check: !fold16(sum), src, dst })
 }
 
 /// The same for IPv6, which has no header checksum.
 #[inline(always)]
-fn rewrite_ip6(ctx: &TcContext, packet: &Packet, src: &Addr, dst: &Addr, hop: bool) -> Result<(), DropReason> {
+fn rewrite_ip6(ctx: &impl Frame, packet: &Packet, src: &Addr, dst: &Addr, hop: bool) -> Result<(), DropReason> {
     let ip = &packet.ip6;
     let hop_limit = after_hop(ip.hop_limit, hop)?;
     if hop {
         let old = u32::from(u16::from_ne_bytes([ip.next, ip.hop_limit]));
         let new = u32::from(u16::from_ne_bytes([ip.next, hop_limit]));
-        update_sum(ctx, change(old, new));
+        ctx.adjust_sum(change(old, new));
     }
-    store(ctx, ETH_LEN + 4, &Tail6 { length: ip.length, next: ip.next, hop_limit, src: *src, dst: *dst })
+    ctx.write(ETH_LEN + 4, &Tail6 { length: ip.length, next: ip.next, hop_limit, src: *src, dst: *dst })
 }
 
 /// Counts a hop and leaves everything else.
 #[inline(always)]
-pub fn count_hop(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
+pub fn count_hop(ctx: &impl Frame, packet: &Packet) -> Result<(), DropReason> {
     rewrite_ip(ctx, packet, &packet.key.src, &packet.key.dst, true)
-}
-
-/// Tells the kernel that the bytes of the packet have changed by so much, if it has their sum from the network card.
-#[inline(always)]
-fn update_sum(ctx: &TcContext, change: u64) {
-    // SAFETY: the context the kernel gave us. Where there is no sum, the helper says so, and that is that.
-    unsafe { bpf_csum_update(ctx.skb.skb, fold32(change)) };
 }
 
 /// Changes the layer 4 checksum at `offset` as the addresses of its pseudo header change.
 #[inline(always)]
 fn replace_addresses(
-    ctx: &TcContext,
+    ctx: &impl Frame,
     packet: &Packet,
     offset: usize,
     src: &Addr,
@@ -146,12 +143,12 @@ fn replace_addresses(
     flags: u32,
 ) -> Result<(), DropReason> {
     let change = addresses(packet, src, dst);
-    replace_l4(ctx, offset, change, flags | BPF_F_PSEUDO_HDR)?;
+    ctx.adjust_l4(offset, change, flags | BPF_F_PSEUDO_HDR)?;
     if packet.is_v6() {
         // The helper takes it that a header checksum has made up for the addresses, and corrects the packet's own sum by the
         // layer 4 one. IPv6 has none: addresses and layer 4 make up for each other. (Newer kernels can be told, by a flag that
         // older ones refuse.)
-        update_sum(ctx, change);
+        ctx.adjust_sum(change);
     }
     Ok(())
 }
@@ -180,7 +177,7 @@ pub fn change_of(old: &Addr, new: &Addr) -> u64 {
 
 /// Writes new addresses of an ICMP message that is no echo: ICMPv6's checksum sees them.
 #[inline(always)]
-pub fn readdress_icmp(ctx: &TcContext, packet: &Packet, src: &Addr, dst: &Addr, hop: bool) -> Result<(), DropReason> {
+pub fn readdress_icmp(ctx: &impl Frame, packet: &Packet, src: &Addr, dst: &Addr, hop: bool) -> Result<(), DropReason> {
     if packet.is_v6() {
         replace_addresses(ctx, packet, packet.l4 as usize + 2, src, dst, 0)?;
     }
@@ -189,7 +186,7 @@ pub fn readdress_icmp(ctx: &TcContext, packet: &Packet, src: &Addr, dst: &Addr, 
 
 /// Writes `to` into the packet. `hop`: the packet goes on without the kernel's forwarding, so we count its hop.
 #[inline(always)]
-pub fn rewrite(ctx: &TcContext, packet: &Packet, to: &Tuple, hop: bool) -> Result<(), DropReason> {
+pub fn rewrite(ctx: &impl Frame, packet: &Packet, to: &Tuple, hop: bool) -> Result<(), DropReason> {
     let key = &packet.key;
     let l4 = packet.l4 as usize;
     let (src, dst) = (&to.src, &to.dst);
@@ -205,22 +202,22 @@ pub fn rewrite(ctx: &TcContext, packet: &Packet, to: &Tuple, hop: bool) -> Resul
     match key.proto {
         proto::TCP => {
             replace_addresses(ctx, packet, l4 + 16, src, dst, 0)?;
-            replace_l4(ctx, l4 + 16, ports, 0)?;
-            store(ctx, l4, &[to.src_port.0, to.dst_port.0])?;
+            ctx.adjust_l4(l4 + 16, ports, 0)?;
+            ctx.write(l4, &[to.src_port.0, to.dst_port.0])?;
         }
         proto::UDP => {
             // A zero checksum means none, and stays so.
             replace_addresses(ctx, packet, l4 + 6, src, dst, BPF_F_MARK_MANGLED_0)?;
-            replace_l4(ctx, l4 + 6, ports, BPF_F_MARK_MANGLED_0)?;
-            store(ctx, l4, &[to.src_port.0, to.dst_port.0])?;
+            ctx.adjust_l4(l4 + 6, ports, BPF_F_MARK_MANGLED_0)?;
+            ctx.write(l4, &[to.src_port.0, to.dst_port.0])?;
         }
         _ => {
             // ICMP echo: one of the two is the identifier, the other zero; no pseudo header, but in IPv6.
             if packet.is_v6() {
                 replace_addresses(ctx, packet, l4 + 2, src, dst, 0)?;
             }
-            replace_l4(ctx, l4 + 2, ports, 0)?;
-            store(ctx, l4 + 4, &(to.src_port.0 | to.dst_port.0))?;
+            ctx.adjust_l4(l4 + 2, ports, 0)?;
+            ctx.write(l4 + 4, &(to.src_port.0 | to.dst_port.0))?;
         }
     }
     rewrite_ip(ctx, packet, src, dst, hop)

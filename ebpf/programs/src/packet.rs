@@ -1,9 +1,10 @@
 //! Parsing: what the hooks look at in a packet.
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use xebec_ebpf_layout::{Addr, DatagramKey, DatagramPorts, FlowKey, Port, proto};
 
-use crate::config::dual_stack;
+use crate::config::{config, dual_stack};
+use crate::frame::Frame;
 use crate::maps::{DATAGRAMS, Scratch, scratch};
 
 /// Length of an Ethernet header; every interface with a hook is an Ethernet one.
@@ -12,6 +13,10 @@ pub const ETH_LEN: usize = 14;
 pub const IPV4_LEN: usize = 20;
 /// `__sk_buff.protocol` of an IPv4 packet.
 pub const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
+/// Length of a TCP header without options.
+pub const TCP_LEN: usize = 20;
+/// Length of a UDP header.
+pub const UDP_LEN: usize = 8;
 /// Length of an IPv6 header without extensions.
 pub const IPV6_LEN: usize = 40;
 /// `__sk_buff.protocol` of an IPv6 packet.
@@ -56,6 +61,15 @@ mod extension {
     pub const DESTINATION: u8 = 60;
     /// So many are looked through. What has more is left to the kernel, and no policy allows it.
     pub const MOST: u32 = 6;
+}
+
+/// An Ethernet header, in network byte order.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ethernet {
+    dst: [u16; 3],
+    src: [u16; 3],
+    protocol: u16,
 }
 
 /// An IPv4 header (RFC 791), in network byte order.
@@ -139,8 +153,8 @@ pub struct Packet {
 
 /// Reads the IPv4 header; `None` if the packet is too short or is not version 4.
 #[inline(always)]
-pub fn ipv4(ctx: &TcContext) -> Option<Ipv4> {
-    let ip: Ipv4 = ctx.load(ETH_LEN).ok()?;
+fn ipv4(ctx: &impl Frame) -> Option<Ipv4> {
+    let ip: Ipv4 = ctx.read(ETH_LEN)?;
     if ip.version_length >> 4 != 4 || ip.length() < IPV4_LEN {
         return None;
     }
@@ -162,6 +176,44 @@ pub fn take(ctx: &TcContext) -> Option<&'static mut Scratch> {
         return read_v6(ctx, &mut scratch.packet).is_some().then_some(scratch);
     }
     None
+}
+
+/// This CPU's working memory with a plain packet to this machine read into it: TCP or UDP, in one piece, all headers there and
+/// none of them with options. `None` if it is anything else.
+#[inline(always)]
+pub fn take_plain(ctx: &XdpContext) -> Option<&'static mut Scratch> {
+    let ethernet: Ethernet = ctx.read(0)?;
+    // SAFETY: both are six bytes.
+    let own: [u16; 3] = unsafe { core::mem::transmute(config!(uplink_mac)) };
+    if ethernet.dst[0] != own[0] || ethernet.dst[1] != own[1] || ethernet.dst[2] != own[2] {
+        return None;
+    }
+    let protocol = u32::from(ethernet.protocol);
+    let scratch = scratch()?;
+    let packet = &mut scratch.packet;
+    let (l4, next, length) = if protocol == ETH_P_IP {
+        let ip = read_header(ctx, packet)?;
+        if ip.length() != IPV4_LEN || u16::from_be(ip.fragment) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0 {
+            return None;
+        }
+        (ETH_LEN + IPV4_LEN, ip.proto, u16::from_be(ip.total_length) as usize)
+    } else if dual_stack() && protocol == ETH_P_IPV6 {
+        let ip = read_header6(ctx, packet)?;
+        (ETH_LEN + IPV6_LEN, ip.next, IPV6_LEN + u16::from_be(ip.length) as usize)
+    } else {
+        return None;
+    };
+    let l4_length = match next {
+        proto::TCP => TCP_LEN,
+        proto::UDP => UDP_LEN,
+        _ => return None,
+    };
+    let end = ETH_LEN + length;
+    if l4 + l4_length > end || end > ctx.data_end().wrapping_sub(ctx.data()) {
+        return None;
+    }
+    read_l4(ctx, packet, l4, next, false)?;
+    Some(scratch)
 }
 
 /// Bits of a fragment field in the machine's byte order, as IPv4 has it.
@@ -200,32 +252,48 @@ fn parse(ctx: &TcContext, packet: &mut Packet) -> bool {
 }
 
 #[inline(always)]
-fn read(ctx: &TcContext, packet: &mut Packet) -> Option<()> {
-    let ip = ipv4(ctx)?;
+fn read(ctx: &impl Frame, packet: &mut Packet) -> Option<()> {
+    let ip = read_header(ctx, packet)?;
     let l4 = ETH_LEN + ip.length();
+    read_l4(ctx, packet, l4, ip.proto, u16::from_be(ip.fragment) & FRAGMENT_OFFSET != 0)
+}
+
+/// Reads an IPv4 header into `packet`.
+#[inline(always)]
+fn read_header(ctx: &impl Frame, packet: &mut Packet) -> Option<Ipv4> {
+    let ip = ipv4(ctx)?;
     packet.ip = ip;
     packet.v6 = 0;
     packet.key.src = Addr::from_v4_word(ip.src);
     packet.key.dst = Addr::from_v4_word(ip.dst);
-    read_l4(ctx, packet, l4, ip.proto, u16::from_be(ip.fragment) & FRAGMENT_OFFSET != 0)
+    Some(ip)
 }
 
-/// Reads an IPv6 packet's headers into `packet`; `None` if it is malformed.
+/// Reads an IPv6 header into `packet`, without its extensions.
 #[inline(always)]
-fn read_v6(ctx: &TcContext, packet: &mut Packet) -> Option<()> {
-    let ip: Ipv6 = ctx.load(ETH_LEN).ok()?;
+fn read_header6(ctx: &impl Frame, packet: &mut Packet) -> Option<Ipv6> {
+    let ip: Ipv6 = ctx.read(ETH_LEN)?;
     if ip.version_class_flow & 0xf000_0000_u32.to_be() != 0x6000_0000_u32.to_be() {
         return None;
     }
     packet.ip6 = ip;
     packet.v6 = 1;
-    packet.key.src = ctx.load(ETH_LEN + 8).ok()?;
-    packet.key.dst = ctx.load(ETH_LEN + 24).ok()?;
+    packet.fragment6_id = 0;
+    packet.fragment6 = 0;
+    packet.key.src = ctx.read(ETH_LEN + 8)?;
+    packet.key.dst = ctx.read(ETH_LEN + 24)?;
+    Some(ip)
+}
+
+/// Reads an IPv6 packet's headers into `packet`; `None` if it is malformed.
+#[inline(always)]
+fn read_v6(ctx: &impl Frame, packet: &mut Packet) -> Option<()> {
+    let ip = read_header6(ctx, packet)?;
     let (mut next, mut l4) = (ip.next, ETH_LEN + IPV6_LEN);
     let (mut id, mut fragment) = (0, 0);
     for _ in 0..extension::MOST {
         if next == extension::FRAGMENT {
-            let header: [u32; 2] = ctx.load(l4).ok()?;
+            let header: [u32; 2] = ctx.read(l4)?;
             let [after, _, high, low] = header[0].to_ne_bytes();
             let field = u16::from_be_bytes([high, low]);
             next = after;
@@ -236,7 +304,7 @@ fn read_v6(ctx: &TcContext, packet: &mut Packet) -> Option<()> {
                 break;
             }
         } else if matches!(next, extension::HOP_BY_HOP | extension::ROUTING | extension::DESTINATION) {
-            let [after, length]: [u8; 2] = ctx.load(l4).ok()?;
+            let [after, length]: [u8; 2] = ctx.read(l4)?;
             next = after;
             l4 += (length as usize + 1) << 3;
         } else {
@@ -250,7 +318,7 @@ fn read_v6(ctx: &TcContext, packet: &mut Packet) -> Option<()> {
 
 /// Reads the header after IP's.
 #[inline(always)]
-fn read_l4(ctx: &TcContext, packet: &mut Packet, l4: usize, protocol: u8, is_later_fragment: bool) -> Option<()> {
+fn read_l4(ctx: &impl Frame, packet: &mut Packet, l4: usize, protocol: u8, is_later_fragment: bool) -> Option<()> {
     packet.l4 = l4 as u32;
     packet.key.src_port = Port(0);
     packet.key.dst_port = Port(0);
@@ -263,26 +331,26 @@ fn read_l4(ctx: &TcContext, packet: &mut Packet, l4: usize, protocol: u8, is_lat
     }
     match protocol {
         proto::TCP => {
-            let tcp: Tcp = ctx.load(l4).ok()?;
+            let tcp: Tcp = ctx.read(l4)?;
             packet.key.src_port = Port(tcp.ports[0]);
             packet.key.dst_port = Port(tcp.ports[1]);
             packet.tcp_flags = tcp.flags;
             packet.kind = Kind::Flow as u8;
         }
         proto::UDP => {
-            let ports: [u16; 2] = ctx.load(l4).ok()?;
+            let ports: [u16; 2] = ctx.read(l4)?;
             packet.key.src_port = Port(ports[0]);
             packet.key.dst_port = Port(ports[1]);
             packet.kind = Kind::Flow as u8;
         }
         proto::SCTP => {
-            let ports: [u16; 2] = ctx.load(l4).ok()?;
+            let ports: [u16; 2] = ctx.read(l4)?;
             packet.key.src_port = Port(ports[0]);
             packet.key.dst_port = Port(ports[1]);
         }
         proto::ICMP => {
             // Type, code, checksum, identifier.
-            let icmp: [u16; 3] = ctx.load(l4).ok()?;
+            let icmp: [u16; 3] = ctx.read(l4)?;
             match icmp[0].to_ne_bytes()[0] {
                 icmp_type::ECHO_REQUEST => {
                     packet.key.src_port = Port(icmp[2]);
@@ -299,7 +367,7 @@ fn read_l4(ctx: &TcContext, packet: &mut Packet, l4: usize, protocol: u8, is_lat
             }
         }
         proto::ICMPV6 if dual_stack() && packet.v6 != 0 => {
-            let icmp: [u16; 3] = ctx.load(l4).ok()?;
+            let icmp: [u16; 3] = ctx.read(l4)?;
             match icmp[0].to_ne_bytes()[0] {
                 icmp6_type::ECHO_REQUEST => {
                     packet.key.src_port = Port(icmp[2]);

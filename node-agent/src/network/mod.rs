@@ -3,6 +3,7 @@
 //! As the pod worker sees it: [`PodNetwork`]. Behind it:
 //! - [`setup`] prepares the node and loads the datapath;
 //! - [`pod_network`] connects pods, by the CNI library and the datapath;
+//! - [`xdp`] has the uplink's driver forward, where that is worth it;
 //! - [`peers`] says which routes, tunnels and addresses the other nodes call for (pure), [`load_balancer`] which node
 //!   answers for which load balancer address (pure), and [`run`] follows the API and carries both out;
 //! - [`announce`] tells neighbours of addresses; [`handover`] says which node had an address before (pure);
@@ -20,11 +21,13 @@ pub mod peers;
 pub mod pod_network;
 pub mod run;
 pub mod setup;
+pub mod xdp;
 
 #[cfg(test)]
 mod tests;
 
 pub use setup::{LoadBalancerMode, Network, NetworkConfig, NetworkConfig6, SetupError, Tunnel};
+pub use xdp::{Xdp, XdpState};
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -16,6 +16,7 @@ use xebec_ebpf_loader::{Datapath, Events, Maps, Prefixes, Table};
 use super::flow_table::FlowTable;
 use super::peers::{Local, vtep_mac};
 use super::pod_network::NodeNetwork;
+use super::xdp::{self, Xdp};
 use crate::check::{self, machine::ThisMachine};
 use crate::policy::sync::PolicyMaps;
 use crate::policy::{Gate, Questions};
@@ -80,6 +81,8 @@ pub struct NetworkConfig {
     pub node_ports: (u16, u16),
     /// When to tunnel.
     pub tunnel: Tunnel,
+    /// When the uplink's driver forwards.
+    pub xdp: Xdp,
     /// Whether pods reach the outside under the node's address.
     pub masquerade: bool,
     /// Where the BPF file system is, or is to be mounted: `/sys/fs/bpf`.
@@ -193,6 +196,7 @@ impl Network {
         let (mut datapath, maps) = Datapath::load(&config.bpffs, &programs)?;
         datapath.attach_sockets(&config.cgroup)?;
         datapath.attach_uplink(uplink.index)?;
+        let xdp = xdp::apply(config.xdp, &mut datapath, &uplink)?;
         match &vxlan {
             Some(link) => datapath.attach_overlay(link.index)?,
             None => datapath.detach_overlay()?,
@@ -235,7 +239,7 @@ impl Network {
             flow_table: FlowTable { flows, counters: flow_counters },
             peers: PeerMaps { peers, node_addresses, lb_addresses, former_owners },
             policy: (policy, questions),
-            sight: (Sight::new(&config.node_name, seen, traced, ask), maps.events),
+            sight: (Sight::new(&config.node_name, seen, xdp, traced, ask), maps.events),
             names_asked,
             local,
             uplink,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use xebec_ebpf_loader::layout::flow_counters;
 use xebec_ebpf_loader::{Error, Maps};
 
 use super::services::{self, Frontend, Names, Times, limit_us};
@@ -18,6 +19,9 @@ pub(super) fn text(maps: &Maps, names: &Names) -> Result<String, Error> {
     for (reason, count) in maps.drops()? {
         line(&mut out, "xebec_dropped_packets_total", &[("reason", reason.name())], count);
     }
+    let carried = "xebec_xdp_forwarded_packets_total";
+    head(&mut out, carried, "counter", "Packets to services that passed through the node in its uplink's driver.");
+    line(&mut out, carried, &[], maps.flow_counters.sum(flow_counters::CARRIED_BY_XDP)?);
     let all = services::read(maps, names)?;
     // A service port has several frontends, and counts once: what names it best is its first, by the ClusterIP mostly.
     let mut ports: Vec<&Frontend> = Vec::new();

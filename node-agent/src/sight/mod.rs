@@ -34,6 +34,7 @@ pub use network::NodeNetwork;
 pub use services::{Frontend, PortOf, Times};
 
 use self::services::Names;
+use crate::network::XdpState;
 use crate::proxy::NameQuestion;
 
 /// Flows that a slow reader may be behind; then it loses some, and is told how many.
@@ -49,6 +50,7 @@ pub struct Sight {
     maps: Mutex<Maps>,
     flows: broadcast::Sender<Bytes>,
     node: String,
+    xdp: XdpState,
     datapath: trace::Datapath,
     /// Who knows how services are called.
     names: mpsc::Sender<NameQuestion>,
@@ -67,10 +69,16 @@ impl AsRawFd for Ring {
 
 impl Sight {
     /// Over handles that nobody else has.
-    pub fn new(node: &str, maps: Maps, datapath: trace::Datapath, names: mpsc::Sender<NameQuestion>) -> Arc<Self> {
+    pub fn new(
+        node: &str,
+        maps: Maps,
+        xdp: XdpState,
+        datapath: trace::Datapath,
+        names: mpsc::Sender<NameQuestion>,
+    ) -> Arc<Self> {
         let (flows, _) = broadcast::channel(BEHIND_MAX);
         let (maps, tracing) = (Mutex::new(maps), Semaphore::new(1));
-        Arc::new(Self { maps, flows, node: node.to_owned(), datapath, names, tracing })
+        Arc::new(Self { maps, flows, node: node.to_owned(), xdp, datapath, names, tracing })
     }
 
     /// How the service ports are called; nothing while nobody knows.
@@ -142,7 +150,7 @@ async fn show_services(State(sight): State<Arc<Sight>>) -> Response {
 }
 
 async fn show_network(State(sight): State<Arc<Sight>>) -> Response {
-    let network = network::read(&sight.node, &sight.maps.lock());
+    let network = network::read(&sight.node, sight.xdp.clone(), &sight.maps.lock());
     answer(network.map(|network| json(&network)))
 }
 

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use xebec_ebpf_loader::layout::lb_address_flags;
+use xebec_ebpf_loader::layout::{flow_counters, lb_address_flags};
 use xebec_ebpf_loader::{Error, Maps};
+
+use crate::network::XdpState;
 
 /// A node's network.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +25,10 @@ pub struct NodeNetwork {
     pub backends: u64,
     /// Entries of the uplink's flow table.
     pub flows: u64,
+    /// Whether the uplink's driver forwards what only passes through.
+    pub xdp: XdpState,
+    /// Packets that it has forwarded.
+    pub carried_by_xdp: u64,
     /// Connections that policies have allowed.
     pub connections: u64,
     /// Load balancer addresses that this node answers for.
@@ -32,7 +38,7 @@ pub struct NodeNetwork {
 }
 
 /// Reads it.
-pub(super) fn read(node: &str, maps: &Maps) -> Result<NodeNetwork, Error> {
+pub(super) fn read(node: &str, xdp: XdpState, maps: &Maps) -> Result<NodeNetwork, Error> {
     let pods = maps.local_pods.entries()?;
     let dropped = maps.drops()?.into_iter().filter(|(_, count)| *count > 0);
     let announced = maps.lb_addresses.entries()?.into_iter().filter(|(_, flags)| flags & lb_address_flags::OWNED != 0);
@@ -43,6 +49,8 @@ pub(super) fn read(node: &str, maps: &Maps) -> Result<NodeNetwork, Error> {
         frontends: maps.services.count()? as u64,
         backends: maps.backends.count()? as u64,
         flows: maps.flows.count()? as u64,
+        xdp,
+        carried_by_xdp: maps.flow_counters.sum(flow_counters::CARRIED_BY_XDP)?,
         connections: maps.connections.count()? as u64,
         announced: announced.map(|(addr, _)| addr.to_ip()).collect(),
         dropped: dropped.map(|(reason, count)| (reason.name().to_owned(), count)).collect(),

@@ -21,7 +21,9 @@ use xebec_node_agent::api::Rest;
 use xebec_node_agent::dns::Names;
 use xebec_node_agent::dns::zone::Zone;
 use xebec_node_agent::drain::ledger::Ledger;
-use xebec_node_agent::network::{self, Network, NetworkConfig, NetworkConfig6, PodIdentity, PodNetwork as _, Tunnel};
+use xebec_node_agent::network::{
+    self, Network, NetworkConfig, NetworkConfig6, PodIdentity, PodNetwork as _, Tunnel, Xdp,
+};
 use xebec_node_agent::{policy, proxy};
 
 /// The variable that says what the node is; also marks the child process.
@@ -111,6 +113,7 @@ fn agent() {
         }),
         node_ports: (30_000, 32_767),
         tunnel: Tunnel::Auto,
+        xdp: facts.get("xdp").map_or(Xdp::Auto, |xdp| serde_json::from_value(xdp.clone()).unwrap()),
         masquerade: true,
         bpffs: text("bpffs").into(),
         cgroup: text("cgroup").into(),

@@ -9,6 +9,8 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
+use xebec_ebpf_loader::Maps;
+use xebec_ebpf_loader::layout::VERSION;
 
 use crate::agent;
 
@@ -657,14 +659,40 @@ impl Cluster {
     /// Starts an agent over what one of another version left, and connects the node's pods again, as their workers do.
     pub fn start_newer_agent(&mut self, node: &str) {
         let root = self.nodes[node].bpffs.join("xebec");
-        let version = xebec_ebpf_loader::layout::VERSION;
-        fs::rename(root.join(format!("v{version}")), root.join(format!("v{}", version - 1))).unwrap();
+        fs::rename(root.join(format!("v{VERSION}")), root.join(format!("v{}", VERSION - 1))).unwrap();
         self.start_agent(node);
         for pod in fs::read_dir(self.pod_namespaces(node)).unwrap() {
             let uid = pod.unwrap().file_name().into_string().unwrap();
             let netns = self.pods[&uid].path();
             self.order(node, &json!({ "do": "setup", "uid": uid, "netns": netns }));
         }
+    }
+
+    /// Puts an agent with another configuration in the place of a node's.
+    pub fn reconfigure(&mut self, node: &str, fact: &str, value: &str) {
+        self.kill_agent(node);
+        self.nodes.get_mut(node).unwrap().facts[fact] = value.into();
+        self.start_agent(node);
+    }
+
+    /// A node's uplink, as `ip` shows it.
+    pub fn uplink(&self, node: &str) -> String {
+        self.nodes[node].namespace.ip("-d link show up0")
+    }
+
+    /// What the kernel holds for a node.
+    pub fn maps(&self, node: &str) -> Maps {
+        Maps::open(&self.nodes[node].bpffs.join(format!("xebec/v{VERSION}"))).unwrap()
+    }
+
+    /// Does something at the switch that the nodes are plugged into.
+    pub fn at_the_switch<T: Send>(&self, action: impl FnOnce() -> T + Send) -> T {
+        let namespace = fs::File::open(self.fabric.path()).unwrap();
+        let there = || {
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            action()
+        };
+        std::thread::scope(|scope| scope.spawn(there).join()).unwrap()
     }
 
     /// Neither route, interface nor pin is left of a pod.

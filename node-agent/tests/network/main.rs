@@ -18,6 +18,7 @@ mod mtu;
 mod outage;
 mod policy;
 mod services;
+mod xdp;
 
 use serde_json::{Value, json};
 

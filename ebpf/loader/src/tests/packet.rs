@@ -219,6 +219,10 @@ impl Frame {
         Self { src_mac, ..self }
     }
 
+    pub fn with_dst_mac(self, dst_mac: [u8; 6]) -> Self {
+        Self { dst_mac, ..self }
+    }
+
     pub fn arp(arp: &Arp) -> Self {
         let mut bytes = vec![0, 1, 8, 0, 6, 4, 0, arp.operation];
         bytes.extend(arp.sender_mac);

@@ -15,23 +15,23 @@ use super::packet::{self, L4, MAC_A, MAC_B, sum_with};
 use super::packet6::{Frame6, fragment, hop_by_hop};
 use super::{FAR_PEER, NAT_PORTS, OK, REDIRECT, SHOT, TEST_IFINDEX, UPLINK_MAC, World};
 
-const fn host(net: u16, subnet: u16, last: u16) -> Ipv6Addr {
+pub const fn host(net: u16, subnet: u16, last: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0x10, net, subnet, 0, 0, 0, last)
 }
 
-const NODE: Ipv6Addr = host(0x172, 0, 0x11);
-const PEER: Ipv6Addr = host(0x172, 0, 0x12);
-const CLIENT: Ipv6Addr = host(0x172, 0, 1);
-const LB: Ipv6Addr = host(0x172, 0, 0x130);
+pub const NODE: Ipv6Addr = host(0x172, 0, 0x11);
+pub const PEER: Ipv6Addr = host(0x172, 0, 0x12);
+pub const CLIENT: Ipv6Addr = host(0x172, 0, 1);
+pub const LB: Ipv6Addr = host(0x172, 0, 0x130);
 const POD: Ipv6Addr = host(0x244, 1, 5);
 const OTHER_POD: Ipv6Addr = host(0x244, 1, 6);
-const REMOTE_POD: Ipv6Addr = host(0x244, 2, 7);
+pub const REMOTE_POD: Ipv6Addr = host(0x244, 2, 7);
 const FAR_POD: Ipv6Addr = host(0x244, 3, 8);
-const OUTSIDE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9);
+pub const OUTSIDE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9);
 const PROGRAMS: [&str; 6] =
     ["uplink_ingress", "uplink_egress", "pod_egress", "pod_ingress", "overlay_ingress", "overlay_egress"];
 
-fn addr(ip: Ipv6Addr) -> Addr {
+pub fn addr(ip: Ipv6Addr) -> Addr {
     std::net::IpAddr::V6(ip).into()
 }
 
@@ -39,7 +39,7 @@ fn mask(length: u32) -> Addr {
     addr(Ipv6Addr::from(u128::MAX << (128 - length)))
 }
 
-fn config() -> Config {
+pub fn config() -> Config {
     Config {
         dual_stack: 1,
         node6: addr(NODE),
@@ -55,7 +55,11 @@ fn config() -> Config {
 
 /// The node of the other tests, with second addresses.
 fn world() -> World {
-    let mut world = World::with(&config());
+    world_with(&config())
+}
+
+pub fn world_with(config: &Config) -> World {
+    let mut world = World::with(config);
     let pod = LocalPod { ifindex: TEST_IFINDEX, mac: MAC_A, host_mac: MAC_B, ..LocalPod::NOWHERE };
     let maps = &mut world.maps;
     maps.local_pods.insert(&addr(POD), &pod).unwrap();
@@ -69,7 +73,7 @@ fn world() -> World {
     world
 }
 
-fn service(world: &mut World, at: Addr, port: u16, protocol: u8, scope: u8, backends: &[(Ipv6Addr, u16)]) -> u32 {
+pub fn service(world: &mut World, at: Addr, port: u16, protocol: u8, scope: u8, backends: &[(Ipv6Addr, u16)]) -> u32 {
     let id = world.next_id;
     let mut slots = Chunk::default();
     for (slot, &(ip, port)) in backends.iter().enumerate() {
