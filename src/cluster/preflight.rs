@@ -10,7 +10,7 @@ pub fn check() -> anyhow::Result<()> {
     }
     let report = report(&ThisMachine, &crate::check::unified());
     let missing = report.findings.iter().filter(|finding| finding.required).filter_map(|finding| {
-        finding.missing.as_ref().map(|advice| format!("{}, which {}: {advice}", finding.name, finding.purpose))
+        finding.missing.as_ref().map(|advice| format!("{} ({}): {advice}", finding.name, finding.purpose))
     });
     let missing: Vec<String> = missing.collect();
     if missing.is_empty() {
