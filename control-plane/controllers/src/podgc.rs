@@ -84,6 +84,7 @@ fn remove(pod: &Pod, message: &str, now: Timestamp) -> Vec<Action> {
             conditions.push(Condition {
                 kind: "DisruptionTarget".into(),
                 status: "True".into(),
+                observed_generation: Some(pod.metadata.generation),
                 last_transition_time: Some(seconds(now)),
                 reason: Some("DeletionByPodGC".into()),
                 message: Some(message.into()),

@@ -69,6 +69,7 @@ fn mark(pod: &Pod, now: Timestamp) -> Action {
     conditions.push(Condition {
         kind: "DisruptionTarget".into(),
         status: "True".into(),
+        observed_generation: Some(pod.metadata.generation),
         last_transition_time: Some(seconds(now)),
         reason: Some("DeletionByTaintManager".into()),
         message: Some("Taint manager: deleting due to NoExecute taint".into()),

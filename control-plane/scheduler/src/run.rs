@@ -310,7 +310,7 @@ impl Scheduler {
             return Ok(());
         }
         let message = format!("{SCHEDULER_NAME}: preempting to accommodate a higher priority pod");
-        let condition = self.condition("DisruptionTarget", "True", "PreemptionByScheduler", &message);
+        let condition = self.condition(victim, "DisruptionTarget", "True", "PreemptionByScheduler", &message);
         self.patch(victim, json!({"conditions": [condition]})).await?;
         let options = DeleteOptions { uid: Some(meta.uid.clone()), ..DeleteOptions::default() };
         match self.api.delete(&kind::POD, &meta.namespace, &meta.name, &options).await {
@@ -325,12 +325,15 @@ impl Scheduler {
     /// Puts down in the pod's status why it is not placed, unless that stands there already.
     async fn tell(&self, pod: &Pod, message: &str, nominated: Option<String>) -> Result<(), ApiError> {
         let known = pod.scheduled.as_ref().is_some_and(|c| {
-            c.status == "False" && c.reason.as_deref() == Some("Unschedulable") && c.message.as_deref() == Some(message)
+            c.status == "False"
+                && c.reason.as_deref() == Some("Unschedulable")
+                && c.message.as_deref() == Some(message)
+                && c.observed_generation == Some(pod.metadata.generation)
         });
         if known && nominated.is_none() {
             return Ok(());
         }
-        let mut condition = self.condition("PodScheduled", "False", "Unschedulable", message);
+        let mut condition = self.condition(pod, "PodScheduled", "False", "Unschedulable", message);
         if let Some(since) = pod.scheduled.as_ref().filter(|c| c.status == "False").and_then(|c| c.last_transition_time)
         {
             condition["lastTransitionTime"] = json!(since);
@@ -342,9 +345,9 @@ impl Scheduler {
         self.patch(pod, status).await
     }
 
-    fn condition(&self, kind: &str, status: &str, reason: &str, message: &str) -> Value {
+    fn condition(&self, pod: &Pod, kind: &str, status: &str, reason: &str, message: &str) -> Value {
         json!({"type": kind, "status": status, "reason": reason, "message": message, "lastProbeTime": null,
-            "lastTransitionTime": seconds(self.clock.now())})
+            "lastTransitionTime": seconds(self.clock.now()), "observedGeneration": pod.metadata.generation})
     }
 
     async fn patch(&self, pod: &Pod, status: Value) -> Result<(), ApiError> {

@@ -287,9 +287,11 @@ fn conditions(pod: &Pod, state: &PodState, previous: &PodStatus, phase: &str, no
             message,
         }
     };
-    // The scheduler's own word, if it has spoken; of a pod that was bound without it nobody else says so.
-    let scheduled = pod.status.conditions.iter().find(|c| c.kind == "PodScheduled").cloned();
-    let scheduled = scheduled.unwrap_or_else(|| condition(("PodScheduled", ("True", None, None))));
+    // The scheduler's own word, if it has spoken, but of what the pod is now; of a pod that was bound without it nobody
+    // else says so.
+    let said = pod.status.conditions.iter().find(|c| c.kind == "PodScheduled").cloned();
+    let scheduled = said.unwrap_or_else(|| condition(("PodScheduled", ("True", None, None))));
+    let scheduled = Condition { observed_generation: pod.metadata.generation, ..scheduled };
     let resize: Vec<Condition> = resize_conditions(state)
         .map(|(generation, told)| Condition { observed_generation: generation, ..condition(told) })
         .collect();

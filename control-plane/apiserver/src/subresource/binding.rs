@@ -116,7 +116,8 @@ fn bound(call: &Call, binding: &Value, node: &str, old: &Value) -> Result<Value,
 }
 
 fn set_scheduled(pod: &mut Value, now: &str) {
-    let condition = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": now});
+    let condition = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": now,
+        "observedGeneration": pod["metadata"]["generation"]});
     let mut conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
     match conditions.iter_mut().find(|c| c["type"] == "PodScheduled") {
         Some(old) if old["status"] == "True" => {}

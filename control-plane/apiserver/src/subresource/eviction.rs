@@ -66,6 +66,7 @@ fn tell_why(pod: &mut Value, now: Timestamp) {
     let condition = json!({
         "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
         "message": "Eviction API: evicting", "lastTransitionTime": now.to_string(),
+        "observedGeneration": pod["metadata"]["generation"],
     });
     let mut conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
     match conditions.iter_mut().find(|c| c["type"] == "DisruptionTarget") {

@@ -33,6 +33,7 @@ async fn a_pod_is_bound_once() {
     let bound = api.get(&format!("{PODS}/p")).await.expect(200);
     assert_eq!(bound["spec"]["nodeName"], "n1");
     assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
+    assert_eq!(bound["status"]["conditions"][0]["observedGeneration"], 1);
     let again = api.post(&path, &binding).await;
     assert!(again.message().ends_with("pod p is already assigned to node \"n1\""), "{}", again.message());
     assert_eq!(again.code, 409);
@@ -211,4 +212,5 @@ async fn two_budgets_are_one_too_many() {
     api.post(&path, &eviction).await.expect(201);
     let going = api.get(&format!("{PODS}/p")).await.expect(200);
     assert_eq!(going["status"]["conditions"][0]["reason"], "EvictionByEvictionAPI");
+    assert!(going["status"]["conditions"][0]["observedGeneration"].is_number(), "{going}");
 }

@@ -211,7 +211,7 @@ fn bind(view: &View<'_>, volume: &PersistentVolume) -> Plan {
         plan.act(Write::merge_exact(&kind::PERSISTENT_VOLUME, &volume.metadata, "", patch).into());
     }
     if volume.status.phase != "Bound" {
-        let patch = json!({"status": {"phase": "Bound", "message": null, "reason": null}});
+        let patch = json!({"status": {"phase": "Bound", "message": null}});
         plan.act(Write::merge(&kind::PERSISTENT_VOLUME, &volume.metadata, "status", patch).into());
     }
     let mut annotations = json!({});

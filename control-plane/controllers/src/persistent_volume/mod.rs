@@ -129,7 +129,7 @@ impl Binder {
             })
         };
         let node = nodes.iter().map(|node| &node.metadata).find(|meta| is_host(meta));
-        let view = volume::View { volume, claim: claim.as_deref(), node, now: self.cx.clock.now() };
+        let view = volume::View { volume, claim: claim.as_deref(), node };
         self.cx.execute(volume::plan_volume(&view)).await?;
         Ok(None)
     }

@@ -154,7 +154,6 @@ impl World {
                 volume: &volume,
                 claim: claims.iter().find(|claim| claim.metadata.name == by).map(Arc::as_ref),
                 node: nodes.iter().map(|node| &node.metadata).find(|meta| Some(meta.name.as_str()) == host),
-                now: "2026-01-01T00:00:00Z".parse().unwrap(),
             };
             changed |= self.carry_out(&volume::plan_volume(&view));
         }
@@ -225,6 +224,13 @@ fn what_becomes_of_volumes_when_their_claims_go() {
     }
     world.settle();
     assert_eq!(world.phase("retain"), "Bound");
+    let said = json!({"message": "checked", "reason": "Checked"});
+    merge(
+        world.objects.get_mut(&("persistentvolumes".to_owned(), "retain".to_owned())).unwrap(),
+        &json!({"status": said}),
+    );
+    world.settle();
+    assert_eq!(world.get("persistentvolumes", "retain")["status"]["message"], "checked", "while the phase is the same");
     world.objects.retain(|(plural, _), _| plural != "persistentvolumeclaims");
     // One of the same name is another claim.
     world.claim("retain", "1Gi", json!({"metadata": {"uid": "new"}}));

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::provision::{FINALIZER, PROVISIONER, node_of};
 use super::{BOUND_BY_CONTROLLER, PROVISIONED_BY};
 use crate::runtime::kind;
-use crate::runtime::meta::{Meta, seconds};
+use crate::runtime::meta::Meta;
 use crate::runtime::plan::{Note, Plan, Report, Write};
 use crate::views::{PersistentVolume, PersistentVolumeClaim};
 
@@ -18,8 +18,6 @@ pub struct View<'a> {
     pub claim: Option<&'a PersistentVolumeClaim>,
     /// The node that a volume of our own is on, if it still exists.
     pub node: Option<&'a Meta>,
-    /// The time, for status changes.
-    pub now: jiff::Timestamp,
 }
 
 /// Says how a volume is, and frees, keeps or removes one whose claim is gone.
@@ -126,21 +124,17 @@ fn let_go(volume: &PersistentVolume, plan: &mut Plan) {
 }
 
 fn phase(view: &View<'_>, plan: &mut Plan, phase: &str, message: &str) {
-    let status = &view.volume.status;
-    if status.phase == phase && status.message == message {
+    // What else the status says in a phase that it has already is not this controller's.
+    if view.volume.status.phase == phase {
         return;
     }
     let message = if message.is_empty() { Value::Null } else { message.into() };
-    let mut patch = json!({"status": {"phase": phase, "message": message, "reason": null}});
-    if status.phase != phase {
-        patch["status"]["lastPhaseTransitionTime"] = json!(seconds(view.now));
-    }
+    let patch = json!({"status": {"phase": phase, "message": message}});
     plan.act(Write::merge(&kind::PERSISTENT_VOLUME, &view.volume.metadata, "status", patch).into());
 }
 
 fn fail(view: &View<'_>, plan: &mut Plan, reason: &str, message: &str) {
-    let status = &view.volume.status;
-    if status.phase == "Failed" && status.message == message {
+    if view.volume.status.phase == "Failed" {
         return;
     }
     phase(view, plan, "Failed", message);

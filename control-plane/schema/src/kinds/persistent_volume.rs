@@ -1,9 +1,10 @@
 //! Persistent volumes (`pkg/apis/core/validation`, `pkg/registry/core/persistentvolume`).
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::checks::{dns_subdomain_problems, immutable, one_of, report, required};
-use super::json::{at, default_text, default_to, entries, has, list, same, set, text, unset};
+use super::json::{at, default_text, default_to, entries, has, list, same, set, text, unset, within};
 use super::pod_spec::{check_node_selector, check_quantity, check_required};
 use crate::field::{Error, ErrorList, Path};
 use crate::resource::{PLAIN, Strategy};
@@ -12,6 +13,7 @@ pub(super) const STRATEGY: Strategy = Strategy {
     default,
     prepare_create: |volume| set(volume, "status", json!({"phase": "Pending"})),
     prepare_update: super::keep_status,
+    prepare_status,
     validate,
     validate_update,
     fields: |volume| vec![("name", text(volume, "metadata.name").to_owned())],
@@ -61,6 +63,15 @@ fn default(volume: &mut Value) {
     }
     if let Some(path) = spec.get_mut("hostPath").filter(|p| p.is_object()) {
         default_to(path, "type", "");
+    }
+}
+
+/// Says since when the volume is in its phase, unless the update does.
+fn prepare_status(_: &str, new: &mut Value, old: &Value, now: Timestamp) {
+    let since = "status.lastPhaseTransitionTime";
+    let is_new = text(new, "status.phase") != text(old, "status.phase");
+    if is_new && (!has(new, since) || same(at(new, since), at(old, since))) {
+        within(new, "status", |status| set(status, "lastPhaseTransitionTime", now.to_string()));
     }
 }
 
@@ -216,4 +227,28 @@ fn validate_update(new: &Value, old: &Value) -> ErrorList {
         errors.push(Error::forbidden(path.child(key), detail));
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_phase_has_its_time() {
+        let now: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+        let after = |old: Value, mut new: Value| {
+            prepare_status("status", &mut new, &old, now);
+            new["status"]["lastPhaseTransitionTime"].clone()
+        };
+        let pending = json!({"status": {"phase": "Pending"}});
+        let bound = json!({"status": {"phase": "Bound", "lastPhaseTransitionTime": "2026-01-01T00:00:00Z"}});
+        assert_eq!(after(pending.clone(), json!({"status": {"phase": "Bound"}})), "2026-01-02T03:04:05Z");
+        assert_eq!(after(pending.clone(), pending), Value::Null);
+        assert_eq!(after(bound.clone(), bound.clone()), "2026-01-01T00:00:00Z");
+        let mut released = bound.clone();
+        released["status"]["phase"] = "Released".into();
+        assert_eq!(after(bound.clone(), released.clone()), "2026-01-02T03:04:05Z");
+        released["status"]["lastPhaseTransitionTime"] = "2026-01-01T12:00:00Z".into();
+        assert_eq!(after(bound, released), "2026-01-01T12:00:00Z", "what the update says");
+    }
 }

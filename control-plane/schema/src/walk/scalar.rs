@@ -1,12 +1,16 @@
 //! Single values: what decodes, and their canonical form.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use serde_json::Value;
 
 use super::{Error, go_kind, time, wrong_type};
 use crate::quantity;
 use crate::types::Scalar;
+
+/// As Go's decoder, which does not look at the bits of the last symbol that are no part of a byte.
+const BASE64: GeneralPurpose =
+    GeneralPurpose::new(&base64::alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
 
 pub(super) fn check(scalar: Scalar, go_type: Option<&str>, value: &Value) -> Result<(), Error> {
     let expected = go_type.unwrap_or(scalar.go_type());
@@ -21,7 +25,7 @@ pub(super) fn check(scalar: Scalar, go_type: Option<&str>, value: &Value) -> Res
         Scalar::IntOrString => integer(value, "int32", i64::from(i32::MIN)..=i64::from(i32::MAX)),
         Scalar::Quantity => quantity(value).map(|_| ()),
         Scalar::Bytes => match value {
-            Value::String(text) => base64(text),
+            Value::String(text) => decode(text).map(|_| ()),
             other => wrong_type(other, expected),
         },
         // Their own readers begin by reading a string.
@@ -53,12 +57,12 @@ fn quantity(value: &Value) -> Result<String, Error> {
     quantity::canonical(&text).map(Into::into).map_err(|e| Error::Value(e.to_string()))
 }
 
-fn base64(text: &str) -> Result<(), Error> {
+fn decode(text: &str) -> Result<Vec<u8>, Error> {
     use base64::DecodeError::{InvalidByte, InvalidLastSymbol, InvalidLength, InvalidPadding};
     // As Go's decoder does, line breaks are skipped.
     let text: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
-    let at = match STANDARD.decode(&text) {
-        Ok(_) => return Ok(()),
+    let at = match BASE64.decode(&text) {
+        Ok(bytes) => return Ok(bytes),
         Err(InvalidByte(at, _) | InvalidLastSymbol(at, _)) => at,
         Err(InvalidLength(_) | InvalidPadding) => text.len() / 4 * 4,
     };
@@ -79,6 +83,7 @@ pub(super) fn zero(scalar: Scalar) -> Value {
 pub(super) fn canonicalise(scalar: Scalar, value: &mut Value) {
     let canonical = match scalar {
         Scalar::Quantity if value.is_string() || value.is_number() => quantity(value).ok(),
+        Scalar::Bytes => value.as_str().and_then(|text| decode(text).ok()).map(|bytes| BASE64.encode(bytes)),
         Scalar::Time => value.as_str().and_then(|text| time::parse_time(text).ok()).map(time::format_time),
         Scalar::MicroTime => {
             value.as_str().and_then(|text| time::parse_micro_time(text).ok()).map(time::format_micro_time)

@@ -366,6 +366,19 @@ fn a_transition_keeps_its_time_until_the_next() {
 }
 
 #[test]
+fn every_condition_speaks_of_the_pod_as_it_is_now() {
+    let mut pod = simple("Always");
+    pod.metadata.generation = Some(3);
+    let placed =
+        json!([{"type": "PodScheduled", "status": "True", "lastTransitionTime": at(4), "observedGeneration": 1}]);
+    pod.status.conditions = serde_json::from_value(placed).unwrap();
+    let status = report(&pod, &prepared(), 10);
+    assert!(status.conditions.iter().all(|c| c.observed_generation == Some(3)), "{:?}", status.conditions);
+    let scheduled = status.conditions.iter().find(|c| c.kind == "PodScheduled").unwrap();
+    assert_eq!(scheduled.last_transition_time, Some(at(4)), "the scheduler's time");
+}
+
+#[test]
 fn a_readiness_gate_holds_back_the_pod_only() {
     let mut pod = simple("Always");
     pod.spec.readiness_gates = serde_json::from_value(json!([{ "conditionType": "x/y" }])).unwrap();

@@ -150,7 +150,8 @@ async fn resize(context: Arc<Context>, cgroup: String, old: Limits, new: Limits,
                 let usage = runtime.usage(&change.id).await?.memory_working_set_bytes;
                 if usage > u64::try_from(limit).unwrap_or(0) {
                     return Err(RuntimeError::Failed(format!(
-                        "cannot decrease the memory limit of container {} to {limit} bytes: it uses {usage}",
+                        "cannot decrease memory limits: attempting to set container {:?} memory limit ({limit}) below \
+                         current usage ({usage})",
                         change.name
                     )));
                 }

@@ -58,7 +58,7 @@ pub(super) fn check_pod_security(errors: &mut ErrorList, context: &Value, path: 
         let (path, name) = (path.child("sysctls").index(index).child("name"), text(sysctl, "name"));
         if name.is_empty() {
             errors.push(Error::required(path, ""));
-        } else if !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_./".contains(&b)) {
+        } else if !is_sysctl_name(name) {
             let detail = "must have at most 253 characters and match regex \
                           ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
             errors.push(Error::invalid(path, name, detail));
@@ -85,6 +85,18 @@ pub(super) fn check_host_namespaces(errors: &mut ErrorList, spec: &Value, path: 
             }
         }
     }
+}
+
+/// Parts joined by `.` or `/`, each of which begins and ends with a letter or a digit.
+fn is_sysctl_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let is_part = |part: &str| {
+        let bytes = part.as_bytes();
+        bytes.first().is_some_and(|b| plain(*b))
+            && bytes.last().is_some_and(|b| plain(*b))
+            && bytes.iter().all(|b| plain(*b) || b"-_".contains(b))
+    };
+    name.len() <= 253 && name.split(['.', '/']).all(is_part)
 }
 
 pub(super) fn check_container_security(errors: &mut ErrorList, context: &Value, path: &Path) {

@@ -48,6 +48,21 @@ fn a_plain_pod_is_fine() {
 }
 
 #[test]
+fn names_of_sysctls_have_parts() {
+    let problems = |name: &str| {
+        let sysctls = format!("securityContext: {{sysctls: [{{name: {name:?}, value: '1'}}]}}");
+        problems(&PLAIN_POD.replace("spec: {", &format!("spec: {{{sysctls}, ")))
+    };
+    for good in ["kernel.shmmax", "safe-and-unsafe", "net/ipv4/conf.1/a_b", "a"] {
+        assert_eq!(problems(good), [""; 0], "{good}");
+    }
+    for bad in ["foo-", "bar..", ".a", "a//b", "A", "a.-b", &"a".repeat(254)] {
+        let problem = format!("spec.securityContext.sysctls[0].name: Invalid value: {bad:?}: must have at most 253 ");
+        assert!(problems(bad)[0].starts_with(&problem), "{bad}: {:?}", problems(bad));
+    }
+}
+
+#[test]
 fn a_new_pod_is_pending() {
     let mut pod = defaulted(PLAIN_POD);
     pod["status"] = json!({"phase": "Running"});
