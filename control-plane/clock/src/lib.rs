@@ -19,10 +19,11 @@ pub struct Clock(Source);
 #[derive(Clone, Debug)]
 enum Source {
     System,
-    /// Wall time is `epoch` plus the runtime's time since `start`.
+    /// Wall time is `epoch` plus the runtime's time since `start`, plus what it was stepped by.
     Simulated {
         epoch: Timestamp,
         start: Instant,
+        stepped: Arc<Mutex<SignedDuration>>,
     },
 }
 
@@ -34,7 +35,22 @@ impl Clock {
 
     /// A clock that starts at `epoch` and follows the tokio runtime's time, paused or not.
     pub fn simulated(epoch: Timestamp) -> Self {
-        Self(Source::Simulated { epoch, start: Instant::now() })
+        Self(Source::Simulated { epoch, start: Instant::now(), stepped: Arc::default() })
+    }
+
+    /// A clock that shows this one's time now, and from then on what has passed: it does not follow when somebody sets
+    /// this one. For what has to take so long whatever the wall says: silences, pauses.
+    pub fn steady(&self) -> Self {
+        Self::simulated(self.now())
+    }
+
+    /// Sets a simulated clock, and its clones, forward or back, as an administrator does the machine's; that one is left
+    /// alone.
+    pub fn step(&self, by: SignedDuration) {
+        if let Source::Simulated { stepped, .. } = &self.0 {
+            let mut stepped = stepped.lock();
+            *stepped = stepped.saturating_add(by);
+        }
     }
 
     /// Wall-clock time, in nanosecond resolution.
@@ -42,9 +58,9 @@ impl Clock {
         match &self.0 {
             #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the machine's clock")]
             Source::System => Timestamp::now(),
-            Source::Simulated { epoch, start } => {
+            Source::Simulated { epoch, start, stepped } => {
                 let elapsed = SignedDuration::try_from(start.elapsed()).unwrap_or(SignedDuration::MAX);
-                epoch.checked_add(elapsed).unwrap_or(Timestamp::MAX)
+                epoch.checked_add(elapsed.saturating_add(*stepped.lock())).unwrap_or(Timestamp::MAX)
             }
         }
     }
@@ -114,6 +130,16 @@ mod tests {
         let clock = Clock::simulated(epoch);
         tokio::time::sleep(Duration::from_secs(3600)).await;
         assert_eq!(clock.now_seconds().to_string(), "2026-01-01T01:00:00Z");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_steady_clock_does_not_follow_steps() {
+        let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
+        let (steady, follower) = (clock.steady(), clock.clone());
+        clock.step(SignedDuration::from_hours(-3));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(follower.now_seconds().to_string(), "2025-12-31T21:00:01Z");
+        assert_eq!(steady.now_seconds().to_string(), "2026-01-01T00:00:01Z");
     }
 
     #[test]

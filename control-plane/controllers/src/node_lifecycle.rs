@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use serde_json::json;
+use xebec_clock::Clock;
 
 use crate::context::Context;
 use crate::runtime::cache::{BY_NODE, Change};
@@ -36,8 +37,8 @@ const UNHEALTHY_PERCENT: usize = 55;
 /// Pods are sent off a node at most every so often (upstream: 0.1 nodes a second).
 const EVICTION_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
 
-/// A sign of life: what the node's lease and status said, and when that was seen to change, by our own clock, so that
-/// nodes' clocks may differ.
+/// A sign of life: what the node's lease and status said, and when that was seen to change, by a clock of our own that
+/// nobody sets, so that nodes' clocks may differ and ours may be set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SignOfLife {
     lease: Option<Timestamp>,
@@ -49,21 +50,21 @@ pub struct SignOfLife {
 pub struct View<'a> {
     /// All nodes.
     pub nodes: &'a [Arc<Node>],
-    /// When each gave its last sign of life.
-    pub last_seen: &'a BTreeMap<String, Timestamp>,
+    /// How long each has been silent.
+    pub silent_for: &'a BTreeMap<String, SignedDuration>,
     /// The pods of nodes that are not ready.
     pub pods: &'a (dyn Fn(&str) -> Vec<Arc<Pod>> + Sync),
     /// How long a node may be silent.
     pub grace: SignedDuration,
-    /// When pods were last sent off a node.
-    pub last_eviction: Option<Timestamp>,
+    /// Whether pods may be sent off one more node now.
+    pub may_evict: bool,
 }
 
-/// The plan, and when pods were last sent off a node.
-pub fn plan(view: &View<'_>, now: Timestamp) -> (Plan, Option<Timestamp>) {
+/// The plan, and whether pods are sent off a node by it.
+pub fn plan(view: &View<'_>, now: Timestamp) -> (Plan, bool) {
     let mut plan = Plan::nothing();
     plan.look_again(PERIOD);
-    let mut last_eviction = view.last_eviction;
+    let mut may_evict = view.may_evict;
     let statuses: Vec<(&Node, Option<Vec<Condition>>)> =
         view.nodes.iter().map(|n| (n.as_ref(), silenced(n, view, now))).collect();
     let readiness = |node: &Node, new: &Option<Vec<Condition>>| {
@@ -89,7 +90,7 @@ pub fn plan(view: &View<'_>, now: Timestamp) -> (Plan, Option<Timestamp>) {
         }
         // The taints follow once the conditions are written: that changes the node, and it is looked at again.
         if new.is_none()
-            && let Some(taints) = taints(node, &ready, disrupted, &mut last_eviction, now)
+            && let Some(taints) = taints(node, &ready, disrupted, &mut may_evict, now)
         {
             let patch = json!({"spec": {"taints": taints}});
             writes.push(Write::merge_exact(&kind::NODE, &node.metadata, "", patch).into());
@@ -97,13 +98,12 @@ pub fn plan(view: &View<'_>, now: Timestamp) -> (Plan, Option<Timestamp>) {
     }
     plan.step(writes);
     plan.step(pod_writes);
-    (plan, last_eviction)
+    (plan, view.may_evict && !may_evict)
 }
 
 /// The conditions of a node that has been silent too long, if they do not say so yet.
 fn silenced(node: &Node, view: &View<'_>, now: Timestamp) -> Option<Vec<Condition>> {
-    let last = view.last_seen.get(&node.metadata.name)?;
-    if now.duration_since(*last) <= view.grace {
+    if *view.silent_for.get(&node.metadata.name)? <= view.grace {
         return None;
     }
     let mut conditions = node.status.conditions.clone();
@@ -131,13 +131,7 @@ fn silenced(node: &Node, view: &View<'_>, now: Timestamp) -> Option<Vec<Conditio
 }
 
 /// The taints that a node's conditions call for, if it has others.
-fn taints(
-    node: &Node,
-    ready: &str,
-    disrupted: bool,
-    last_eviction: &mut Option<Timestamp>,
-    now: Timestamp,
-) -> Option<Vec<Taint>> {
+fn taints(node: &Node, ready: &str, disrupted: bool, may_evict: &mut bool, now: Timestamp) -> Option<Vec<Taint>> {
     let taint = |key: &str, effect: &str| Taint {
         key: key.into(),
         effect: effect.into(),
@@ -166,12 +160,9 @@ fn taints(
     let has = |key: &str| node.spec.taints.iter().any(|t| t.key == key && t.effect == "NoExecute");
     if let Some(key) = sent_off.filter(|_| !disrupted) {
         let already = has(NOT_READY) || has(UNREACHABLE);
-        let may = last_eviction.is_none_or(|last| now.duration_since(last) >= EVICTION_INTERVAL);
-        if already || may {
+        if already || *may_evict {
             wanted.push(taint(key, "NoExecute"));
-            if !already {
-                *last_eviction = Some(now);
-            }
+            *may_evict &= already;
         }
     }
     let ours = |t: &Taint| {
@@ -215,6 +206,8 @@ fn not_ready(pod: &Pod, now: Timestamp) -> Vec<Action> {
 pub struct NodeLifecycle {
     cx: Context,
     queue: Arc<Keys>,
+    /// Measures silence.
+    steady: Clock,
     grace: SignedDuration,
     signs: Mutex<BTreeMap<String, SignOfLife>>,
     last_eviction: Mutex<Option<Timestamp>>,
@@ -241,14 +234,15 @@ impl NodeLifecycle {
         Arc::new(Self {
             cx: cx.of("node-controller"),
             queue,
+            steady: cx.clock.steady(),
             grace,
             signs: Mutex::default(),
             last_eviction: Mutex::default(),
         })
     }
 
-    /// Takes note of new signs of life; when each node gave its last.
-    fn last_seen(&self, nodes: &[Arc<Node>], now: Timestamp) -> BTreeMap<String, Timestamp> {
+    /// Takes note of new signs of life; how long each node has given none.
+    fn silent_for(&self, nodes: &[Arc<Node>], now: Timestamp) -> BTreeMap<String, SignedDuration> {
         let mut signs = self.signs.lock();
         let names: BTreeSet<&str> = nodes.iter().map(|n| n.metadata.name.as_str()).collect();
         signs.retain(|name, _| names.contains(name.as_str()));
@@ -265,7 +259,7 @@ impl NodeLifecycle {
                 }
             }
         }
-        signs.iter().map(|(name, sign)| (name.clone(), sign.seen)).collect()
+        signs.iter().map(|(name, sign)| (name.clone(), now.duration_since(sign.seen))).collect()
     }
 }
 
@@ -280,19 +274,22 @@ impl Controller for NodeLifecycle {
     }
 
     async fn sync(&self, _key: &Key) -> Result<Option<Duration>, SyncError> {
-        let now = self.cx.clock.now();
+        let now = self.steady.now();
         let nodes = self.cx.caches.nodes.list();
-        let last_seen = self.last_seen(&nodes, now);
+        let silent_for = self.silent_for(&nodes, now);
+        let last_eviction = *self.last_eviction.lock();
         let pods = |name: &str| self.cx.caches.pods.by_index(BY_NODE, name);
         let view = View {
             nodes: &nodes,
-            last_seen: &last_seen,
+            silent_for: &silent_for,
             pods: &pods,
             grace: self.grace,
-            last_eviction: *self.last_eviction.lock(),
+            may_evict: last_eviction.is_none_or(|last| now.duration_since(last) >= EVICTION_INTERVAL),
         };
-        let (plan, last_eviction) = plan(&view, now);
-        *self.last_eviction.lock() = last_eviction;
+        let (plan, evicts) = plan(&view, self.cx.clock.now());
+        if evicts {
+            *self.last_eviction.lock() = Some(now);
+        }
         self.cx.execute(plan).await?;
         Ok(Some(PERIOD))
     }

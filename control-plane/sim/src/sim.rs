@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
+use jiff::SignedDuration;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -107,6 +108,11 @@ impl Sim {
             sim.add_node();
         }
         sim
+    }
+
+    /// Sets all clocks, as a machine's is when it learns the time.
+    pub fn step_clock(&self, by: SignedDuration) {
+        self.clock.step(by);
     }
 
     /// Adds a node; its name.

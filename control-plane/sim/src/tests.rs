@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 use xebec_controllers::runtime::kind::{DEPLOYMENT, NAMESPACE, NODE, POD, REPLICA_SET};
 
@@ -163,6 +164,43 @@ fn a_dead_nodes_pods_come_up_elsewhere() {
         // With the node gone for good, nothing of it is left.
         sim.run_for(Duration::from_secs(80)).await;
         assert!(sim.list(&POD).await.iter().all(|p| p["spec"]["nodeName"] != "node-1"));
+        assert_eq!(sim.wrong().await, Vec::<String>::new());
+    });
+}
+
+#[test]
+fn clocks_may_be_set() {
+    simulate(async {
+        let mut sim = Sim::new(6, 3).await;
+        sim.create(&DEPLOYMENT, &deployment("web", 6, "web:1")).await.unwrap();
+        expect_settled(&sim, 10).await;
+        let is = async |sim: &Sim, name: &str, status: &str| {
+            let node = sim.list(&NODE).await.into_iter().find(|n| n["metadata"]["name"] == name).unwrap();
+            let conditions = node["status"]["conditions"].as_array().unwrap().clone();
+            conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == status)
+        };
+        let pods = async |sim: &Sim| {
+            let name = |pod: &Value| pod["metadata"]["uid"].as_str().unwrap().to_owned();
+            sim.list(&POD).await.iter().map(name).collect::<std::collections::BTreeSet<_>>()
+        };
+        let before = pods(&sim).await;
+        for hours in [3, -5] {
+            sim.step_clock(SignedDuration::from_hours(hours));
+            for _ in 0..100 {
+                sim.run_for(Duration::from_secs(1)).await;
+                for node in ["node-0", "node-1", "node-2"] {
+                    assert!(is(&sim, node, "True").await, "{node}, after a step of {hours} h");
+                }
+                let web = &sim.list(&DEPLOYMENT).await[0];
+                assert_eq!(web["status"]["availableReplicas"], 6, "after a step of {hours} h");
+            }
+        }
+        assert_eq!(pods(&sim).await, before);
+        // What really dies is noticed as soon as ever, also when all it said is of the future.
+        sim.step_clock(SignedDuration::from_hours(-2));
+        sim.kill_node("node-1");
+        sim.run_for(Duration::from_secs(60)).await;
+        assert!(is(&sim, "node-1", "Unknown").await);
         assert_eq!(sim.wrong().await, Vec::<String>::new());
     });
 }

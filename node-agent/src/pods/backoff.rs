@@ -37,6 +37,12 @@ impl Backoff {
     }
 }
 
+/// Whether what may begin at `at` has to wait at `now`. Nothing waits longer than [`MAX`]: what should was told before the
+/// clock was set back.
+pub fn waits(at: Timestamp, now: Timestamp) -> bool {
+    at > now && at.duration_since(now) <= MAX
+}
+
 fn expired(failed_at: Timestamp, updated_at: Timestamp) -> bool {
     failed_at.duration_since(updated_at) > MAX + MAX
 }
@@ -72,6 +78,13 @@ mod tests {
             now = until.as_second();
         }
         assert_eq!(waits, ["10s", "20s", "40s", "1m20s", "2m40s", "5m0s", "5m0s"]);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_nothing_wait_for_hours() {
+        assert!(waits(at(310), at(10)));
+        assert!(!waits(at(10), at(10)));
+        assert!(!waits(at(3 * 3600), at(0)));
     }
 
     #[test]

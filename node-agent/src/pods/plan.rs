@@ -4,6 +4,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::backoff;
 use super::state::{ContainerState, Leaving, Operation, PodState};
 use crate::api::Pod;
 use crate::api::pod::Container;
@@ -244,7 +245,7 @@ fn due(pod: &Pod, container: &Container, state: &ContainerState, now: Timestamp)
         at = Some(at.map_or(until, |a| a.max(until)));
     }
     match at {
-        Some(at) if at > now => Due::At(at),
+        Some(at) if backoff::waits(at, now) => Due::At(at),
         _ => Due::Now,
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::backoff::Backoff;
+use super::backoff::{self, Backoff};
 use super::resize::Resize;
 use crate::api::Pod;
 use crate::api::pod::{Container, Resources, RestartPolicy};
@@ -39,7 +39,7 @@ impl<T> Step<T> {
         match self {
             Self::Todo => true,
             Self::Doing | Self::Done(_) => false,
-            Self::Failed { retry_at, .. } => *retry_at <= now,
+            Self::Failed { retry_at, .. } => !backoff::waits(*retry_at, now),
         }
     }
 

@@ -24,7 +24,7 @@ use super::plan::{self, Action};
 use super::resize::Resize;
 use super::spec::identity;
 use super::state::{ContainerState, Instance, Leaving, Operation, PodState, Problem, Step, TerminatedEq, Unhealthy};
-use super::{start, status};
+use super::{backoff, start, status};
 use crate::api::Pod;
 use crate::api::status::PodStatus;
 use crate::drain;
@@ -353,7 +353,8 @@ impl Worker {
     /// The event of a container that must wait for its restart.
     fn tell_back_off(&self, name: &str, code: i32) {
         let now = self.context.clock.now();
-        let waits = plan::crash_backoff_until(self.state.container(name)).is_some_and(|until| until > now);
+        let waits =
+            plan::crash_backoff_until(self.state.container(name)).is_some_and(|until| backoff::waits(until, now));
         let Some(container) = self.pod.spec.container(name) else { return };
         if waits && plan::end(&self.pod, &self.state, now).is_none() && PodState::restarts(&self.pod, container, code) {
             let meta = &self.pod.metadata;

@@ -31,18 +31,19 @@ fn pod(name: &str) -> Arc<Pod> {
 
 /// `(object, subresource, patch)` of each write; all nodes were last seen at `seen`.
 fn run(nodes: &[Arc<Node>], seen: i64, now: i64) -> Vec<(String, &'static str, Value)> {
-    run_with(nodes, &|_| at(seen), now, None)
+    run_with(nodes, &|_| now - seen, now, true)
 }
 
 fn run_with(
     nodes: &[Arc<Node>],
-    seen: &dyn Fn(&str) -> Timestamp,
+    silent_seconds: &dyn Fn(&str) -> i64,
     now: i64,
-    last_eviction: Option<Timestamp>,
+    may_evict: bool,
 ) -> Vec<(String, &'static str, Value)> {
-    let last_seen = nodes.iter().map(|n| (n.metadata.name.clone(), seen(&n.metadata.name))).collect();
+    let silent = |name: &str| SignedDuration::from_secs(silent_seconds(name));
+    let silent_for = nodes.iter().map(|n| (n.metadata.name.clone(), silent(&n.metadata.name))).collect();
     let pods = |name: &str| vec![pod(&format!("on-{name}"))];
-    let view = View { nodes, last_seen: &last_seen, pods: &pods, grace: SignedDuration::from_secs(40), last_eviction };
+    let view = View { nodes, silent_for: &silent_for, pods: &pods, grace: SignedDuration::from_secs(40), may_evict };
     let (plan, _) = plan(&view, at(now));
     plan.actions()
         .filter_map(|a| match a {
@@ -64,8 +65,8 @@ fn keys(patch: &Value) -> Vec<String> {
 fn silence_makes_conditions_unknown_and_pods_unready() {
     let nodes = [node("a", "True", json!([])), node("b", "True", json!([]))];
     assert!(run(&nodes, 0, 40).is_empty());
-    let silent = |name: &str| if name == "a" { at(0) } else { at(41) };
-    let writes = run_with(&nodes, &silent, 41, None);
+    let silent = |name: &str| if name == "a" { 41 } else { 0 };
+    let writes = run_with(&nodes, &silent, 41, true);
     assert_eq!((writes[0].0.as_str(), writes[0].1), ("a", "status"));
     let conditions = writes[0].2["status"]["conditions"].as_array().unwrap();
     assert!(conditions.iter().all(|c| c["status"] == "Unknown"));
@@ -99,7 +100,7 @@ fn pods_are_sent_off_one_node_at_a_time_and_not_when_all_seem_dead() {
         writes.iter().filter(|w| w.2["spec"]["taints"].as_array().is_some_and(|t| t.len() == 2)).count()
     };
     assert_eq!(sent_off(&run(&nodes, 0, 0)), 1);
-    assert_eq!(sent_off(&run_with(&nodes, &|_| at(0), 5, Some(at(0)))), 0);
+    assert_eq!(sent_off(&run_with(&nodes, &|_| 5, 5, false)), 0);
     let all_dead: Vec<_> = (0..3).map(|i| node(&format!("n{i}"), "Unknown", json!([]))).collect();
     assert_eq!(sent_off(&run(&all_dead, 0, 0)), 0);
 }

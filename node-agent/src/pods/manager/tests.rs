@@ -292,6 +292,48 @@ async fn a_new_agent_takes_over_what_runs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_changes_no_wait() {
+    for hours in [3, -3] {
+        let step = jiff::SignedDuration::from_hours(hours);
+        // A restart that waits.
+        let world = World::new();
+        let _agent = world.agent();
+        let steady = world.clock.steady();
+        world.fake.script("i", Script { exit: Some((Duration::from_secs(1), 3)), ..Script::default() });
+        world.api.put(json!({ "containers": [{ "name": "a", "image": "i" }] }));
+        world.api.until("the first wait", |s| waiting(s, "CrashLoopBackOff")).await;
+        let began = steady.now();
+        world.clock.step(step);
+        world.api.until("the second restart", |s| s["containerStatuses"][0]["restartCount"] == 2).await;
+        let waited = steady.now().duration_since(began).as_secs();
+        assert!(waited <= 11, "{waited} s after a step of {hours} h");
+
+        // A probe that is to begin, and a container that takes its time to stop.
+        let world = World::new();
+        let _agent = world.agent();
+        let steady = world.clock.steady();
+        world.fake.script("i", Script { stop_delay: Duration::from_secs(1000), ..Script::default() });
+        let probe = json!({ "tcpSocket": { "port": 80 }, "initialDelaySeconds": 5, "periodSeconds": 5 });
+        world.api.put(json!({ "containers": [{ "name": "a", "image": "i", "readinessProbe": probe }] }));
+        world.api.until("Running", |s| s["phase"] == "Running").await;
+        let began = steady.now();
+        world.clock.step(step);
+        world.api.until("Ready", ready).await;
+        assert!((4..=6).contains(&steady.now().duration_since(began).as_secs()));
+        world.api.change(|pod| {
+            pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:30Z");
+            pod["metadata"]["deletionGracePeriodSeconds"] = json!(30);
+        });
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let began = steady.now();
+        world.clock.step(step);
+        world.api.until("the end", Value::is_null).await;
+        let took = steady.now().duration_since(began).as_secs();
+        assert!((20..=40).contains(&took), "{took} s after a step of {hours} h");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_was_force_deleted_leaves_nothing() {
     let world = World::new();
     let _agent = world.agent();

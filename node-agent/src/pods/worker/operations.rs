@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::super::context::Context;
@@ -152,7 +153,9 @@ pub async fn stop(context: Arc<Context>, stop: Stop) -> Done {
 }
 
 async fn stop_and_kill(context: &Context, stop: &Stop) -> Done {
-    let remaining = || until(context.clock.now(), stop.deadline);
+    // Whoever sets the clock does not change the grace period.
+    let deadline = Instant::now() + until(context.clock.now(), stop.deadline);
+    let remaining = || deadline.saturating_duration_since(Instant::now());
     let handler = stop.pod.spec.container(&stop.container).and_then(|c| c.lifecycle.pre_stop.as_ref());
     if let Some(handler) = handler.filter(|_| stop.hook) {
         let run = hook(context, &stop.pod, &stop.container, &stop.id, handler, stop.address, remaining());

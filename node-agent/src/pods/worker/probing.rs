@@ -43,7 +43,8 @@ impl Worker {
             self.probing.insert(key, (instance.id.clone(), Counter::new(*kind)));
             let delay = jiff::SignedDuration::from_secs(probe.initial_delay_seconds.max(0));
             let now = self.context.clock.now();
-            let first = until(now, since.checked_add(delay).unwrap_or(now));
+            // A start in the future was noted before the clock was set back.
+            let first = until(now, since.min(now).checked_add(delay).unwrap_or(now));
             self.arm(name, *kind, &instance.id, first);
         }
     }

@@ -21,6 +21,8 @@ use crate::pods::env::Facts;
 
 /// How long to wait before a failed refresh is tried again.
 const RETRY: Duration = Duration::from_secs(10);
+/// Tokens are looked at again after this: the clock may have been set.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How long an object may take to be known when a pod starts.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -83,7 +85,8 @@ pub(super) async fn keep(inner: Arc<Inner>, mut refresh: Refresh, mut pod: watch
     loop {
         let renew_at = refresh.0.iter().flat_map(|k| &k.sources).filter_map(Source::renew_at).min();
         let now = inner.clock.now();
-        let mut wait = renew_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO));
+        let mut wait =
+            renew_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO).min(LONGEST_WAIT));
         if failed {
             wait = Some(wait.map_or(RETRY, |w| w.max(Duration::from_secs(1)).min(RETRY)));
         }
