@@ -26,8 +26,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(15);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// A request that nobody has signed by then is asked again.
 const REQUEST_PATIENCE: u32 = 40;
-/// No certificate is waited for longer than this before it is looked at again; clocks step.
-const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+/// How often certificates are looked at: the clock may have been set.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// A certificate is renewed after a part of its life between these, so that nodes don't all ask at once (the kubelet's).
+const RENEW_PERCENT: std::ops::Range<u8> = 70..90;
 
 /// Where the agent is known, and as what.
 #[derive(Clone, Debug)]
@@ -42,6 +44,8 @@ pub struct Node {
     pub serves_as: Vec<String>,
     /// Where certificates and keys are kept.
     pub dir: PathBuf,
+    /// What the node joins with, while it has no certificate that is good.
+    pub token: Option<BootstrapToken>,
     /// The time.
     pub clock: Clock,
     /// Chance.
@@ -137,10 +141,15 @@ impl Node {
     }
 
     /// Has a certificate made and keeps it. Tries until it succeeds: the server may be starting, or out of reach.
-    pub async fn obtain(&self, purpose: Purpose, client: &kube::Client) -> anyhow::Result<Certified> {
+    /// `client` gives what is asked by, each time.
+    pub async fn obtain(
+        &self,
+        purpose: Purpose,
+        client: impl Fn() -> anyhow::Result<kube::Client>,
+    ) -> anyhow::Result<Certified> {
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.ask(purpose, client).await {
+            match self.ask(purpose, &client()?).await {
                 Ok(certified) => {
                     self.keep(purpose, &certified)?;
                     return Ok(certified);
@@ -199,12 +208,21 @@ impl Node {
         bail!("request {name} is not signed")
     }
 
-    /// How long until a certificate is to be renewed: at 70 to 90 percent of its life, so that nodes don't all ask at
-    /// once.
-    fn until_renewal(&self, certified: &Certified) -> Duration {
-        let percent = u8::try_from(70 + self.random.below(20)).unwrap_or(80);
-        let at = Validity::of_pem(&certified.certificate_pem).map_or(Timestamp::MIN, |v| v.renew_at(percent));
-        Duration::try_from(at.duration_since(self.clock.now())).unwrap_or(Duration::ZERO)
+    /// When a certificate is to be renewed.
+    fn renewal(&self, certified: &Certified) -> Timestamp {
+        let spread = u64::from(RENEW_PERCENT.end - RENEW_PERCENT.start);
+        let percent = RENEW_PERCENT.start + u8::try_from(self.random.below(spread)).unwrap_or(0);
+        Validity::of_pem(&certified.certificate_pem).map_or(Timestamp::MIN, |v| v.renew_at(percent))
+    }
+
+    /// By whom a new certificate is asked for: by the node itself, and if its own is over (the machine was off for long,
+    /// or its clock was set forward), by what it joined with.
+    fn asking(&self, purpose: Purpose, current: &Certified, client: &kube::Client) -> anyhow::Result<kube::Client> {
+        let over = Validity::of_pem(&current.certificate_pem).map_or(true, |v| v.expired(self.clock.now()));
+        match &self.token {
+            Some(token) if over && purpose == Purpose::Client => self.joining_client(token),
+            _ => Ok(client.clone()),
+        }
     }
 
     /// Renews a certificate for as long as the program runs; `renewed` gets each new one.
@@ -215,16 +233,21 @@ impl Node {
         client: kube::Client,
         mut renewed: impl FnMut(&Certified) -> anyhow::Result<()>,
     ) {
+        let mut renewal = self.renewal(&current);
         loop {
-            let wait = self.until_renewal(&current);
-            sleep(wait.clamp(Duration::from_secs(1), LONGEST_WAIT)).await;
-            if wait > LONGEST_WAIT {
+            let wait = Duration::try_from(renewal.duration_since(self.clock.now())).unwrap_or(Duration::ZERO);
+            if !wait.is_zero() {
+                sleep(wait.min(LOOK_EVERY)).await;
                 continue;
             }
-            match self.obtain(purpose, &client).await.and_then(|new| renewed(&new).map(|()| new)) {
+            let new = self.obtain(purpose, || self.asking(purpose, &current, &client)).await;
+            match new.and_then(|new| renewed(&new).map(|()| new)) {
                 Ok(new) => {
                     tracing::info!("renewed the {} certificate", purpose.file());
+                    renewal = self.renewal(&new);
                     current = new;
+                    // Whatever its dates say, the next one is not asked for at once.
+                    sleep(Duration::from_secs(1)).await;
                 }
                 Err(e) => {
                     tracing::error!("cannot renew the {} certificate: {e:#}", purpose.file());
@@ -294,3 +317,6 @@ pub fn private_dir(dir: &Path) -> anyhow::Result<()> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
         .with_context(|| format!("cannot protect {}", dir.display()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,6 +75,7 @@ async fn join(config: &AgentConfig, clock: &Clock, random: &Random) -> anyhow::R
         name: config.node_name.clone(),
         serves_as: vec![config.node_name.clone(), config.node_ip.to_string()],
         dir,
+        token: config.token.clone(),
         clock: clock.clone(),
         random: random.clone(),
     };
@@ -82,7 +83,7 @@ async fn join(config: &AgentConfig, clock: &Clock, random: &Random) -> anyhow::R
         (Some(kept), _) => kept,
         (None, Some(token)) => {
             tracing::info!("joining {} as {}", config.server, config.node_name);
-            node.obtain(Purpose::Client, &node.joining_client(token)?).await?
+            node.obtain(Purpose::Client, || node.joining_client(token)).await?
         }
         (None, None) => bail!(
             "this node has no certificate yet: give it a token to join with (`xebec token create` on the server's machine \
@@ -93,7 +94,7 @@ async fn join(config: &AgentConfig, clock: &Clock, random: &Random) -> anyhow::R
     let client = switching.client();
     let serving = match node.kept(Purpose::Serving) {
         Some(kept) => kept,
-        None => node.obtain(Purpose::Serving, &client).await?,
+        None => node.obtain(Purpose::Serving, || Ok(client.clone())).await?,
     };
     let tls = |certified: &Certified| {
         server_config(&ServerTls { certified, client_ca_pem: &node.ca }, clock).context("cannot set up TLS")

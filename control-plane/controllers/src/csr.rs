@@ -21,8 +21,7 @@ use crate::views::CertificateSigningRequest;
 /// The group that bootstrap tokens of nodes put their bearers in.
 const BOOTSTRAPPERS: &str = "system:bootstrappers";
 const NODES: &str = "system:nodes";
-/// How long a certificate is good for, at most and if nothing else is asked, in seconds: a year.
-const MAX_VALIDITY_SECONDS: i64 = 365 * 24 * 3600;
+/// The shortest life that can be asked for.
 const MIN_VALIDITY_SECONDS: i64 = 600;
 /// Requests are kept so long after they were made: issued or not, upstream's `certificatecleaner`.
 const KEEP_ISSUED: SignedDuration = SignedDuration::from_hours(1);
@@ -31,8 +30,8 @@ const KEEP_PENDING: SignedDuration = SignedDuration::from_hours(24);
 /// Signs a request in PEM for a signer and usages, valid so many seconds; a certificate in PEM, or why not.
 pub type Sign<'a> = &'a dyn Fn(&str, Signer, &[&str], i64) -> Result<String, String>;
 
-/// Approves, signs, or cleans up a request.
-pub fn plan(request: &CertificateSigningRequest, sign: Sign<'_>, now: Timestamp) -> Plan {
+/// Approves, signs, or cleans up a request. A certificate is good for `longest` at most, and if nothing else is asked.
+pub fn plan(request: &CertificateSigningRequest, sign: Sign<'_>, longest: SignedDuration, now: Timestamp) -> Plan {
     let mut plan = Plan::nothing();
     if let Some(wait) = expiry(request, now) {
         if wait.is_zero() {
@@ -55,8 +54,8 @@ pub fn plan(request: &CertificateSigningRequest, sign: Sign<'_>, now: Timestamp)
         return plan;
     }
     let usages: Vec<&str> = request.spec.usages.iter().map(String::as_str).collect();
-    let seconds = request.spec.expiration_seconds.unwrap_or(MAX_VALIDITY_SECONDS);
-    let seconds = seconds.clamp(MIN_VALIDITY_SECONDS, MAX_VALIDITY_SECONDS);
+    let asked = request.spec.expiration_seconds.map(|seconds| seconds.max(MIN_VALIDITY_SECONDS));
+    let seconds = asked.unwrap_or(i64::MAX).min(longest.as_secs());
     let signed = pem(request).and_then(|pem| sign(&pem, signer, &usages, seconds));
     let patch = match signed {
         Ok(certificate) => json!({"certificate": encode_base64(certificate.as_bytes())}),
@@ -132,11 +131,12 @@ pub struct SigningRequests {
     cx: Context,
     queue: Arc<Keys>,
     ca: Arc<ClusterCa>,
+    longest: SignedDuration,
 }
 
 impl SigningRequests {
-    /// Connects the controller to the caches.
-    pub fn new(cx: &Context, ca: Arc<ClusterCa>) -> Arc<Self> {
+    /// Connects the controller to the caches; certificates are good for `longest` at most.
+    pub fn new(cx: &Context, ca: Arc<ClusterCa>, longest: SignedDuration) -> Arc<Self> {
         let queue = Arc::<Keys>::default();
         let keys = queue.clone();
         cx.caches.signing_requests.on_change(move |change| {
@@ -144,7 +144,7 @@ impl SigningRequests {
                 keys.add(change.latest().metadata.key());
             }
         });
-        Arc::new(Self { cx: cx.of("certificate-controller"), queue, ca })
+        Arc::new(Self { cx: cx.of("certificate-controller"), queue, ca, longest })
     }
 }
 
@@ -163,7 +163,7 @@ impl Controller for SigningRequests {
         let sign = |pem: &str, signer: Signer, usages: &[&str], seconds: i64| {
             self.ca.sign_csr(pem, signer, usages, SignedDuration::from_secs(seconds)).map_err(|e| e.to_string())
         };
-        let plan = plan(&request, &sign, self.cx.clock.now());
+        let plan = plan(&request, &sign, self.longest, self.cx.clock.now());
         let wait = plan.requeue_after;
         self.cx.execute(plan).await?;
         Ok(wait)
@@ -198,14 +198,16 @@ mod tests {
 
     fn run(request: &CertificateSigningRequest, at: &str) -> Option<(String, Value)> {
         let sign = |_: &str, _: Signer, _: &[&str], seconds: i64| Ok(format!("valid {seconds}"));
-        plan(request, &sign, at.parse().unwrap()).actions().next().map(|a| match a {
-            Action::Write(w) => match &w.verb {
-                Verb::Patch(sub, _, patch) => ((*sub).to_owned(), patch["status"].clone()),
-                Verb::Delete(_) => ("delete".to_owned(), Value::Null),
-                other => panic!("{other:?}"),
+        plan(request, &sign, SignedDuration::from_hours(365 * 24), at.parse().unwrap()).actions().next().map(
+            |a| match a {
+                Action::Write(w) => match &w.verb {
+                    Verb::Patch(sub, _, patch) => ((*sub).to_owned(), patch["status"].clone()),
+                    Verb::Delete(_) => ("delete".to_owned(), Value::Null),
+                    other => panic!("{other:?}"),
+                },
+                Action::Event(e) => panic!("{e:?}"),
             },
-            Action::Event(e) => panic!("{e:?}"),
-        })
+        )
     }
 
     const NOW: &str = "2026-01-01T00:00:05Z";

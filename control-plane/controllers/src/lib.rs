@@ -54,6 +54,9 @@ use runtime::api::Api;
 use runtime::executor::Executor;
 use runtime::{recorder, start};
 
+/// How long certificates are good for that are asked for by requests, unless configured: upstream's year.
+pub const CLUSTER_SIGNING_DURATION: SignedDuration = SignedDuration::from_hours(365 * 24);
+
 /// What the controllers are to go by.
 #[derive(Clone)]
 pub struct Config {
@@ -67,6 +70,8 @@ pub struct Config {
     pub ca: Option<Arc<ClusterCa>>,
     /// Signs the service accounts' tokens that are kept in Secrets; without it, none are made.
     pub service_account_keys: Option<Arc<ServiceAccountKeys>>,
+    /// How long certificates are good for that are asked for by requests, at most and if nothing else is asked.
+    pub cluster_signing_duration: SignedDuration,
     /// How long events are kept after they last happened.
     pub event_ttl: Duration,
 }
@@ -77,6 +82,7 @@ impl std::fmt::Debug for Config {
             .field("pod_ranges", &self.pod_ranges)
             .field("node_monitor_grace_period", &self.node_monitor_grace_period)
             .field("load_balancer_pools", &self.load_balancer_pools)
+            .field("cluster_signing_duration", &self.cluster_signing_duration)
             .field("event_ttl", &self.event_ttl)
             .finish_non_exhaustive()
     }
@@ -93,6 +99,7 @@ impl Default for Config {
             load_balancer_pools: Vec::new(),
             ca: None,
             service_account_keys: None,
+            cluster_signing_duration: CLUSTER_SIGNING_DURATION,
             event_ttl: Duration::from_secs(3600),
         }
     }
@@ -159,7 +166,7 @@ pub async fn run_all(client: kube::Client, clock: Clock, random: Random, config:
         run!(load_balancer::LoadBalancers::new(&cx, config.load_balancer_pools.clone()));
     }
     if let Some(ca) = &config.ca {
-        run!(csr::SigningRequests::new(&cx, ca.clone()));
+        run!(csr::SigningRequests::new(&cx, ca.clone(), config.cluster_signing_duration));
     }
     let quotas = resource_quota::ResourceQuotas::new(&cx);
     run!(quotas.clone());

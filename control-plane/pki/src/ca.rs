@@ -19,6 +19,8 @@ use crate::{Error, der, expiry, files};
 const CA_VALIDITY: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
 /// Certificates are valid from a little before they are made, for peers whose clock is behind (upstream's backdate).
 const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
+/// Long-lived ones from longer before: a clock that is set back by hours makes none of them invalid.
+const LONG_BACKDATE: SignedDuration = SignedDuration::from_hours(24);
 
 /// A certificate and its key, both as PEM.
 #[derive(Clone)]
@@ -111,7 +113,7 @@ impl ClusterCa {
         params.key_usages =
             vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.serial_number = Some(SerialNumber::from_slice(&serial(random)));
-        params.not_before = offset(saturating_add(now, -BACKDATE));
+        params.not_before = offset(saturating_add(now, -LONG_BACKDATE));
         params.not_after = offset(saturating_add(now, CA_VALIDITY));
         let certificate = params.self_signed(&key)?;
         Self::assemble(key, certificate.pem(), clock, random)
@@ -191,7 +193,7 @@ impl ClusterCa {
     /// Signs a certificate, valid for `validity` but no longer than the CA itself (RFC 5280 section 4.1).
     pub(crate) fn issue(&self, leaf: &Leaf<'_>, validity: SignedDuration) -> Result<String, Error> {
         let now = self.clock.now();
-        let not_before = saturating_add(now, -BACKDATE);
+        let not_before = saturating_add(now, -backdate(validity));
         let not_after = saturating_add(now, validity).min(self.not_after);
         let extensions = self.extensions(leaf);
         let extensions = der::tlv(der::SEQUENCE, &extensions.iter().map(Vec::as_slice).collect::<Vec<_>>());
@@ -278,6 +280,11 @@ pub fn is_issued_by(certificate: &[u8], ca_pem: &str) -> bool {
         ca.subject().as_raw() == certificate.issuer().as_raw()
             && certificate.verify_signature(Some(ca.public_key())).is_ok()
     })
+}
+
+/// From how long before it is made a certificate is valid: never so long that it counts as old when it is new.
+fn backdate(validity: SignedDuration) -> SignedDuration {
+    (validity / 100).clamp(BACKDATE, LONG_BACKDATE).min(validity / 2)
 }
 
 fn saturating_add(at: Timestamp, by: SignedDuration) -> Timestamp {

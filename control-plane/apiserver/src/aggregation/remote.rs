@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Empty};
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::tls::{self, Identity};
@@ -52,6 +53,8 @@ pub(crate) struct Clients {
     pub(crate) plain: Streaming,
     /// HTTP/1.1, whose connections can be upgraded.
     pub(crate) upgrading: Streaming,
+    /// When they are to be made anew, with another certificate of ours.
+    renew_at: Timestamp,
 }
 
 /// The condition `Available`.
@@ -150,16 +153,18 @@ impl Remote {
         service: &Value,
         old: Option<Arc<Remote>>,
     ) -> Result<Self, String> {
-        if let Some(old) = old.filter(|old| old.made_from == service["spec"] && old.clients.is_some()) {
+        let fresh = |clients: &Clients| server.clock.now() < clients.renew_at;
+        if let Some(old) = old.filter(|old| old.made_from == service["spec"] && old.clients.as_ref().is_some_and(fresh))
+        {
             return Ok(Self::clone(&old));
         }
         let authorities = STANDARD.decode(text(service, "caBundle")).map_err(|e| e.to_string())?;
         let verify = service["spec"]["insecureSkipTLSVerify"].as_bool() != Some(true);
-        let tls = tls::config(&authorities, verify, identity)?;
+        let (tls, renew_at) = tls::config(&authorities, verify, identity)?;
         let mut http1 = tls.clone();
         http1.alpn_protocols = vec![b"http/1.1".to_vec()];
         let client = |tls| streaming(server.cache.clone(), target(service), tls);
-        let clients = Clients { plain: client(tls), upgrading: client(http1) };
+        let clients = Clients { plain: client(tls), upgrading: client(http1), renew_at };
         Ok(Self { clients: Some(clients), ..Self::unreachable(service) })
     }
 
