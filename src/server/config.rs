@@ -3,16 +3,25 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use ipnet::{IpNet, Ipv4Net};
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use xebec_apiserver::admission::PodSecurityConfig;
 use xebec_apiserver::authn::oidc::config::AuthenticationConfig;
+use xebec_apiserver::authn::webhook::TokenWebhookConfig;
+use xebec_apiserver::authz::config::AuthorizationConfig;
 use xebec_apiserver::bootstrap;
+use xebec_apiserver::webhook::kubeconfig::Kubeconfig;
 use xebec_controllers::nodeipam;
 
 use super::ranges::Ranges;
+
+/// How long the answers of a webhook for tokens are good for, and which reviews it gets, unless configured.
+const WEBHOOK_TTL: SignedDuration = SignedDuration::from_mins(2);
+const WEBHOOK_VERSION: &str = "v1beta1";
 
 /// What a server can be told. Every field has a default; unknown fields are refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,6 +112,33 @@ pub struct ServerConfig {
     /// A file with an `AuthenticationConfiguration`: issuers of tokens, and who is let in without credentials.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authentication_config: Option<PathBuf>,
+    /// A kubeconfig of a webhook that is asked about tokens that nobody else knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authentication_token_webhook_config_file: Option<PathBuf>,
+    /// How long its answers are good for.
+    #[serde(skip_serializing_if = "is_usual_webhook_ttl")]
+    pub authentication_token_webhook_cache_ttl: SignedDuration,
+    /// The version of the TokenReviews that it gets: v1 or v1beta1.
+    #[serde(skip_serializing_if = "is_usual_webhook_version")]
+    pub authentication_token_webhook_version: String,
+    /// A file with an `AuthorizationConfiguration`: who decides what users may do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authorization_config: Option<PathBuf>,
+    /// How long certificates are good for that nodes and others ask for, at most.
+    #[serde(skip_serializing_if = "is_usual_signing_duration")]
+    pub cluster_signing_duration: SignedDuration,
+}
+
+fn is_usual_signing_duration(duration: &SignedDuration) -> bool {
+    *duration == xebec_controllers::CLUSTER_SIGNING_DURATION
+}
+
+fn is_usual_webhook_ttl(ttl: &SignedDuration) -> bool {
+    *ttl == WEBHOOK_TTL
+}
+
+fn is_usual_webhook_version(version: &str) -> bool {
+    version == WEBHOOK_VERSION
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -159,6 +195,11 @@ impl Default for ServerConfig {
             etcd_keyfile: None,
             pod_security: PodSecurityConfig::default(),
             authentication_config: None,
+            authentication_token_webhook_config_file: None,
+            authentication_token_webhook_cache_ttl: WEBHOOK_TTL,
+            authentication_token_webhook_version: WEBHOOK_VERSION.into(),
+            authorization_config: None,
+            cluster_signing_duration: xebec_controllers::CLUSTER_SIGNING_DURATION,
         }
     }
 }
@@ -259,6 +300,21 @@ pub struct Args {
     /// A file with an AuthenticationConfiguration: issuers of tokens, and who is let in without credentials
     #[arg(long)]
     authentication_config: Option<PathBuf>,
+    /// A kubeconfig of a webhook to ask about tokens that nobody else knows
+    #[arg(long)]
+    authentication_token_webhook_config_file: Option<PathBuf>,
+    /// How long its answers are good for [default: 2m]
+    #[arg(long)]
+    authentication_token_webhook_cache_ttl: Option<SignedDuration>,
+    /// The version of the TokenReviews that it gets, v1 or v1beta1 [default: v1beta1]
+    #[arg(long)]
+    authentication_token_webhook_version: Option<String>,
+    /// A file with an AuthorizationConfiguration: who decides what users may do [default: Node and RBAC]
+    #[arg(long)]
+    authorization_config: Option<PathBuf>,
+    /// How long certificates are good for that nodes and others ask for, at most [default: 8760h]
+    #[arg(long)]
+    cluster_signing_duration: Option<SignedDuration>,
 }
 
 impl Args {
@@ -306,6 +362,12 @@ impl Args {
             config.cluster_dns = Ipv4Addr::from(u32::from(config.service_cidr.v4.network()).saturating_add(10));
         }
         config.authentication_config = self.authentication_config.or(config.authentication_config);
+        replace(&mut config.cluster_signing_duration, self.cluster_signing_duration);
+        config.authentication_token_webhook_config_file =
+            self.authentication_token_webhook_config_file.or(config.authentication_token_webhook_config_file);
+        replace(&mut config.authentication_token_webhook_cache_ttl, self.authentication_token_webhook_cache_ttl);
+        replace(&mut config.authentication_token_webhook_version, self.authentication_token_webhook_version);
+        config.authorization_config = self.authorization_config.or(config.authorization_config);
         config.check()?;
         Ok(config)
     }
@@ -317,16 +379,16 @@ fn replace<T>(field: &mut T, flag: Option<T>) {
     }
 }
 
-/// Reads a configuration file.
-///
-/// # Errors
-///
 fn replace_list<T>(field: &mut Vec<T>, flag: Vec<T>) {
     if !flag.is_empty() {
         *field = flag;
     }
 }
 
+/// Reads a configuration file.
+///
+/// # Errors
+///
 /// If there is none, or it is not what it should be; the field is named.
 pub fn read(path: &Path) -> anyhow::Result<ServerConfig> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -334,6 +396,11 @@ pub fn read(path: &Path) -> anyhow::Result<ServerConfig> {
         return Ok(ServerConfig::default());
     }
     serde_saphyr::from_str(&text).with_context(|| format!("{} is not a server's configuration", path.display()))
+}
+
+fn yaml(path: &Path) -> anyhow::Result<serde_json::Value> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_saphyr::from_str(&text).with_context(|| format!("{} is not YAML", path.display()))
 }
 
 impl ServerConfig {
@@ -352,6 +419,10 @@ impl ServerConfig {
             "audit-log-path says where to note requests; say what, too, by audit-policy-file"
         );
         self.authentication()?;
+        self.token_webhook()?;
+        self.authorization()?;
+        let life = self.cluster_signing_duration;
+        ensure!(life > SignedDuration::ZERO, "cluster-signing-duration {life:#} must be longer than nothing");
         Ok(())
     }
 
@@ -406,10 +477,36 @@ impl ServerConfig {
     /// If there is no such file, or something is wrong with it; the field is named.
     pub fn authentication(&self) -> anyhow::Result<AuthenticationConfig> {
         let Some(path) = &self.authentication_config else { return Ok(AuthenticationConfig::default()) };
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let value: serde_json::Value =
-            serde_saphyr::from_str(&text).with_context(|| format!("{} is not YAML", path.display()))?;
-        AuthenticationConfig::read(&value).with_context(|| path.display().to_string())
+        AuthenticationConfig::read(&yaml(path)?).with_context(|| path.display().to_string())
+    }
+
+    /// Who is asked about tokens that nobody else knows, as the files say.
+    ///
+    /// # Errors
+    ///
+    /// If something is wrong with them; the field is named.
+    pub fn token_webhook(&self) -> anyhow::Result<Option<TokenWebhookConfig>> {
+        let version = self.authentication_token_webhook_version.clone();
+        ensure!(
+            matches!(version.as_str(), "v1" | "v1beta1"),
+            "authentication-token-webhook-version {version:?} must be v1 or v1beta1"
+        );
+        let ttl = self.authentication_token_webhook_cache_ttl;
+        let cache_ttl = Duration::try_from(ttl)
+            .map_err(|_| anyhow::anyhow!("authentication-token-webhook-cache-ttl {ttl:#} must not be negative"))?;
+        let Some(path) = &self.authentication_token_webhook_config_file else { return Ok(None) };
+        let kubeconfig = Kubeconfig::read(path).context("authentication-token-webhook-config-file")?;
+        Ok(Some(TokenWebhookConfig { kubeconfig, cache_ttl, version }))
+    }
+
+    /// Who decides what users may do, as the file says.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such file, or something is wrong with it; the field is named.
+    pub fn authorization(&self) -> anyhow::Result<Option<AuthorizationConfig>> {
+        let Some(path) = &self.authorization_config else { return Ok(None) };
+        AuthorizationConfig::read(&yaml(path)?).map(Some).with_context(|| path.display().to_string())
     }
 
     /// The node ports' range, both ends in it.
@@ -482,6 +579,10 @@ mod tests {
             ("dataDir: here", "absolute"),
             ("auditLogPath: /x", "audit-policy-file"),
             ("podSecurity: {defaults: {enforce: strict}}", "must be one of privileged, baseline, restricted"),
+            ("authenticationTokenWebhookVersion: v2", "must be v1 or v1beta1"),
+            ("authenticationTokenWebhookConfigFile: /nowhere/at/all", "/nowhere/at/all: "),
+            ("authorizationConfig: /nowhere/at/all", "cannot read /nowhere/at/all"),
+            ("clusterSigningDuration: -1h", "must be longer than nothing"),
             ("podSecurity: {defaults: {level: baseline}}", "there is no \"level\""),
         ] {
             let error = format!("{:#}", load(yaml, Args::default()).unwrap_err());

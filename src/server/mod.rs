@@ -225,6 +225,8 @@ impl Server {
                 audit: self.audit()?,
                 front_proxy: self.front_proxy()?,
                 authentication: self.config.authentication()?,
+                token_webhook: self.config.token_webhook()?,
+                authorization: self.config.authorization()?,
             },
         };
         let bootstrapped = Arc::clone(bootstrapped);
@@ -295,6 +297,7 @@ impl Server {
             load_balancer_pools: self.config.load_balancer_pools.iter().map(pool).collect::<anyhow::Result<_>>()?,
             ca: Some(Arc::clone(&self.ca)),
             service_account_keys: Some(Arc::clone(&self.keys)),
+            cluster_signing_duration: self.config.cluster_signing_duration,
             ..xebec_controllers::Config::default()
         };
         let client = |name| api.client(UserInfo::system(name));

@@ -130,14 +130,14 @@ async fn serve(
     let caller = authenticate(&server, &parts).await;
     trail.begin(&server, &target, caller.as_ref().ok(), &parts, audit_id);
     let caller = caller?;
-    let user = impersonate(&caller, &parts.headers, &*server.authorization)?;
+    let user = impersonate(&caller, &parts.headers, &*server.authorization).await?;
     trail.served_as(&user, &caller);
     let attributes = target.attributes(&user, &parts.method, parts.uri.path());
     let _ticket = match trail.enter(&server, &attributes, &query).await {
         Ok(ticket) => ticket,
         Err(too_many) => return Ok(too_many),
     };
-    let decision = server.authorization.authorize(&attributes);
+    let decision = server.authorization.authorize(&attributes).await;
     trail.decided(&decision);
     permitted(&attributes, decision)?;
 
@@ -195,14 +195,17 @@ async fn authenticate(server: &Shared, parts: &Parts) -> Result<UserInfo, Status
 /// # Errors
 ///
 /// 403 in upstream's words.
-pub fn authorize(server: &Shared, attributes: &Attributes) -> Result<(), Status> {
-    permitted(attributes, server.authorization.authorize(attributes))
+pub async fn authorize(server: &Shared, attributes: &Attributes) -> Result<(), Status> {
+    permitted(attributes, server.authorization.authorize(attributes).await)
 }
 
 fn permitted(attributes: &Attributes, decision: Decision) -> Result<(), Status> {
     match decision {
         Decision::Allow(_) => Ok(()),
         Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
+        Decision::Failed { why, .. } => {
+            Err(Status::internal(format!("Internal Server Error: {:?}: {why}", attributes.path)))
+        }
     }
 }
 

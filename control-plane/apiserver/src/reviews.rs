@@ -58,14 +58,14 @@ impl Reviews {
         kinds.into_iter().map(entry).collect()
     }
 
-    fn token_review(&self, mut review: Value) -> Result<Value, Status> {
+    async fn token_review(&self, mut review: Value) -> Result<Value, Status> {
         let token = text(&review, "/spec/token");
         if token.is_empty() {
             return Err(Status::bad_request("token is required for TokenReview in authentication"));
         }
         let asked = strings(&review, "/spec/audiences");
         let wanted = if asked.is_empty() { self.audiences.clone() } else { asked.clone() };
-        review["status"] = match self.tokens.check(token, &asked) {
+        review["status"] = match self.tokens.check(token, &asked).await {
             Ok(Some(found)) => {
                 // A method that knows no audiences is for the API server only.
                 let audiences = match found.audiences {
@@ -85,7 +85,7 @@ impl Reviews {
         Ok(review)
     }
 
-    fn access_review(&self, mut review: Value, kind: &str, user: UserInfo) -> Result<Value, Status> {
+    async fn access_review(&self, mut review: Value, kind: &str, user: UserInfo) -> Result<Value, Status> {
         let spec = &review["spec"];
         let resource = spec.get("resourceAttributes").filter(|a| !a.is_null());
         let path = spec.get("nonResourceAttributes").filter(|a| !a.is_null());
@@ -105,7 +105,7 @@ impl Reviews {
             }
         };
         let mut status = json!({"allowed": false});
-        let reason = match self.authorizer.authorize(&attributes) {
+        let reason = match self.authorizer.authorize(&attributes).await {
             Decision::Allow(reason) => {
                 status["allowed"] = true.into();
                 reason
@@ -115,6 +115,13 @@ impl Reviews {
                 reason
             }
             Decision::NoOpinion(reason) => reason,
+            Decision::Failed { why, denied } => {
+                if denied {
+                    status["denied"] = true.into();
+                }
+                status["evaluationError"] = why.into();
+                String::new()
+            }
         };
         if !reason.is_empty() {
             status["reason"] = reason.into();
@@ -258,18 +265,18 @@ impl Answer for Reviews {
         let Question { user, resource, namespace, object, .. } = question;
         let kind: &str = &resource.kind;
         match &*resource.plural {
-            "tokenreviews" => self.token_review(object),
+            "tokenreviews" => self.token_review(object).await,
             "selfsubjectreviews" => Ok(self.self_review(object, user)),
             "subjectaccessreviews" => {
                 let subject = subject(&object, kind)?;
-                self.access_review(object, kind, subject)
+                self.access_review(object, kind, subject).await
             }
             "localsubjectaccessreviews" => {
                 check_local(&object, namespace)?;
                 let subject = subject(&object, kind)?;
-                self.access_review(object, kind, subject)
+                self.access_review(object, kind, subject).await
             }
-            "selfsubjectaccessreviews" => self.access_review(object, kind, user.clone()),
+            "selfsubjectaccessreviews" => self.access_review(object, kind, user.clone()).await,
             "selfsubjectrulesreviews" => self.rules_review(object, user),
             other => Err(Status::internal(format!("nobody answers {other}"))),
         }

@@ -215,11 +215,9 @@ impl ApiServer {
 struct Administrators;
 
 impl Authorizer for Administrators {
-    fn authorize(&self, attributes: &Attributes) -> Decision {
-        if attributes.user.in_group("system:masters") {
-            return Decision::Allow(String::new());
-        }
-        Decision::NoOpinion(String::new())
+    fn decide(&self, attributes: &Attributes) -> Option<Decision> {
+        let may = attributes.user.in_group("system:masters");
+        Some(if may { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) })
     }
 }
 

@@ -18,10 +18,13 @@ use crate::authn::oidc::config::AuthenticationConfig;
 use crate::authn::secret_token::SecretTokens;
 use crate::authn::service_account::ServiceAccountTokens;
 use crate::authn::token::Tokens;
+use crate::authn::webhook::{TokenWebhook, TokenWebhookConfig};
 use crate::authn::x509::X509;
+use crate::authz::config::{AuthorizationConfig, Method, WebhookConfig};
 use crate::authz::node::NodeAuthorizer;
 use crate::authz::rbac::Rbac;
-use crate::authz::{Authorizer, Union};
+use crate::authz::webhook::Webhook;
+use crate::authz::{Attributes, Authorizer, Decision, Union};
 use crate::extension::{Answer, Extensions, NodeConnector};
 use crate::fairness::{self, Fairness};
 use crate::reader::Reader;
@@ -63,6 +66,10 @@ pub struct Options {
     pub audit: Option<(Policy, Arc<dyn Sink>)>,
     /// Issuers of tokens, and who is let in without.
     pub authentication: AuthenticationConfig,
+    /// Who is asked about tokens that nobody else knows.
+    pub token_webhook: Option<TokenWebhookConfig>,
+    /// Who decides what users may do; without it, the node authorizer and RBAC.
+    pub authorization: Option<AuthorizationConfig>,
 }
 
 impl Standard {
@@ -71,8 +78,7 @@ impl Standard {
     pub fn extensions(&self, reader: Arc<dyn Reader>) -> Extensions {
         let audiences = vec![self.keys.issuer().to_owned()];
         let rbac = Arc::new(Rbac::new(reader.clone()));
-        let node: Arc<dyn Authorizer> = Arc::new(NodeAuthorizer::new(reader.clone()));
-        let authorizers = vec![node, rbac.clone()];
+        let authorizers = self.authorizers(&reader, &rbac);
         let authorizer: Arc<dyn Authorizer> = Arc::new(Union::new(authorizers.clone()));
 
         let accounts = ServiceAccountTokens::new(self.keys.clone(), reader.clone(), &self.clock, audiences.clone());
@@ -81,7 +87,10 @@ impl Standard {
         let client = WebhookClient::new(reader.clone());
         let authentication = &self.options.authentication;
         let issuers = Oidc::new(authentication, &client, &self.clock);
-        let tokens = Tokens::new(vec![Arc::new(accounts), Arc::new(kept), Arc::new(joining), Arc::new(issuers)]);
+        let webhook = self.options.token_webhook.clone();
+        let webhook = webhook.map(|config| Arc::new(TokenWebhook::new(config, reader.clone(), audiences.clone())));
+        let tokens = Tokens::new(vec![Arc::new(accounts), Arc::new(kept), Arc::new(joining), Arc::new(issuers)])
+            .and_webhook(webhook);
         let mut methods: Vec<Arc<dyn Authenticator>> = Vec::new();
         let proxies = self.options.front_proxy.clone();
         let proxy_ca = proxies.as_ref().map(|proxies| proxies.client_ca_pem.clone());
@@ -131,5 +140,33 @@ impl Standard {
             audit: self.options.audit.clone().map(|(policy, sink)| Arc::new(Auditor::new(policy, sink, &self.clock))),
             ..Extensions::default()
         }
+    }
+
+    fn authorizers(&self, reader: &Arc<dyn Reader>, rbac: &Arc<Rbac>) -> Vec<Arc<dyn Authorizer>> {
+        let made = |method: &Method| -> Arc<dyn Authorizer> {
+            match method {
+                Method::Node => Arc::new(NodeAuthorizer::new(reader.clone())),
+                Method::Rbac => rbac.clone(),
+                Method::AlwaysAllow => Arc::new(Always(true)),
+                Method::AlwaysDeny => Arc::new(Always(false)),
+                Method::Webhook(config) => Arc::new(Webhook::new(WebhookConfig::clone(config), reader.clone())),
+            }
+        };
+        match &self.options.authorization {
+            Some(config) => config.authorizers.iter().map(made).collect(),
+            None => [Method::Node, Method::Rbac].iter().map(made).collect(),
+        }
+    }
+}
+
+/// The same for everybody.
+struct Always(bool);
+
+impl Authorizer for Always {
+    fn decide(&self, _: &Attributes) -> Option<Decision> {
+        Some(match self.0 {
+            true => Decision::Allow(String::new()),
+            false => Decision::NoOpinion("Everything is forbidden.".into()),
+        })
     }
 }

@@ -77,6 +77,10 @@ impl Trail {
     pub(crate) fn decided(&mut self, decision: &Decision) {
         let Some(record) = &mut self.record else { return };
         let (word, reason) = match decision {
+            Decision::Failed { .. } => {
+                record.annotate("authorization.k8s.io/reason", "internal error");
+                return;
+            }
             Decision::Allow(reason) => ("allow", reason),
             Decision::Deny(reason) | Decision::NoOpinion(reason) => ("forbid", reason),
         };

@@ -19,9 +19,9 @@ const GROUP: &str = "certificates.k8s.io";
 const PLURAL: &str = "certificatesigningrequests";
 
 /// Whether the user may do `verb` (`approve`, `sign`, `attest`) for the signer, or for all of the signer's domain.
-fn permitted(authorizer: &dyn Authorizer, review: &Review<'_>, verb: &str, signer: &str) -> bool {
+async fn permitted(authorizer: &dyn Authorizer, review: &Review<'_>, verb: &str, signer: &str) -> bool {
     let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
-    [signer.to_owned(), format!("{domain}/*")].into_iter().any(|name| {
+    for name in [signer.to_owned(), format!("{domain}/*")] {
         let attributes = Attributes {
             user: review.user.clone(),
             verb: verb.into(),
@@ -32,8 +32,11 @@ fn permitted(authorizer: &dyn Authorizer, review: &Review<'_>, verb: &str, signe
             is_resource: true,
             ..Attributes::default()
         };
-        matches!(authorizer.authorize(&attributes), Decision::Allow(_))
-    })
+        if let Decision::Allow(_) = authorizer.authorize(&attributes).await {
+            return true;
+        }
+    }
+    false
 }
 
 /// Writes down who asks, whatever the request says; upstream does it in its registry. Approval goes by it.
@@ -89,7 +92,7 @@ impl Plugin for CertificateApproval {
             return Ok(());
         }
         let signer = review.old.map(|old| text(old, "/spec/signerName")).unwrap_or_default();
-        if permitted(&*self.authorizer, review, "approve", signer) {
+        if permitted(&*self.authorizer, review, "approve", signer).await {
             return Ok(());
         }
         Err(forbidden(review, &format!("user not permitted to approve requests with signerName {signer:?}")))
@@ -125,7 +128,7 @@ impl Plugin for CertificateSigning {
             return Ok(());
         }
         let signer = text(old, "/spec/signerName");
-        if permitted(&*self.authorizer, review, "sign", signer) {
+        if permitted(&*self.authorizer, review, "sign", signer).await {
             return Ok(());
         }
         Err(forbidden(review, &format!("user not permitted to sign requests with signerName {signer:?}")))
@@ -162,7 +165,7 @@ impl Plugin for ClusterTrustBundleAttest {
         // Who changes the signer speaks for both.
         let signers = [review.old.map(|old| text(old, "/spec/signerName")), Some(text(new, "/spec/signerName"))];
         for signer in signers.into_iter().flatten().filter(|signer| !signer.is_empty()) {
-            if !permitted(&*self.authorizer, review, "attest", signer) {
+            if !permitted(&*self.authorizer, review, "attest", signer).await {
                 return Err(forbidden(review, &format!("user not permitted to attest for signerName {signer:?}")));
             }
         }

@@ -25,7 +25,7 @@ impl RbacEscalation {
         Self { rbac, authorizer }
     }
 
-    fn permitted(&self, review: &Review<'_>, verb: &str, resource: &str, name: &str) -> bool {
+    async fn permitted(&self, review: &Review<'_>, verb: &str, resource: &str, name: &str) -> bool {
         let namespaced = resource == "roles" || review.resource.namespaced;
         let attributes = Attributes {
             user: review.user.clone(),
@@ -38,7 +38,7 @@ impl RbacEscalation {
             is_resource: true,
             ..Attributes::default()
         };
-        matches!(self.authorizer.authorize(&attributes), Decision::Allow(_))
+        matches!(self.authorizer.authorize(&attributes).await, Decision::Allow(_))
     }
 
     /// Refuses if the user does not hold all of `rules`.
@@ -115,7 +115,7 @@ impl Plugin for RbacEscalation {
             let unchanged = review.old.is_some_and(|old| {
                 old.get("rules") == object.get("rules") && old.get("aggregationRule") == object.get("aggregationRule")
             });
-            if unchanged || self.permitted(review, "escalate", plural, review.name) {
+            if unchanged || self.permitted(review, "escalate", plural, review.name).await {
                 return Ok(());
             }
             if object.get("aggregationRule").is_some_and(|rule| !rule.is_null()) {
@@ -134,7 +134,7 @@ impl Plugin for RbacEscalation {
         });
         let (kind, name) = (text(object, "/roleRef/kind"), text(object, "/roleRef/name"));
         let roles = if kind == "ClusterRole" { "clusterroles" } else { "roles" };
-        if unchanged || self.permitted(review, "bind", roles, name) {
+        if unchanged || self.permitted(review, "bind", roles, name).await {
             return Ok(());
         }
         match self.rbac.rules_of(kind, name, review.namespace) {

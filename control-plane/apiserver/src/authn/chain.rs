@@ -44,7 +44,7 @@ impl Chain {
     /// the request names.
     pub async fn user(&self, request: &http::request::Parts) -> Result<UserInfo, Status> {
         let user = self.caller(request).await?;
-        impersonate(&user, &request.headers, &*self.authorizer)
+        impersonate(&user, &request.headers, &*self.authorizer).await
     }
 
     /// Who makes the request, whomever they want to act as.

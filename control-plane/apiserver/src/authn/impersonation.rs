@@ -26,7 +26,11 @@ struct Wanted {
 ///
 /// 403 if `user` may not impersonate what is asked for; 500, as upstream, if the headers ask for groups, a UID or extra
 /// fields but not for a user.
-pub fn impersonate(user: &UserInfo, headers: &HeaderMap, authorizer: &dyn Authorizer) -> Result<UserInfo, Status> {
+pub async fn impersonate(
+    user: &UserInfo,
+    headers: &HeaderMap,
+    authorizer: &dyn Authorizer,
+) -> Result<UserInfo, Status> {
     let wanted = read(headers);
     if wanted.user.is_empty() {
         if wanted.groups.is_empty() && wanted.uid.is_empty() && wanted.extra.is_empty() {
@@ -42,9 +46,11 @@ pub fn impersonate(user: &UserInfo, headers: &HeaderMap, authorizer: &dyn Author
             is_resource: true,
             ..attributes
         };
-        match authorizer.authorize(&attributes) {
+        match authorizer.authorize(&attributes).await {
             Decision::Allow(_) => {}
-            Decision::Deny(why) | Decision::NoOpinion(why) => return Err(forbidden(&attributes, &why)),
+            Decision::Deny(why) | Decision::NoOpinion(why) | Decision::Failed { why, .. } => {
+                return Err(forbidden(&attributes, &why));
+            }
         }
     }
     Ok(assume(wanted))
@@ -132,22 +138,21 @@ pub(super) fn percent_decode(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     /// Permits what its list has, as `resource[/subresource]:[namespace/]name`.
     struct Permits(&'static [&'static str]);
 
     impl Authorizer for Permits {
-        fn authorize(&self, a: &Attributes) -> Decision {
+        fn decide(&self, a: &Attributes) -> Option<Decision> {
             assert_eq!(a.verb, "impersonate");
             let resource =
                 if a.subresource.is_empty() { a.resource.clone() } else { format!("{}/{}", a.resource, a.subresource) };
             let name = if a.namespace.is_empty() { a.name.clone() } else { format!("{}/{}", a.namespace, a.name) };
-            if self.0.contains(&format!("{resource}:{name}").as_str()) {
-                Decision::Allow(String::new())
-            } else {
-                Decision::NoOpinion(String::new())
-            }
+            let listed = self.0.contains(&format!("{resource}:{name}").as_str());
+            Some(if listed { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) })
         }
     }
 
@@ -157,7 +162,7 @@ mod tests {
             map.append(*name, value.parse().unwrap());
         }
         let bob = UserInfo { name: "bob".into(), ..UserInfo::default() };
-        impersonate(&bob, &map, &Permits(permits))
+        impersonate(&bob, &map, &Permits(permits)).now_or_never().expect("nobody is asked")
     }
 
     #[test]

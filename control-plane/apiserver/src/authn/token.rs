@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
 use xebec_schema::status::Status;
 
+use super::webhook::TokenWebhook;
 use super::{Authenticator, UserInfo};
 
 /// A token's user, and the audiences it is good for among those that were asked for.
@@ -28,18 +29,27 @@ pub trait TokenMethod: Send + Sync + 'static {
 
 /// All kinds of bearer tokens that the server accepts.
 #[derive(Clone)]
-pub struct Tokens(Arc<[Arc<dyn TokenMethod>]>);
+pub struct Tokens {
+    methods: Arc<[Arc<dyn TokenMethod>]>,
+    webhook: Option<Arc<TokenWebhook>>,
+}
 
 impl std::fmt::Debug for Tokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Tokens").field(&self.0.len()).finish()
+        f.debug_tuple("Tokens").field(&self.methods.len()).finish()
     }
 }
 
 impl Tokens {
     /// Asks `methods` in this order.
     pub fn new(methods: Vec<Arc<dyn TokenMethod>>) -> Self {
-        Self(methods.into())
+        Self { methods: methods.into(), webhook: None }
+    }
+
+    /// Asks `webhook` about what no other method accepts.
+    #[must_use]
+    pub fn and_webhook(self, webhook: Option<Arc<TokenWebhook>>) -> Self {
+        Self { webhook, ..self }
     }
 
     /// The token's user; `None` if no method knows it; an error if one knows it and it is not good.
@@ -47,13 +57,23 @@ impl Tokens {
     /// # Errors
     ///
     /// The reason, for people.
-    pub fn check(&self, token: &str, audiences: &[String]) -> Result<Option<TokenUser>, String> {
-        for method in self.0.iter() {
-            if let Some(found) = method.check(token, audiences)? {
-                return Ok(Some(found));
+    pub async fn check(&self, token: &str, audiences: &[String]) -> Result<Option<TokenUser>, String> {
+        let mut refused = None;
+        for method in self.methods.iter() {
+            match method.check(token, audiences) {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) => {}
+                Err(why) => refused = refused.or(Some(why)),
             }
         }
-        Ok(None)
+        if let Some(webhook) = &self.webhook {
+            match webhook.check(token, audiences).await {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) => {}
+                Err(why) => refused = refused.or(Some(why)),
+            }
+        }
+        refused.map_or(Ok(None), Err)
     }
 }
 
@@ -61,7 +81,7 @@ impl Tokens {
 impl Authenticator for Tokens {
     async fn authenticate(&self, request: &http::request::Parts) -> Result<Option<UserInfo>, Status> {
         let Some(token) = bearer(&request.headers) else { return Ok(None) };
-        match self.check(&token, &[]) {
+        match self.check(&token, &[]).await {
             Ok(Some(found)) => Ok(Some(found.user)),
             // A token that nobody knows is a bad credential, not an absent one.
             Ok(None) => Err(Status::unauthorized()),

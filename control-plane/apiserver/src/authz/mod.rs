@@ -1,17 +1,23 @@
 //! May they? A file per method.
 
+mod answers;
+pub mod config;
 mod forbidden;
 pub mod node;
 pub mod rbac;
 mod union;
+pub mod webhook;
 
+pub use answers::Answers;
 pub use forbidden::forbidden;
 pub use union::Union;
+
+use futures::future::BoxFuture;
 
 use crate::authn::UserInfo;
 
 /// What is to be decided (`authorization.k8s.io` attributes).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
     /// Who.
     pub user: UserInfo,
@@ -46,10 +52,33 @@ pub enum Decision {
     Deny(String),
     /// Somebody else may know; the reason, which may be empty, ends up in the message if nobody does.
     NoOpinion(String),
+    /// Somebody who had to be asked could not be, and why: no.
+    Failed {
+        /// What went wrong.
+        why: String,
+        /// Nobody else is asked.
+        denied: bool,
+    },
 }
 
-/// A method of authorization. Synchronous: it reads only from the watch cache.
+/// A method of authorization. Most read only what is in memory, and decide without waiting.
 pub trait Authorizer: Send + Sync + 'static {
-    /// Decides.
-    fn authorize(&self, attributes: &Attributes) -> Decision;
+    /// Decides by what is in memory; `None` if somebody has to be asked first.
+    fn decide(&self, attributes: &Attributes) -> Option<Decision>;
+
+    /// Asks whoever has to be asked.
+    fn ask<'a>(&'a self, attributes: &'a Attributes) -> BoxFuture<'a, Decision> {
+        let decided = self.decide(attributes).unwrap_or_else(|| Decision::NoOpinion(String::new()));
+        Box::pin(std::future::ready(decided))
+    }
+}
+
+impl dyn Authorizer {
+    /// Decides, and waits only if somebody has to be asked.
+    pub async fn authorize(&self, attributes: &Attributes) -> Decision {
+        match self.decide(attributes) {
+            Some(decision) => decision,
+            None => self.ask(attributes).await,
+        }
+    }
 }

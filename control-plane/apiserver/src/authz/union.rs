@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+
 use super::{Attributes, Authorizer, Decision};
 
-/// Asks each; the first that does not abstain decides. If all abstain, their reasons are the reason.
+/// Asks each; the first that does not abstain decides. If all abstain, their reasons are the reason; and if one could not
+/// be asked, that is.
 pub struct Union(Vec<Arc<dyn Authorizer>>);
 
 impl Union {
@@ -14,16 +17,58 @@ impl Union {
     }
 }
 
+/// Why nobody has decided yet.
+#[derive(Default)]
+struct Undecided {
+    reasons: Vec<String>,
+    failed: Vec<String>,
+}
+
+impl Undecided {
+    /// Takes in what one said; the decision, if it is one.
+    fn take(&mut self, said: Decision) -> Option<Decision> {
+        match said {
+            Decision::NoOpinion(reason) if reason.is_empty() => None,
+            Decision::NoOpinion(reason) => {
+                self.reasons.push(reason);
+                None
+            }
+            Decision::Failed { why, denied: false } => {
+                self.failed.push(why);
+                None
+            }
+            decided => Some(decided),
+        }
+    }
+
+    fn end(self) -> Decision {
+        match self.failed.is_empty() {
+            true => Decision::NoOpinion(self.reasons.join("\n")),
+            false => Decision::Failed { why: self.failed.join(", "), denied: false },
+        }
+    }
+}
+
 impl Authorizer for Union {
-    fn authorize(&self, attributes: &Attributes) -> Decision {
-        let mut reasons = Vec::new();
+    fn decide(&self, attributes: &Attributes) -> Option<Decision> {
+        let mut undecided = Undecided::default();
         for authorizer in &self.0 {
-            match authorizer.authorize(attributes) {
-                Decision::NoOpinion(reason) if reason.is_empty() => {}
-                Decision::NoOpinion(reason) => reasons.push(reason),
-                decided => return decided,
+            if let Some(decided) = undecided.take(authorizer.decide(attributes)?) {
+                return Some(decided);
             }
         }
-        Decision::NoOpinion(reasons.join("\n"))
+        Some(undecided.end())
+    }
+
+    fn ask<'a>(&'a self, attributes: &'a Attributes) -> BoxFuture<'a, Decision> {
+        Box::pin(async move {
+            let mut undecided = Undecided::default();
+            for authorizer in &self.0 {
+                if let Some(decided) = undecided.take(authorizer.authorize(attributes).await) {
+                    return decided;
+                }
+            }
+            undecided.end()
+        })
     }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::authn::UserInfo;
 use crate::authz::rbac::Rbac;
-use crate::authz::{Attributes, Authorizer, Decision};
+use crate::authz::{Attributes, Decision};
 use crate::json::text;
 use crate::test_reader::FakeReader;
 

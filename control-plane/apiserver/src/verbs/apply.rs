@@ -114,7 +114,7 @@ async fn created(call: &mut Call, configuration: &Configuration, dry_run: bool) 
         return Err(Status::modified(group, plural, name));
     }
     let object = configuration.applied(call, None)?;
-    update::authorize_create(call)?;
+    update::authorize_create(call).await?;
     let bytes = create::create_tracked(call, object, dry_run).await?;
     Ok(respond::object(201, &call.resource, bytes, call.wanted, call.server.clock.now()))
 }

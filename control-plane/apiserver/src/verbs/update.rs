@@ -34,7 +34,7 @@ pub async fn serve(call: &mut Call, body: RequestBody) -> Result<Response<Body>,
 
 /// A PUT of what does not exist, for the kinds where that makes it. The client may have been authorized to update only.
 async fn create_instead(call: &mut Call, object: Value, dry_run: bool) -> Result<Response<Body>, Status> {
-    authorize_create(call)?;
+    authorize_create(call).await?;
     let bytes = create::create(call, object, dry_run).await?;
     Ok(respond::object(201, &call.resource, bytes, call.wanted, call.server.clock.now()))
 }
@@ -44,14 +44,14 @@ async fn create_instead(call: &mut Call, object: Value, dry_run: bool) -> Result
 /// # Errors
 ///
 /// 403.
-pub fn authorize_create(call: &Call) -> Result<(), Status> {
+pub async fn authorize_create(call: &Call) -> Result<(), Status> {
     let mut attributes = crate::request::Target::Resource(Box::new(call.path.clone())).attributes(
         &call.user,
         &call.parts.method,
         call.parts.uri.path(),
     );
     attributes.verb = "create".into();
-    crate::chain::authorize(&call.server, &attributes)
+    crate::chain::authorize(&call.server, &attributes).await
 }
 
 /// Checks that the object is the one that the path names.

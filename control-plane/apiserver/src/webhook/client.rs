@@ -39,14 +39,26 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// What an error says of an answer's body.
 const MAX_QUOTED_BYTES: usize = 1024;
 
-type Http = Client<Connector, Full<Bytes>>;
+pub(super) type Http = Client<Connector, Full<Bytes>>;
 
 /// Connections to a service, over which bodies of any length go.
 pub(crate) type Streaming = Client<Connector, RequestBody>;
 
 /// Connections to a service.
 pub(crate) fn streaming(reader: Arc<dyn Reader>, service: Service, tls: ClientConfig) -> Streaming {
-    let connector = Connector { reader, service: Some(service), tls: Arc::new(tls), turn: Arc::default() };
+    pool(Connector { reader, service: Some(service), tls: Arc::new(tls), turn: Arc::default() })
+}
+
+/// Connections to whatever the URL's host is.
+pub(super) fn direct(reader: Arc<dyn Reader>, tls: Arc<ClientConfig>) -> Http {
+    pool(Connector { reader, service: None, tls, turn: Arc::default() })
+}
+
+fn pool<B>(connector: Connector) -> Client<Connector, B>
+where
+    B: http_body::Body + Send,
+    B::Data: Send,
+{
     let mut builder = Client::builder(TokioExecutor::new());
     builder.pool_idle_timeout(IDLE).pool_timer(TokioTimer::new()).timer(TokioTimer::new());
     builder.http2_keep_alive_interval(KEEP_ALIVE).http2_keep_alive_timeout(KEEP_ALIVE);
@@ -100,14 +112,7 @@ impl WebhookClient {
             .header(USER_AGENT, "kube-apiserver-admission")
             .body(Full::new(body))
             .map_err(|e| CallError::Target(e.to_string()))?;
-        let response = http.request(request).await.map_err(|e| transport(url, &e))?;
-        let code = response.status().as_u16();
-        let answer = read(response.into_body(), url).await?;
-        if (200..300).contains(&code) {
-            return Ok(answer);
-        }
-        let quoted = &answer[..answer.len().min(MAX_QUOTED_BYTES)];
-        Err(CallError::Answer { code, body: String::from_utf8_lossy(quoted).into_owned() })
+        exchange(&http, request, url).await
     }
 
     /// The connections to a target.
@@ -126,16 +131,25 @@ impl WebhookClient {
             tls: Arc::new(config),
             turn: self.turn.clone(),
         };
-        let mut builder = Client::builder(TokioExecutor::new());
-        builder.pool_idle_timeout(IDLE).pool_timer(TokioTimer::new()).timer(TokioTimer::new());
-        builder.http2_keep_alive_interval(KEEP_ALIVE).http2_keep_alive_timeout(KEEP_ALIVE);
-        let http: Http = builder.build(connector);
+        let http: Http = pool(connector);
         kept.push_back((target.clone(), http.clone()));
         if kept.len() > MAX_TARGETS {
             kept.pop_front();
         }
         Ok(http)
     }
+}
+
+/// Sends a request, and answers the body of a successful answer.
+pub(super) async fn exchange(http: &Http, request: Request<Full<Bytes>>, url: &str) -> Result<Bytes, CallError> {
+    let response = http.request(request).await.map_err(|e| transport(url, &e))?;
+    let code = response.status().as_u16();
+    let answer = read(response.into_body(), url).await?;
+    if (200..300).contains(&code) {
+        return Ok(answer);
+    }
+    let quoted = &answer[..answer.len().min(MAX_QUOTED_BYTES)];
+    Err(CallError::Answer { code, body: String::from_utf8_lossy(quoted).into_owned() })
 }
 
 fn with_timeout(url: &str, timeout: Duration) -> String {

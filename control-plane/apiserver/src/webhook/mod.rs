@@ -4,7 +4,9 @@
 //! to their ready endpoints ([`resolve`]), since the server is on no node and has no service addresses; the certificate
 //! is that of `<service>.<namespace>.svc` all the same. Connections are kept, by target ([`client`]).
 
+pub mod cache;
 mod client;
+pub mod kubeconfig;
 mod resolve;
 mod tls;
 
@@ -18,7 +20,7 @@ use serde_json::Value;
 pub use client::WebhookClient;
 pub(crate) use client::{Streaming, streaming};
 pub(crate) use resolve::ready_addresses;
-pub(crate) use tls::{Regardless, any_certificate, config as tls_config};
+pub(crate) use tls::{any_certificate, believe, config as tls_config, show};
 
 /// The longest answer that is read.
 pub const MAX_ANSWER_BYTES: usize = 32 << 20;

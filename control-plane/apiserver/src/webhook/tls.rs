@@ -3,11 +3,12 @@
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 /// How a target's certificate is checked: by `authorities` (PEM), or if there are none, those of the system.
@@ -43,6 +44,39 @@ pub(crate) fn config(authorities: &[u8]) -> Result<ClientConfig, String> {
     let mut config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// Shows a certificate and its key (PEM) to whoever asks for one.
+///
+/// # Errors
+///
+/// They are malformed, or do not belong together.
+pub(crate) fn show(config: &mut ClientConfig, certificate: &str, key: &str) -> Result<(), String> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect();
+    let chain = chain.map_err(|e| e.to_string())?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| e.to_string())?;
+    let certified = CertifiedKey::from_der(chain, key, config.crypto_provider()).map_err(|e| e.to_string())?;
+    config.client_auth_cert_resolver = Arc::new(Shown(Arc::new(certified)));
+    Ok(())
+}
+
+/// Whoever answers is believed.
+pub(crate) fn believe(config: &mut ClientConfig) {
+    let provider = config.crypto_provider().clone();
+    config.dangerous().set_certificate_verifier(Arc::new(Regardless { believed: true, provider }));
+}
+
+#[derive(Debug)]
+struct Shown(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
 }
 
 /// For servers that are reached by their address and have no name to prove. Made once, for every proxied request.
@@ -131,11 +165,11 @@ fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Er
 /// The same of every certificate, whatever it is: without authorities nobody can prove anything, and where nothing is
 /// to be proved everybody is believed.
 #[derive(Debug)]
-pub(crate) struct Regardless {
+struct Regardless {
     /// What is said of it.
-    pub(crate) believed: bool,
+    believed: bool,
     /// Whose signatures may be shown.
-    pub(crate) provider: Arc<CryptoProvider>,
+    provider: Arc<CryptoProvider>,
 }
 
 impl Regardless {

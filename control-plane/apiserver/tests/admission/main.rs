@@ -1,6 +1,7 @@
 //! Admission, fairness and what else stands between a request and the store, over a whole server with its usual
 //! extensions.
 
+mod access;
 mod audit;
 mod concurrency;
 mod conversion;

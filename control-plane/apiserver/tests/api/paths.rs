@@ -9,11 +9,9 @@ use crate::harness::{Api, MAPS};
 struct ReadOnly;
 
 impl Authorizer for ReadOnly {
-    fn authorize(&self, attributes: &Attributes) -> Decision {
-        if attributes.verb == "get" && attributes.user.name == "reader" {
-            return Decision::Allow("they only read".into());
-        }
-        Decision::NoOpinion(String::new())
+    fn decide(&self, attributes: &Attributes) -> Option<Decision> {
+        let reads = attributes.verb == "get" && attributes.user.name == "reader";
+        Some(if reads { Decision::Allow("they only read".into()) } else { Decision::NoOpinion(String::new()) })
     }
 }
 

@@ -1,14 +1,14 @@
 //! Evaluating expressions on a request.
 
 use serde_json::Value;
-use xebec_schema::cel::{self, Activation, AuthorizationRequest, Budget};
+use xebec_schema::cel::{self, Activation, AuthorizationRequest, Budget, Program};
 use xebec_schema::policy::Condition;
 use xebec_schema::resource::Resource;
 
 use super::request;
 use crate::admission::Review;
 use crate::authn::UserInfo;
-use crate::authz::{self, Attributes, Decision};
+use crate::authz::{Answers, Attributes, Decision};
 use crate::json::decode;
 use crate::reader::Reader;
 
@@ -23,12 +23,7 @@ pub(super) struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    pub fn new(
-        review: &'a Review<'_>,
-        row: &Resource,
-        reader: &dyn Reader,
-        authorizer: &'a dyn authz::Authorizer,
-    ) -> Self {
+    pub fn new(review: &'a Review<'_>, row: &Resource, reader: &dyn Reader, authorizer: &'a Answers<'a>) -> Self {
         let namespace = Some(review.namespace).filter(|name| !name.is_empty() && review.resource.namespaced);
         let namespace = namespace.and_then(|name| reader.get("", "namespaces", "", name));
         Self {
@@ -69,7 +64,7 @@ fn shown_namespace(mut namespace: Value) -> Value {
 }
 
 /// What came of match conditions.
-pub(super) enum Matched {
+pub(crate) enum Matched {
     Yes,
     No,
     /// Whether it matches could not be said, and why.
@@ -78,15 +73,18 @@ pub(super) enum Matched {
 
 /// Whether all conditions hold: one that does not decides, whatever the others are.
 pub(super) fn conditions<'a>(conditions: &'a [Condition], on: &Activation<'a>) -> Matched {
+    all_hold(conditions.iter().map(|condition| &condition.program), on)
+}
+
+/// Whether all expressions hold: one that does not decides, whatever the others are.
+pub(crate) fn all_hold<'a>(programs: impl Iterator<Item = &'a Program>, on: &Activation<'a>) -> Matched {
     let mut budget = Budget::new(cel::MATCH_CONDITIONS_BUDGET);
     let mut errors = Vec::new();
-    for condition in conditions {
-        match condition.program.evaluate_bool(on, &mut budget) {
+    for program in programs {
+        match program.evaluate_bool(on, &mut budget) {
             Ok(true) => {}
             Ok(false) => return Matched::No,
-            Err(error) => {
-                errors.push(format!("expression '{}' resulted in error: {error}", condition.program.source()))
-            }
+            Err(error) => errors.push(format!("expression '{}' resulted in error: {error}", program.source())),
         }
     }
     match errors.as_slice() {
@@ -98,7 +96,7 @@ pub(super) fn conditions<'a>(conditions: &'a [Condition], on: &Activation<'a>) -
 
 /// The server's authorizer, as expressions ask it.
 struct Rights<'a> {
-    authorizer: &'a dyn authz::Authorizer,
+    authorizer: &'a Answers<'a>,
     user: &'a UserInfo,
 }
 
@@ -129,11 +127,12 @@ impl cel::Authorizer for Rights<'_> {
             is_resource: request.path.is_none(),
             field_selector: request.field_selector.clone(),
         };
-        match self.authorizer.authorize(&attributes) {
+        match self.authorizer.decide(&attributes) {
             Decision::Allow(reason) => cel::Decision { allowed: true, reason, error: None },
             Decision::Deny(reason) | Decision::NoOpinion(reason) => {
                 cel::Decision { allowed: false, reason, error: None }
             }
+            Decision::Failed { why, .. } => cel::Decision { allowed: false, reason: String::new(), error: Some(why) },
         }
     }
 }

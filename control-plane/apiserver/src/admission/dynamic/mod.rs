@@ -15,6 +15,7 @@ pub(crate) mod request;
 mod validating_policy;
 mod webhooks;
 
+pub(crate) use expressions::{Matched, all_hold};
 pub use mutating_policy::MutatingPolicies;
 pub use validating_policy::ValidatingPolicies;
 pub use webhooks::Webhooks;

@@ -18,7 +18,7 @@ use super::policies::{Binding, Bound, Policies};
 use super::validating_policy::denied;
 use super::{request, webhooks};
 use crate::admission::{Operation, Plugin, Review};
-use crate::authz::Authorizer;
+use crate::authz::{Answers, Authorizer};
 use crate::reader::Reader;
 
 /// Lets policies change objects.
@@ -35,7 +35,13 @@ impl MutatingPolicies {
     }
 
     /// Lets a policy change the object as a binding says. Answers whether it has.
-    fn apply(&self, bound: &Bound, binding: &Binding, review: &mut Review<'_>, row: &Resource) -> Result<bool, Status> {
+    async fn apply(
+        &self,
+        bound: &Bound,
+        binding: &Binding,
+        review: &mut Review<'_>,
+        row: &Resource,
+    ) -> Result<bool, Status> {
         let refuse = |review: &Review<'_>, why: String| {
             let message = format!("policy '{}' with binding '{}' denied request: {why}", bound.name, binding.name);
             Err(denied(review, message, "Invalid"))
@@ -49,7 +55,16 @@ impl MutatingPolicies {
         for params in &params {
             let mut budget = Budget::default();
             for (index, mutation) in bound.policy.mutations.iter().enumerate() {
-                match self.mutated(bound, mutation, index == 0, review, row, params, &mut budget) {
+                let answers = Answers::of(&*self.authorizer);
+                let (made, left) = answers
+                    .settle(|answers| {
+                        let mut left = budget.clone();
+                        let seen = Seen::new(review, row, &*self.reader, answers);
+                        (mutated(bound, mutation, index == 0, review, row, params, &seen, &mut left), left)
+                    })
+                    .await;
+                budget = left;
+                match made {
                     Ok(Some(new)) => {
                         changed |= review.object.as_ref() != Some(&new);
                         review.object = Some(new);
@@ -63,41 +78,40 @@ impl MutatingPolicies {
         }
         Ok(changed)
     }
+}
 
-    /// The object as a mutation makes it.
-    #[expect(clippy::too_many_arguments, reason = "what an expression sees")]
-    fn mutated(
-        &self,
-        bound: &Bound,
-        mutation: &Mutation,
-        first: bool,
-        review: &Review<'_>,
-        row: &Resource,
-        params: &Value,
-        budget: &mut Budget,
-    ) -> Result<Option<Value>, String> {
-        let Some(object) = &review.object else { return Ok(None) };
-        let seen = Seen::new(review, row, &*self.reader, &*self.authorizer);
-        let on = seen.activation().value("params", params).composed(&bound.policy.variables);
-        if first {
-            match expressions::conditions(&bound.policy.conditions, &on) {
-                Matched::Yes => {}
-                Matched::No => return Ok(None),
-                Matched::Unknown(why) => return Err(why),
-            }
+/// The object as a mutation makes it.
+#[expect(clippy::too_many_arguments, reason = "what an expression sees")]
+fn mutated(
+    bound: &Bound,
+    mutation: &Mutation,
+    first: bool,
+    review: &Review<'_>,
+    row: &Resource,
+    params: &Value,
+    seen: &Seen<'_>,
+    budget: &mut Budget,
+) -> Result<Option<Value>, String> {
+    let Some(object) = &review.object else { return Ok(None) };
+    let on = seen.activation().value("params", params).composed(&bound.policy.variables);
+    if first {
+        match expressions::conditions(&bound.policy.conditions, &on) {
+            Matched::Yes => {}
+            Matched::No => return Ok(None),
+            Matched::Unknown(why) => return Err(why),
         }
-        let program = match mutation {
-            Mutation::Apply(program) | Mutation::JsonPatch(program) => program,
-        };
-        let value = program.evaluate(&on, budget).and_then(|value| value.to_json());
-        let value = value.map_err(|e| format!("expression '{}' resulted in error: {e}", program.source()))?;
-        let before = request::shown(row, review.subresource, object);
-        let after = match mutation {
-            Mutation::JsonPatch(_) => patch::json_patch(&before, &operations(value)).map_err(|e| e.to_string()),
-            Mutation::Apply(_) => applied(review, row, &before, value),
-        }?;
-        webhooks::accept(row, review.subresource, object, after).map(Some).map_err(|status| status.message)
     }
+    let program = match mutation {
+        Mutation::Apply(program) | Mutation::JsonPatch(program) => program,
+    };
+    let value = program.evaluate(&on, budget).and_then(|value| value.to_json());
+    let value = value.map_err(|e| format!("expression '{}' resulted in error: {e}", program.source()))?;
+    let before = request::shown(row, review.subresource, object);
+    let after = match mutation {
+        Mutation::JsonPatch(_) => patch::json_patch(&before, &operations(value)).map_err(|e| e.to_string()),
+        Mutation::Apply(_) => applied(review, row, &before, value),
+    }?;
+    webhooks::accept(row, review.subresource, object, after).map(Some).map_err(|status| status.message)
 }
 
 /// An object with what a configuration says of it. The configuration is of the object's kind, whatever it says.
@@ -160,7 +174,7 @@ impl Plugin for MutatingPolicies {
                 {
                     continue;
                 }
-                if self.apply(bound, binding, review, &row)? {
+                if self.apply(bound, binding, review, &row).await? {
                     review.reinvocation.policies.changed();
                     review.reinvocation.wanted = true;
                 }

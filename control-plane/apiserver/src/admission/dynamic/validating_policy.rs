@@ -14,7 +14,7 @@ use super::expressions::{self, Matched, Seen};
 use super::policies::{Binding, Bound, Policies};
 use crate::admission::support::forbidden;
 use crate::admission::{Plugin, Review};
-use crate::authz::Authorizer;
+use crate::authz::{Answers, Authorizer};
 use crate::reader::Reader;
 
 /// The longest message that an expression makes.
@@ -54,11 +54,11 @@ impl ValidatingPolicies {
         Self { policies: Policies::new(reader.clone(), false), reader, authorizer }
     }
 
-    fn judge(&self, review: &Review<'_>) -> Result<Verdict, Status> {
+    fn judge(&self, review: &Review<'_>, answers: &Answers<'_>) -> Result<Verdict, Status> {
         let mut verdict = Verdict::default();
         for bound in self.policies.load().iter() {
             let Some(row) = bound.matcher.matches(review, &*self.reader, false)? else { continue };
-            let seen = Seen::new(review, &row, &*self.reader, &*self.authorizer);
+            let seen = Seen::new(review, &row, &*self.reader, answers);
             for binding in &bound.bindings {
                 if let Some(matcher) = &binding.matcher
                     && matcher.matches(review, &*self.reader, true)?.is_none()
@@ -217,7 +217,8 @@ impl Plugin for ValidatingPolicies {
         if super::is_exempt(review) || self.policies.load().is_empty() {
             return Ok(());
         }
-        let verdict = self.judge(review)?;
+        let answers = Answers::of(&*self.authorizer);
+        let verdict = answers.settle(|answers| self.judge(review, answers)).await?;
         review.warnings.extend(verdict.warnings);
         let annotations = verdict.annotations.into_iter().map(|(key, values)| (key, values.join(", ")));
         review.annotations.extend(annotations);

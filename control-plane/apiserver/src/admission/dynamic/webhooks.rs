@@ -17,7 +17,7 @@ use super::expressions::{self, Matched, Seen};
 use super::hooks::{Hook, Hooks};
 use super::request;
 use crate::admission::{Plugin, Review};
-use crate::authz::Authorizer;
+use crate::authz::{Answers, Authorizer};
 use crate::reader::Reader;
 use crate::webhook::WebhookClient;
 
@@ -61,13 +61,17 @@ impl Webhooks {
     }
 
     /// As which kind the webhook is to see the request; `None` if it is not to see it.
-    fn concerns(&self, hook: &Hook, review: &Review<'_>) -> Result<Option<Arc<Resource>>, Status> {
+    async fn concerns(&self, hook: &Hook, review: &Review<'_>) -> Result<Option<Arc<Resource>>, Status> {
         let Some(row) = hook.matcher.matches(review, &*self.reader, false)? else { return Ok(None) };
         if hook.conditions.is_empty() {
             return Ok(Some(row));
         }
-        let seen = Seen::new(review, &row, &*self.reader, &*self.authorizer);
-        match expressions::conditions(&hook.conditions, &seen.activation()) {
+        let answers = Answers::of(&*self.authorizer);
+        let matched = answers.settle(|answers| {
+            let seen = Seen::new(review, &row, &*self.reader, answers);
+            expressions::conditions(&hook.conditions, &seen.activation())
+        });
+        match matched.await {
             Matched::Yes => Ok(Some(row)),
             Matched::No => Ok(None),
             Matched::Unknown(why) if hook.fail => {
@@ -231,7 +235,7 @@ impl Plugin for Webhooks {
             if again && !review.reinvocation.webhooks.due.contains(&hook.id) {
                 continue;
             }
-            let Some(row) = self.concerns(hook, review)? else { continue };
+            let Some(row) = self.concerns(hook, review).await? else { continue };
             if self.mutate_by(hook, index, review, &row).await? {
                 review.reinvocation.webhooks.changed();
                 review.reinvocation.wanted = true;
@@ -251,7 +255,7 @@ impl Plugin for Webhooks {
         let hooks = self.hooks.load();
         let mut concerned = Vec::new();
         for (index, hook) in hooks.iter().enumerate() {
-            if let Some(row) = self.concerns(hook, review)? {
+            if let Some(row) = self.concerns(hook, review).await? {
                 concerned.push((index, hook, row));
             }
         }

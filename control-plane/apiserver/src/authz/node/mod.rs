@@ -165,8 +165,9 @@ fn csi_node(node: &str, a: &Attributes) -> Decision {
     allow()
 }
 
-impl Authorizer for NodeAuthorizer {
-    fn authorize(&self, a: &Attributes) -> Decision {
+impl NodeAuthorizer {
+    /// Decides.
+    pub fn authorize(&self, a: &Attributes) -> Decision {
         let Some(node) = node_name(&a.user) else { return abstain("") };
         if node.is_empty() {
             return abstain(format!("unknown node for user {:?}", a.user.name));
@@ -188,5 +189,11 @@ impl Authorizer for NodeAuthorizer {
             }
         }
         if self.rules.iter().any(|rule| rule.allows(a)) { allow() } else { abstain("") }
+    }
+}
+
+impl Authorizer for NodeAuthorizer {
+    fn decide(&self, attributes: &Attributes) -> Option<Decision> {
+        Some(self.authorize(attributes))
     }
 }

@@ -60,7 +60,7 @@ fn decide(authorizer: &NodeAuthorizer, node: &str, text: &str) -> Result<(), Str
     };
     match authorizer.authorize(&attributes) {
         Decision::Allow(_) => Ok(()),
-        Decision::NoOpinion(why) | Decision::Deny(why) => Err(why),
+        Decision::NoOpinion(why) | Decision::Deny(why) | Decision::Failed { why, .. } => Err(why),
     }
 }
 

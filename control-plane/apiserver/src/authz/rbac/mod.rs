@@ -75,8 +75,9 @@ impl Rbac {
     }
 }
 
-impl Authorizer for Rbac {
-    fn authorize(&self, attributes: &Attributes) -> Decision {
+impl Rbac {
+    /// Decides.
+    pub fn authorize(&self, attributes: &Attributes) -> Decision {
         if attributes.user.in_group("system:masters") {
             return Decision::Allow("system:masters may do everything".into());
         }
@@ -101,6 +102,12 @@ impl Authorizer for Rbac {
             (None, [one]) => Decision::NoOpinion(format!("RBAC: {one}")),
             (None, many) => Decision::NoOpinion(format!("RBAC: [{}]", many.join(", "))),
         }
+    }
+}
+
+impl Authorizer for Rbac {
+    fn decide(&self, attributes: &Attributes) -> Option<Decision> {
+        Some(self.authorize(attributes))
     }
 }
 
