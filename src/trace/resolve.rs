@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
+use xebec_node_agent::policy::admin::Tier;
 use xebec_node_agent::policy::explain::Objects;
 use xebec_node_agent::policy::views::Pod;
 use xebec_node_agent::sight::NodeNetwork;
@@ -30,13 +31,22 @@ impl World {
             let read = |value| serde_json::from_value(value).context("the API server sends what this cannot read");
             values.into_iter().map(read).collect()
         }
+        let mut admins = Vec::new();
+        for tier in [Tier::Admin, Tier::Baseline] {
+            // Whoever has removed these kinds has none of them.
+            let all = cluster.list(tier.path()).await.unwrap_or_default();
+            admins.extend(views(all)?.into_iter().map(|policy| (tier, policy)));
+        }
+        let all_nodes = cluster.list("/api/v1/nodes").await?;
         let objects = Objects {
             policies: views(cluster.list("/apis/networking.k8s.io/v1/networkpolicies").await?)?,
             namespaces: views(cluster.list("/api/v1/namespaces").await?)?,
             pods: views(cluster.list("/api/v1/pods").await?)?,
+            admins,
+            nodes: views(all_nodes.clone())?,
         };
         let mut nodes = BTreeMap::new();
-        for node in cluster.list("/api/v1/nodes").await? {
+        for node in all_nodes {
             let addresses = node.pointer("/status/addresses").and_then(Value::as_array);
             let internal = addresses.into_iter().flatten().find(|a| a["type"] == "InternalIP");
             if let Some(ip) = internal.and_then(|a| a["address"].as_str()?.parse().ok()) {

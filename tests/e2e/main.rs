@@ -19,6 +19,7 @@ mod nodes;
 mod outage;
 mod podspec;
 mod policy;
+mod pools;
 mod services;
 mod sight;
 mod soak;
@@ -53,7 +54,8 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
             cluster_ip, endpoints_by_hand, endpoints_follow_readiness, from_outside, no_packet_filter_rules, dns, pods_reach_pods,
             pods_reach_the_outside_as_their_node,
         },
-        policy::{ingress_is_judged, egress_is_judged, drops_are_seen},
+        policy::{ingress_is_judged, egress_is_judged, drops_are_seen, administrators_decide},
+        pools::{pools_are_objects},
         sight::{packets_are_traced, connections_are_timed},
         config::{
             environment_and_files, a_missing_config_map_is_reported, limits_are_enforced, probes,

@@ -300,3 +300,69 @@ pub fn drops_are_seen(cluster: &Arc<Cluster>) -> Result {
     contains(&cluster.xebec_named(&["service", "list"])?.ok("service list")?, "10.96.0.1:443")?;
     contains(&cluster.xebec(&["check"])?.ok("check")?, "tcx")
 }
+
+/// AdminNetworkPolicies before, the BaselineAdminNetworkPolicy after the network policies of users.
+pub fn administrators_decide(cluster: &Arc<Cluster>) -> Result {
+    let m = Model::new(cluster, "anp")?;
+    let x = m.namespace("x");
+    let peers = |ns: &str| format!("[{{namespaces: {{matchLabels: {{anp: 'yes', ns: '{ns}'}}}}}}]");
+    let subject = |ns: &str| format!("{{namespaces: {{matchLabels: {{anp: 'yes', ns: '{ns}'}}}}}}");
+    let admin = |name: &str, priority: u32, subject: &str, rules: &str| {
+        x.apply(&format!(
+            "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\nmetadata: {{name: {name}}}\n\
+             spec: {{priority: {priority}, subject: {subject}, {rules}}}\n"
+        ))
+    };
+    let deny = format!("ingress: [{{name: no-y, action: Deny, from: {}}}]", peers("y"));
+    admin("e2e-deny", 20, &subject("x"), &deny)?;
+    let denied = |from: &str, to: &str| namespace_of(from) == "y" && namespace_of(to) == "x";
+    m.expect("y does not reach x", "tcp", 80, |from, to| !denied(from, to))?;
+    m.apply("x", "allow", "{podSelector: {}, policyTypes: [Ingress], ingress: [{}]}")?;
+    m.expect("whatever x's own policies allow", "tcp", 80, |from, to| !denied(from, to))?;
+    let from = format!("{}/a", m.namespace("y").name);
+    let traced = cluster.xebec_named(&["trace", "--from", &from, "--to", &format!("{}:80", m.addresses["x/a"])])?;
+    contains(&traced.out, "AdminNetworkPolicy e2e-deny (priority 20): deny")?;
+
+    // An earlier one lets one port in, for one pod.
+    let one = "ingress: [{action: Allow, from: [{pods: {namespaceSelector: {matchLabels: {anp: 'yes'}}, podSelector: \
+               {matchLabels: {pod: a}}}}], ports: [{portNumber: {protocol: TCP, port: 80}}]}]";
+    admin("e2e-allow", 10, &subject("x"), one)?;
+    m.expect("y/a reaches x on one port", "tcp", 80, |from, to| !denied(from, to) || from == "y/a")?;
+    m.expect("and on no other", "tcp", 81, |from, to| !denied(from, to))?;
+
+    // Out: not to the nodes of the others, nor to a network, but for what is passed on.
+    let ip = &m.addresses["z/b"];
+    let out = format!(
+        "egress: [{{action: Pass, to: {}, ports: [{{namedPort: serve-80}}]}}, {{action: Deny, to: [{{networks: ['{ip}/32']}}]}}]",
+        peers("z")
+    );
+    admin("e2e-out", 30, &subject("y"), &out)?;
+    m.expect("what is passed on passes", "tcp", 80, |from, to| !denied(from, to) || from == "y/a")?;
+    m.expect("what is not does not", "tcp", 81, |from, to| {
+        !denied(from, to) && (namespace_of(from) != "y" || to != "z/b")
+    })?;
+
+    // The baseline holds for whom no network policy speaks.
+    let baseline = |name: &str| {
+        format!(
+            "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: BaselineAdminNetworkPolicy\nmetadata: {{name: {name}}}\n\
+             spec: {{subject: {}, ingress: [{{action: Deny, from: {}}}]}}\n",
+            subject("z"),
+            peers("x")
+        )
+    };
+    contains(&x.apply_refused(&baseline("other"))?, "metadata.name=\"default\"")?;
+    x.apply(&baseline("default"))?;
+    let reaches = |from: &str, to: &str| !denied(from, to) || from == "y/a";
+    m.expect("x does not reach z", "tcp", 80, |from, to| {
+        reaches(from, to) && (namespace_of(from) != "x" || namespace_of(to) != "z")
+    })?;
+    m.apply("z", "allow", "{podSelector: {matchLabels: {pod: a}}, policyTypes: [Ingress], ingress: [{}]}")?;
+    m.expect("but where a policy of z lets it", "tcp", 80, |from, to| {
+        reaches(from, to) && (namespace_of(from) != "x" || to != "z/b")
+    })?;
+    contains(&x.kubectl(&["get", "anp", "e2e-deny"])?, "20")?;
+    x.kubectl(&["delete", "anp", "e2e-deny", "e2e-allow", "e2e-out"])?;
+    x.kubectl(&["delete", "banp", "default"])?;
+    m.expect("everybody reaches everybody again", "tcp", 81, |_, _| true)
+}

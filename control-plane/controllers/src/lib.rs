@@ -50,7 +50,7 @@ use xebec_clock::{Clock, Random};
 use xebec_pki::{ClusterCa, ServiceAccountKeys};
 
 use context::{Caches, Context};
-use runtime::api::Api;
+use runtime::api::{Api, Scope};
 use runtime::executor::Executor;
 use runtime::{recorder, start};
 
@@ -162,9 +162,16 @@ pub async fn run_all(client: kube::Client, clock: Clock, random: Random, config:
     run!(expiry::FinishedJobs::new(&cx));
     run!(expiry::Tokens::new(&cx));
     run!(expiry::Events::new(&cx, event_ttl));
-    if !config.load_balancer_pools.is_empty() {
-        run!(load_balancer::LoadBalancers::new(&cx, config.load_balancer_pools.clone()));
-    }
+    let pools = Arc::<runtime::cache::Cache<views::LoadBalancerPool>>::default();
+    run!(load_balancer::LoadBalancers::new(&cx, config.load_balancer_pools.clone(), pools.clone()));
+    set.spawn(runtime::informer::run(
+        api.clone(),
+        runtime::kind::LOAD_BALANCER_POOL.clone(),
+        pools,
+        Scope::default(),
+        random.clone(),
+        cancel.clone(),
+    ));
     if let Some(ca) = &config.ca {
         run!(csr::SigningRequests::new(&cx, ca.clone(), config.cluster_signing_duration));
     }

@@ -1,5 +1,7 @@
 //! Addresses for services of type LoadBalancer, out of the cluster's pools.
 
+mod pools;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,13 +9,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::runtime::meta::Key;
 use crate::runtime::plan::{Action, Note, Plan, Write};
-use crate::runtime::{Controller, Keys, SyncError, kind};
-use crate::views::{Ingress, Service};
+use crate::runtime::{Controller, Keys, SyncError, cache::Cache, kind};
+use crate::views::{Ingress, LoadBalancerPool, Service};
+use pools::{Namespaces, Offers};
 
 /// The class of load balancers that is ours, beside no class at all.
 pub const CLASS: &str = "xebec.io/load-balancer";
@@ -22,16 +26,11 @@ pub const ADDRESS_ANNOTATION: &str = "xebec.io/load-balancer-ip";
 /// Addresses of a pool that are looked at, so that an IPv6 pool does not take forever to be found full.
 const SEARCH_LIMIT: usize = 1 << 16;
 
-fn is_ours(service: &Service) -> bool {
-    service.spec.kind == "LoadBalancer"
-        && service.spec.load_balancer_class.as_deref().is_none_or(|class| class == CLASS)
-        && !service.metadata.is_terminating()
-}
-
 /// The addresses that the service asks for: one, or one of each family.
 fn asked_for(service: &Service) -> Option<&str> {
     let field = Some(service.spec.load_balancer_ip.as_str()).filter(|ip| !ip.is_empty());
-    field.or_else(|| service.metadata.annotations.get(ADDRESS_ANNOTATION).map(String::as_str))
+    let annotation = service.metadata.annotations.get(ADDRESS_ANNOTATION).map(String::as_str);
+    field.or_else(|| annotation.filter(|ip| !ip.is_empty()))
 }
 
 /// The families that the service wants addresses of: for each, whether it is IPv6.
@@ -49,6 +48,8 @@ fn families(service: &Service) -> Vec<bool> {
 pub struct Pool {
     first: IpAddr,
     last: IpAddr,
+    /// Services get addresses of it that do not ask for them.
+    auto: bool,
 }
 
 impl std::str::FromStr for Pool {
@@ -62,7 +63,7 @@ impl std::str::FromStr for Pool {
             if first > last || first.is_ipv4() != last.is_ipv4() {
                 return Err(wrong());
             }
-            return Ok(Self { first, last });
+            return Ok(Self { first, last, auto: true });
         }
         let net: IpNet = text.trim().parse().map_err(|_| wrong())?;
         let mut hosts = net.hosts();
@@ -72,13 +73,23 @@ impl std::str::FromStr for Pool {
             IpNet::V4(v4) if v4.prefix_len() < 31 => IpAddr::V4((u32::from(v4.broadcast()) - 1).into()),
             other => other.broadcast(),
         };
-        Ok(Self { first, last })
+        Ok(Self { first, last, auto: true })
     }
 }
 
 impl Pool {
     fn contains(&self, address: IpAddr) -> bool {
         self.first.is_ipv4() == address.is_ipv4() && self.first <= address && address <= self.last
+    }
+
+    /// How many addresses it has.
+    fn size(&self) -> i64 {
+        let size = match (self.first, self.last) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => u128::from(u32::from(b) - u32::from(a)) + 1,
+            (IpAddr::V6(a), IpAddr::V6(b)) => (u128::from(b) - u128::from(a)).saturating_add(1),
+            _ => 0,
+        };
+        i64::try_from(size).unwrap_or(i64::MAX)
     }
 
     fn addresses(&self) -> Box<dyn Iterator<Item = IpAddr>> {
@@ -91,27 +102,32 @@ impl Pool {
 }
 
 /// Gives addresses to services that want one, and takes back those of services that do not any more.
-pub fn plan(services: &[Arc<Service>], pools: &[Pool]) -> Plan {
+pub fn plan(services: &[Arc<Service>], offers: &Offers, namespaces: &Namespaces, now: Timestamp) -> Plan {
+    if offers.is_empty() {
+        return Plan::nothing();
+    }
     let mut taken: BTreeSet<IpAddr> = BTreeSet::new();
     let mut actions = Vec::new();
     // Who has what it wants keeps it, before others are served.
-    let mut served: Vec<(&Service, Vec<Option<IpAddr>>)> = Vec::new();
+    let mut served: Vec<(&Service, Vec<Pool>, Vec<Option<IpAddr>>)> = Vec::new();
     for service in services {
         let held = held(service);
-        if !is_ours(service) {
+        if !offers.is_ours(service) {
             // What someone else's load balancer gave is theirs to take.
-            if service.spec.kind != "LoadBalancer" && held.iter().any(|ip| in_pools(pools, *ip)) {
+            if service.spec.kind != "LoadBalancer" && held.iter().any(|ip| offers.contain(*ip)) {
                 actions.push(set(service, &[]));
             }
             continue;
         }
-        let keep = |is_v6: bool| held.iter().copied().find(|ip| ip.is_ipv6() == is_v6 && is_right(service, pools, *ip));
+        let pools = offers.of(service, namespaces);
+        let keep =
+            |is_v6: bool| held.iter().copied().find(|ip| ip.is_ipv6() == is_v6 && is_right(service, &pools, *ip));
         let kept = families(service).into_iter().map(|is_v6| keep(is_v6).filter(|ip| taken.insert(*ip))).collect();
-        served.push((service, kept));
+        served.push((service, pools, kept));
     }
-    for (service, kept) in served {
+    for (service, pools, kept) in served {
         let regarding = service.metadata.reference(&kind::SERVICE);
-        match complete(service, &kept, pools, &taken) {
+        match complete(service, &kept, &pools, &taken) {
             Ok(addresses) => {
                 let new: Vec<String> =
                     addresses.iter().filter(|ip| !kept.contains(&Some(**ip))).map(IpAddr::to_string).collect();
@@ -132,6 +148,7 @@ pub fn plan(services: &[Arc<Service>], pools: &[Pool]) -> Plan {
             }
         }
     }
+    actions.extend(offers.statuses(&taken, now));
     let mut plan = Plan::nothing();
     plan.step(actions);
     plan
@@ -188,12 +205,13 @@ fn find(service: &Service, is_v6: bool, pools: &[Pool], taken: &BTreeSet<IpAddr>
             .parse()
             .ok()
             .filter(|ip: &IpAddr| ip.is_ipv6() == is_v6 && in_pools(pools, *ip) && !taken.contains(ip))
-            .ok_or_else(|| format!("The address {asked} is in no pool of the cluster, or another service has it")),
+            .ok_or_else(|| format!("The address {asked} is in no pool for the service, or another service has it")),
         None => pools
             .iter()
+            .filter(|pool| pool.auto)
             .flat_map(|p| p.addresses().take(SEARCH_LIMIT))
             .find(|ip| ip.is_ipv6() == is_v6 && !taken.contains(ip))
-            .ok_or_else(|| "No address is left in the cluster's load balancer pools".to_owned()),
+            .ok_or_else(|| "No address is left in the load balancer pools for the service".to_owned()),
     }
 }
 
@@ -212,13 +230,23 @@ fn set(service: &Service, addresses: &[IpAddr]) -> Action {
 pub struct LoadBalancers {
     cx: Context,
     queue: Arc<Keys>,
-    pools: Vec<Pool>,
+    configured: Vec<Pool>,
+    pools: Arc<Cache<LoadBalancerPool>>,
 }
 
 impl LoadBalancers {
     /// Connects the controller to the caches.
-    pub fn new(cx: &Context, pools: Vec<Pool>) -> Arc<Self> {
+    /// `pools` is not among the caches that all controllers wait for: its kind is a custom one, and may be missing.
+    pub fn new(cx: &Context, configured: Vec<Pool>, pools: Arc<Cache<LoadBalancerPool>>) -> Arc<Self> {
         let queue = Arc::<Keys>::default();
+        let keys = queue.clone();
+        pools.on_change(move |_| keys.add(Key::default()));
+        let keys = queue.clone();
+        cx.caches.namespaces.on_change(move |change| {
+            if change.previous().is_some_and(|before| before.metadata.labels != change.latest().metadata.labels) {
+                keys.add(Key::default());
+            }
+        });
         let keys = queue.clone();
         cx.caches.services.on_change(move |change| {
             let matters = |s: &Arc<Service>| {
@@ -228,7 +256,7 @@ impl LoadBalancers {
                 keys.add(Key::default());
             }
         });
-        Arc::new(Self { cx: cx.of("service-controller"), queue, pools })
+        Arc::new(Self { cx: cx.of("service-controller"), queue, configured, pools })
     }
 }
 
@@ -243,13 +271,20 @@ impl Controller for LoadBalancers {
     }
 
     async fn sync(&self, _key: &Key) -> Result<Option<Duration>, SyncError> {
-        self.cx.execute(plan(&self.cx.caches.services.list(), &self.pools)).await?;
+        self.pools.synced().await;
+        let caches = &self.cx.caches;
+        let offers = Offers::new(&self.configured, &self.pools.list());
+        let labels = |ns: Arc<crate::views::Namespace>| (ns.metadata.name.clone(), ns.metadata.labels.clone());
+        let namespaces: Namespaces = caches.namespaces.list().into_iter().map(labels).collect();
+        self.cx.execute(plan(&caches.services.list(), &offers, &namespaces, self.cx.clock.now_seconds())).await?;
         Ok(None)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::runtime::plan::Verb;
 
@@ -263,7 +298,7 @@ mod tests {
     }
 
     fn given(services: &[Arc<Service>], pool: &str) -> Vec<(String, Value)> {
-        plan(services, &[pool.parse().unwrap()])
+        plan(services, &Offers::new(&[pool.parse().unwrap()], &[]), &Namespaces::new(), Timestamp::UNIX_EPOCH)
             .actions()
             .filter_map(|a| match a {
                 Action::Write(w) => match &w.verb {
@@ -323,7 +358,7 @@ mod tests {
             Arc::new(serde_json::from_value(service).unwrap())
         };
         let given = |service: Arc<Service>, pools: &[Pool]| -> Vec<Value> {
-            let plan = plan(&[service], pools);
+            let plan = plan(&[service], &Offers::new(pools, &[]), &Namespaces::new(), Timestamp::UNIX_EPOCH);
             let patches = plan.actions().filter_map(|a| match a {
                 Action::Write(write) => match &write.verb {
                     Verb::Patch(_, _, p) => Some(p["status"]["loadBalancer"]["ingress"].clone()),
@@ -350,5 +385,97 @@ mod tests {
         let services =
             [service("a", "LoadBalancer", Some("10.0.0.1"), ""), service("b", "LoadBalancer", Some("10.0.0.1"), "")];
         assert_eq!(given(&services, "10.0.0.0/29"), [("b".into(), ip("10.0.0.2"))]);
+    }
+
+    fn pool(name: &str, created: &str, spec: Value) -> Arc<LoadBalancerPool> {
+        let metadata = json!({"name": name, "creationTimestamp": created});
+        Arc::new(serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap())
+    }
+
+    /// What services get, and what pools say of themselves.
+    fn outcome(services: &[Arc<Service>], pools: &[Arc<LoadBalancerPool>]) -> BTreeMap<String, Value> {
+        let team = |team: &str| BTreeMap::from([("team".to_owned(), team.to_owned())]);
+        let namespaces = Namespaces::from([("n".to_owned(), team("a")), ("m".to_owned(), team("b"))]);
+        let plan = plan(services, &Offers::new(&[], pools), &namespaces, Timestamp::UNIX_EPOCH);
+        let patches = plan.actions().filter_map(|action| match action {
+            Action::Write(write) => match &write.verb {
+                Verb::Patch(_, _, patch) if write.kind == kind::SERVICE => {
+                    Some((write.name.clone(), patch["status"]["loadBalancer"]["ingress"][0]["ip"].clone()))
+                }
+                Verb::Patch(_, _, patch) => {
+                    let status = &patch["status"];
+                    let reason = &status["conditions"][0]["reason"];
+                    Some((write.name.clone(), json!([status["total"], status["assigned"], reason])))
+                }
+                _ => None,
+            },
+            Action::Event(_) => None,
+        });
+        patches.collect()
+    }
+
+    #[test]
+    fn pools_choose_whom_they_serve() {
+        let with = |name: &str, namespace: &str, labels: Value, class: Value, asks: &str| -> Arc<Service> {
+            let spec = json!({"type": "LoadBalancer", "loadBalancerClass": class, "loadBalancerIP": asks});
+            let metadata = json!({"name": name, "namespace": namespace, "labels": labels});
+            Arc::new(serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap())
+        };
+        let services = [
+            with("plain", "n", json!({}), Value::Null, ""),
+            with("labelled", "n", json!({"tier": "gold"}), Value::Null, "10.0.2.1"),
+            with("other-team", "m", json!({}), Value::Null, ""),
+            with("classed", "n", json!({}), json!("example.com/internal"), ""),
+            with("foreign", "n", json!({}), json!("example.com/unknown"), ""),
+            with("asks-too-much", "n", json!({}), Value::Null, "10.0.2.2"),
+        ];
+        let time = "2026-01-01T00:00:00Z";
+        let pools = [
+            pool(
+                "all",
+                time,
+                json!({"addresses": ["10.0.0.0/29", "10.0.0.100-10.0.0.101"],
+                "namespaceSelector": {"matchLabels": {"team": "a"}}}),
+            ),
+            pool(
+                "team-b",
+                time,
+                json!({"addresses": ["10.0.1.1-10.0.1.9"],
+                "namespaceSelector": {"matchLabels": {"team": "b"}}}),
+            ),
+            pool(
+                "gold",
+                time,
+                json!({"addresses": ["10.0.2.0/24"], "autoAssign": false,
+                "serviceSelector": {"matchLabels": {"tier": "gold"}}}),
+            ),
+            pool(
+                "internal",
+                time,
+                json!({"addresses": ["10.0.3.1-10.0.3.1"],
+                "loadBalancerClass": "example.com/internal"}),
+            ),
+            pool("late", "2026-01-02T00:00:00Z", json!({"addresses": ["10.0.1.9-10.0.1.20"]})),
+            pool("wrong", time, json!({"addresses": ["nonsense"]})),
+        ];
+        let expected = [
+            ("plain", json!("10.0.0.1")),
+            ("labelled", json!("10.0.2.1")),
+            ("other-team", json!("10.0.1.1")),
+            ("classed", json!("10.0.3.1")),
+            ("all", json!([8, 1, "Used"])),
+            ("team-b", json!([9, 1, "Used"])),
+            ("gold", json!([254, 1, "Used"])),
+            ("internal", json!([1, 1, "Used"])),
+            ("late", json!([0, 0, "Overlap"])),
+            ("wrong", json!([0, 0, "Invalid"])),
+        ];
+        let expected: BTreeMap<String, Value> = expected.into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
+        assert_eq!(outcome(&services, &pools), expected);
+    }
+
+    #[test]
+    fn without_pools_load_balancers_are_somebody_elses() {
+        assert_eq!(outcome(&[service("a", "LoadBalancer", Some("192.0.2.1"), "")], &[]), BTreeMap::new());
     }
 }

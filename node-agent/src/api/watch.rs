@@ -115,7 +115,15 @@ where
         if !next.is_empty() {
             parameters = format!("{parameters}&continue={next}");
         }
-        let list: List<T> = rest.get(&join(path, &parameters)).await.map_err(failed)?;
+        let list: List<T> = match rest.get(&join(path, &parameters)).await {
+            Ok(list) => list,
+            // A kind that is not served (any more) has no objects. It may be served later.
+            Err(error @ ApiError::Status { code: 404, .. }) => {
+                out.send(Change::All(Vec::new())).await.map_err(|_| Stopped::Receiver)?;
+                return Err(failed(error));
+            }
+            Err(error) => return Err(failed(error)),
+        };
         items.extend(list.items.unwrap_or_default().into_iter().map(Arc::new));
         next = list.metadata.r#continue;
         if next.is_empty() {

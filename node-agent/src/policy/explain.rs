@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use xebec_ebpf_loader::layout::Direction;
 
+use super::admin::{Admin, AdminPolicy, NodeView, Tier};
 use super::parse;
 use super::rules::{Action, Identity, Rule, Term};
 use super::views::{Labels, Namespace, NetworkPolicy, Pod};
@@ -20,6 +21,10 @@ pub struct Objects {
     pub namespaces: Vec<Namespace>,
     /// All pods.
     pub pods: Vec<Pod>,
+    /// All policies of the administrators.
+    pub admins: Vec<(Tier, AdminPolicy)>,
+    /// All nodes.
+    pub nodes: Vec<NodeView>,
 }
 
 /// A connection, seen from a pod.
@@ -40,15 +45,46 @@ pub struct Question<'a> {
 /// What a policy says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
-    /// The policy: `NetworkPolicy NAMESPACE/NAME`.
+    /// The policy: `NetworkPolicy NAMESPACE/NAME`, `AdminNetworkPolicy NAME (priority N)`, ...
     pub policy: String,
     /// What its first rule that matches does; none: no rule matches.
     pub action: Option<Action>,
 }
 
 impl Objects {
-    /// The policies that select the pod in this direction, by name.
+    /// The policies that select the pod in this direction, in the order in which they count; network policies, which
+    /// count all together, by name.
     pub fn explain(&self, question: Question<'_>) -> Vec<Said> {
+        let mut out = self.explain_tier(Tier::Admin, question);
+        out.extend(self.explain_policies(question));
+        out.extend(self.explain_tier(Tier::Baseline, question));
+        out
+    }
+
+    fn explain_tier(&self, tier: Tier, question: Question<'_>) -> Vec<Said> {
+        let subject = &question.pod.metadata;
+        let namespace = self.namespaces.iter().find(|ns| ns.metadata.name == subject.namespace);
+        let labels = namespace.map(|ns| &ns.metadata.labels);
+        let mut selecting: Vec<(Admin, &str)> = self
+            .admins
+            .iter()
+            .filter(|(of, _)| *of == tier)
+            .filter_map(|(_, policy)| Some((Admin::read(policy).ok()?, policy.metadata.name.as_str())))
+            .filter(|(admin, _)| admin.selects(&subject.namespace, labels, &subject.labels))
+            .filter(|(admin, _)| !admin.rules(question.direction).is_empty())
+            .collect();
+        selecting.sort_by_key(|(admin, name)| (admin.priority, *name));
+        let said = |(admin, name): (Admin, &str)| {
+            let policy = match tier {
+                Tier::Admin => format!("{} {name} (priority {})", tier.kind(), admin.priority),
+                Tier::Baseline => format!("{} {name}", tier.kind()),
+            };
+            Said { policy, action: self.judge(admin.rules(question.direction), question) }
+        };
+        selecting.into_iter().map(said).collect()
+    }
+
+    fn explain_policies(&self, question: Question<'_>) -> Vec<Said> {
         let subject = &question.pod.metadata;
         let mut out = Vec::new();
         for policy in &self.policies {
@@ -74,6 +110,10 @@ impl Objects {
                 let ip = IpNet::from(question.peer);
                 cidr.contains(&ip) && !except.iter().any(|net| net.contains(&ip))
             }
+            Term::Nodes(nodes) => self
+                .nodes
+                .iter()
+                .any(|node| nodes.matches(&node.metadata.labels) && node.ips().any(|ip| ip == question.peer)),
             Term::Pods(..) => peer.is_some_and(|pod| {
                 let namespace = pod.metadata.namespace.as_str();
                 pods_match(term, namespace, labels.get(namespace).copied(), &pod.metadata.labels)
@@ -131,6 +171,7 @@ mod tests {
             ],
             namespaces: Vec::new(),
             pods: vec![pod("web", "shop", "10.0.0.1"), pod("client", "shop", "10.0.0.2")],
+            ..Objects::default()
         };
         let ask = |peer: &str, port| {
             let question = Question {

@@ -1,7 +1,7 @@
 //! Network policy: from NetworkPolicies, Namespaces and Pods to the maps by which the kernel judges packets.
 //!
 //! - [`rules`] is what policies say, in a form that has one meaning: a [`rules::RuleSet`] judges an
-//!   [`rules::Identity`]. [`parse`] reads it from the API's objects. Pure.
+//!   [`rules::Identity`]. [`parse`] and [`admin`] read it from the API's objects. Pure.
 //! - [`compile`] turns a rule set and an identity into entries of the kernel's rule map. Pure.
 //! - [`world`] knows all policies, namespaces and pods, and says which entries differ after a change. Pure.
 //! - [`sync`] carries the writes out; [`run`] follows the API and drives them.
@@ -11,6 +11,7 @@
 //! can tell apart. Both are numbered by a hash of what they mean: an agent that starts finds the maps as it would write
 //! them, and touches only what differs.
 
+pub mod admin;
 pub mod compile;
 pub mod explain;
 pub mod parse;

@@ -85,6 +85,8 @@ pub enum Term {
     Pods(Namespaces, Selector),
     /// Addresses.
     Block(IpNet, BTreeSet<IpNet>),
+    /// Nodes by labels.
+    Nodes(Selector),
 }
 
 impl fmt::Display for Term {
@@ -93,6 +95,7 @@ impl fmt::Display for Term {
             Self::Pods(Namespaces::Named(name), pods) => write!(f, "pods {name} {pods}"),
             Self::Pods(Namespaces::Selected(selector), pods) => write!(f, "pods in {selector} {pods}"),
             Self::Block(cidr, except) => write!(f, "block {cidr} but {except:?}"),
+            Self::Nodes(nodes) => write!(f, "nodes {nodes}"),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Follows the API, and keeps the maps as the policies want them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use xebec_clock::Random;
 
+use super::admin::{AdminPolicy, NodeView, Tier};
 use super::sync::{PolicyMaps, Subjects, WriteError};
 use super::views::{Namespace, NetworkPolicy, Pod};
 use super::world::{World, Write};
@@ -79,6 +81,11 @@ pub async fn run(
 ) -> Result<(), WriteError> {
     let (policy_sender, mut policies) = mpsc::channel(BATCH_LIMIT);
     let (namespace_sender, mut namespaces) = mpsc::channel(BATCH_LIMIT);
+    let (admin_sender, mut admins) = mpsc::channel(BATCH_LIMIT);
+    let (baseline_sender, mut baselines) = mpsc::channel(BATCH_LIMIT);
+    let admin_watch = |tier: Tier, sender| {
+        follow::<AdminPolicy>(rest.clone(), tier.path().to_owned(), String::new(), random.clone(), sender)
+    };
     let path = "/apis/networking.k8s.io/v1/networkpolicies".to_owned();
     let watchers = async {
         tokio::join!(
@@ -90,6 +97,8 @@ pub async fn run(
                 random.clone(),
                 namespace_sender
             ),
+            admin_watch(Tier::Admin, admin_sender),
+            admin_watch(Tier::Baseline, baseline_sender),
         )
     };
     let mut enforcer = Enforcer::new(&node, maps, pods);
@@ -99,7 +108,10 @@ pub async fn run(
                 biased;
                 change = policies.recv() => change.map(News::Policy),
                 change = namespaces.recv() => change.map(News::Namespace),
-                Some(change) = next_pod(&mut enforcer.pod_watch) => Some(News::Pod(change)),
+                change = admins.recv() => change.map(|change| News::Admin(Tier::Admin, change)),
+                change = baselines.recv() => change.map(|change| News::Admin(Tier::Baseline, change)),
+                Some(change) = next(&mut enforcer.node_watch) => Some(News::Node(change)),
+                Some(change) = next(&mut enforcer.pod_watch) => Some(News::Pod(change)),
                 question = questions.0.recv() => question.map(News::Question),
                 () = tokio::time::sleep(RETRY), if enforcer.is_behind() => Some(News::Retry),
             };
@@ -110,6 +122,12 @@ pub async fn run(
                     enforcer.take(News::Policy(change));
                 } else if let Ok(change) = namespaces.try_recv() {
                     enforcer.take(News::Namespace(change));
+                } else if let Ok(change) = admins.try_recv() {
+                    enforcer.take(News::Admin(Tier::Admin, change));
+                } else if let Ok(change) = baselines.try_recv() {
+                    enforcer.take(News::Admin(Tier::Baseline, change));
+                } else if let Some(Ok(change)) = enforcer.node_watch.as_mut().map(mpsc::Receiver::try_recv) {
+                    enforcer.take(News::Node(change));
                 } else if let Some(Ok(change)) = enforcer.pod_watch.as_mut().map(mpsc::Receiver::try_recv) {
                     enforcer.take(News::Pod(change));
                 } else {
@@ -117,6 +135,7 @@ pub async fn run(
                 }
             }
             enforcer.watch_pods(&rest, &random);
+            enforcer.watch_nodes(&rest, &random);
             enforcer.update()?;
         }
     };
@@ -128,8 +147,8 @@ pub async fn run(
     }
 }
 
-/// The next change of a pod; never, while nobody watches pods.
-async fn next_pod(watch: &mut Option<mpsc::Receiver<Change<Pod>>>) -> Option<Change<Pod>> {
+/// The next change; never, while nobody watches.
+async fn next<T>(watch: &mut Option<mpsc::Receiver<Change<T>>>) -> Option<Change<T>> {
     match watch {
         Some(watch) => watch.recv().await,
         None => std::future::pending().await,
@@ -140,6 +159,8 @@ enum News {
     Policy(Change<NetworkPolicy>),
     Namespace(Change<Namespace>),
     Pod(Change<Pod>),
+    Admin(Tier, Change<AdminPolicy>),
+    Node(Change<NodeView>),
     Question(Question),
     Retry,
 }
@@ -151,6 +172,10 @@ struct Enforcer {
     pods: Arc<dyn Subjects>,
     /// All pods of the cluster are followed only where there is a policy.
     pod_watch: Option<mpsc::Receiver<Change<Pod>>>,
+    /// All nodes are followed only where a policy tells them apart.
+    node_watch: Option<mpsc::Receiver<Change<NodeView>>>,
+    nodes_listed: bool,
+    admins_listed: BTreeSet<Tier>,
     policies_listed: bool,
     namespaces_listed: bool,
     pods_listed: bool,
@@ -167,6 +192,9 @@ impl Enforcer {
             maps,
             pods,
             pod_watch: None,
+            node_watch: None,
+            nodes_listed: false,
+            admins_listed: BTreeSet::new(),
             policies_listed: false,
             namespaces_listed: false,
             pods_listed: false,
@@ -203,6 +231,18 @@ impl Enforcer {
             }
             News::Pod(Change::Put(pod)) => world.put_pod(&pod),
             News::Pod(Change::Gone(pod)) => world.remove_pod(&pod.metadata.namespace, &pod.metadata.name),
+            News::Admin(tier, Change::All(all)) => {
+                world.replace_admins(tier, &all);
+                self.admins_listed.insert(tier);
+            }
+            News::Admin(tier, Change::Put(policy)) => world.put_admin(tier, &policy),
+            News::Admin(tier, Change::Gone(policy)) => world.remove_admin(tier, &policy.metadata.name),
+            News::Node(Change::All(all)) => {
+                world.replace_nodes(&all);
+                self.nodes_listed = true;
+            }
+            News::Node(Change::Put(node)) => world.put_node(&node),
+            News::Node(Change::Gone(node)) => world.remove_node(&node.metadata.name),
             News::Question(question) => self.waiting.push(question),
             News::Retry => {}
         }
@@ -231,9 +271,36 @@ impl Enforcer {
         }
     }
 
+    /// Begins to follow nodes, or stops.
+    fn watch_nodes(&mut self, rest: &Rest, random: &Random) {
+        match (&self.node_watch, self.world.is_about_nodes()) {
+            (None, true) => {
+                let (sender, receiver) = mpsc::channel(BATCH_LIMIT);
+                let path = "/api/v1/nodes".to_owned();
+                // Ends when the receiver is dropped.
+                tokio::spawn(follow::<NodeView>(rest.clone(), path, String::new(), random.clone(), sender));
+                self.node_watch = Some(receiver);
+            }
+            (Some(_), false) => {
+                self.node_watch = None;
+                self.nodes_listed = false;
+                self.world.replace_nodes(&[]);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether all policies are known.
+    fn knows_policies(&self) -> bool {
+        self.policies_listed && self.admins_listed.len() == 2
+    }
+
     /// Whether the world is known well enough to say what is allowed.
     fn knows_enough(&self) -> bool {
-        self.policies_listed && self.namespaces_listed && (self.pods_listed || !self.world.has_policies())
+        self.knows_policies()
+            && self.namespaces_listed
+            && (self.pods_listed || !self.world.has_policies())
+            && (self.nodes_listed || !self.world.is_about_nodes())
     }
 
     fn update(&mut self) -> Result<(), WriteError> {
@@ -269,7 +336,7 @@ impl Enforcer {
 
     /// Lets pods in whose rules are in the maps.
     fn answer(&mut self) {
-        if !self.policies_listed {
+        if !self.knows_policies() {
             return;
         }
         let ready = self.knows_enough() && self.pending.is_empty();

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use xebec_ebpf_loader::layout::{Addr, Port, RuleKey, proto, verdict};
 
+use super::admin::{AdminPolicy, NodeView, Tier};
 use super::rules::Id;
 use super::views::{Namespace, NetworkPolicy, Pod};
 use super::world::{Sets, Tables, World, Write};
@@ -85,6 +86,9 @@ struct Objects {
     policies: BTreeMap<String, Value>,
     namespaces: BTreeMap<String, Value>,
     pods: BTreeMap<String, Value>,
+    /// By tier and name.
+    admins: BTreeMap<(Tier, String), Value>,
+    nodes: BTreeMap<String, Value>,
 }
 
 impl Objects {
@@ -99,6 +103,62 @@ impl Objects {
 
     /// Whether a connection in this direction, seen from `pod`, is allowed. Read from the API's documentation.
     fn allows(&self, pod: &Value, direction: &str, peer: &str, proto: u8, port: u16) -> bool {
+        match self.first(Tier::Admin, pod, direction, peer, proto, port).as_deref() {
+            Some("Allow") => return true,
+            Some("Deny") => return false,
+            _ => {}
+        }
+        let policies = self.policies_allow(pod, direction, peer, proto, port);
+        policies
+            .unwrap_or_else(|| self.first(Tier::Baseline, pod, direction, peer, proto, port).as_deref() != Some("Deny"))
+    }
+
+    /// The action of the first rule of the administrators' that matches.
+    fn first(&self, tier: Tier, pod: &Value, direction: &str, peer: &str, proto: u8, port: u16) -> Option<String> {
+        let (rules, from) = if direction == "Ingress" { ("ingress", "from") } else { ("egress", "to") };
+        let mut all: Vec<_> = self.admins.iter().filter(|((of, _), _)| *of == tier).collect();
+        all.sort_by_key(|((_, name), policy)| (policy["spec"]["priority"].as_i64().unwrap_or(0), name.clone()));
+        let destination = if direction == "Ingress" { Some(pod) } else { self.pod_at(peer) };
+        for (_, policy) in all.into_iter().filter(|(_, policy)| self.is_among(&policy["spec"]["subject"], pod)) {
+            for rule in policy["spec"][rules].as_array().into_iter().flatten() {
+                let peers = rule[from].as_array().unwrap();
+                if peers.iter().any(|p| self.is_admin_peer(p, peer)) && is_admin_port(rule, destination, proto, port) {
+                    return Some(text(&rule["action"]).to_owned());
+                }
+            }
+        }
+        None
+    }
+
+    fn is_among(&self, subject: &Value, pod: &Value) -> bool {
+        let namespace = self.namespaces.get(text(&pod["metadata"]["namespace"]));
+        let in_namespace = |selector| namespace.is_some_and(|ns| matches(selector, &ns["metadata"]["labels"]));
+        match subject.get("namespaces") {
+            Some(selector) => in_namespace(selector),
+            None => {
+                in_namespace(&subject["pods"]["namespaceSelector"])
+                    && matches(&subject["pods"]["podSelector"], &pod["metadata"]["labels"])
+            }
+        }
+    }
+
+    fn is_admin_peer(&self, peer: &Value, ip: &str) -> bool {
+        if let Some(networks) = peer.get("networks") {
+            let ip: Ipv4Addr = ip.parse().unwrap();
+            let holds = |cidr: &Value| text(cidr).parse::<Ipv4Net>().unwrap().contains(&ip);
+            return networks.as_array().unwrap().iter().any(holds);
+        }
+        if let Some(selector) = peer.get("nodes") {
+            let is_it = |node: &&Value| node["status"]["addresses"][0]["address"] == ip;
+            // A pod may have taken the address: then it is the pod's.
+            return self.pod_at(ip).is_none()
+                && self.nodes.values().filter(is_it).any(|node| matches(selector, &node["metadata"]["labels"]));
+        }
+        self.pod_at(ip).is_some_and(|pod| self.is_among(peer, pod))
+    }
+
+    /// What network policies say; none if none selects the pod.
+    fn policies_allow(&self, pod: &Value, direction: &str, peer: &str, proto: u8, port: u16) -> Option<bool> {
         let (rules, from) = if direction == "Ingress" { ("ingress", "from") } else { ("egress", "to") };
         let mut isolated = false;
         for policy in self.policies.values() {
@@ -117,11 +177,11 @@ impl Objects {
                 if (peers.is_empty() || peers.iter().any(|p| self.is_peer(policy, p, peer)))
                     && is_port(&rule["ports"], destination, proto, port)
                 {
-                    return true;
+                    return Some(true);
                 }
             }
         }
-        !isolated
+        isolated.then_some(false)
     }
 
     fn is_peer(&self, policy: &Value, peer: &Value, ip: &str) -> bool {
@@ -181,6 +241,24 @@ fn is_port(ports: &Value, destination: Option<&Value>, proto: u8, port: u16) -> 
         })
 }
 
+fn is_admin_port(rule: &Value, destination: Option<&Value>, proto: u8, port: u16) -> bool {
+    let Some(ports) = rule.get("ports") else { return true };
+    ports.as_array().unwrap().iter().any(|rule| {
+        if let Some(number) = rule.get("portNumber") {
+            let one = json!([{ "protocol": number["protocol"], "port": number["port"] }]);
+            return is_port(&one, destination, proto, port);
+        }
+        if let Some(range) = rule.get("portRange") {
+            let one = json!([{ "protocol": range["protocol"], "port": range["start"], "endPort": range["end"] }]);
+            return is_port(&one, destination, proto, port);
+        }
+        ["TCP", "UDP", "SCTP"].iter().any(|protocol| {
+            let one = json!([{ "protocol": protocol, "port": rule["namedPort"] }]);
+            is_port(&one, destination, proto, port)
+        })
+    })
+}
+
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
@@ -226,8 +304,18 @@ fn world_of(objects: &Objects) -> World {
     world.replace_policies(&all(&objects.policies));
     world.replace_namespaces(&all(&objects.namespaces));
     world.replace_pods(&all(&objects.pods));
+    replace_admins(&mut world, objects);
     world.changes();
     world
+}
+
+fn replace_admins(world: &mut World, objects: &Objects) {
+    for tier in [Tier::Admin, Tier::Baseline] {
+        let all = objects.admins.iter().filter(|((of, _), _)| *of == tier);
+        let all: Vec<Arc<AdminPolicy>> = all.map(|(_, policy)| Arc::new(read(policy))).collect();
+        world.replace_admins(tier, &all);
+    }
+    world.replace_nodes(&all(&objects.nodes));
 }
 
 fn all<T: serde::de::DeserializeOwned>(objects: &BTreeMap<String, Value>) -> Vec<Arc<T>> {
@@ -332,6 +420,53 @@ fn arbitrary_policy() -> impl Strategy<Value = Value> {
     })
 }
 
+fn admin_peer(nodes: bool) -> impl Strategy<Value = Value> {
+    let zone = |zone: &str| json!({ "nodes": { "matchLabels": { "zone": zone } } });
+    let beyond = prop::sample::select(vec![
+        json!({ "networks": ["10.244.1.0/30", "192.0.2.0/24"] }),
+        json!({ "networks": ["0.0.0.0/0"] }),
+        zone("a"),
+        zone("b"),
+        json!({ "nodes": {} }),
+    ]);
+    prop_oneof![
+        2 => namespace_selector().prop_map(|ns| json!({ "namespaces": ns })),
+        2 => (namespace_selector(), selector())
+            .prop_map(|(ns, pods)| json!({ "pods": { "namespaceSelector": ns, "podSelector": pods } })),
+        if nodes { 2 } else { 0 } => beyond,
+    ]
+}
+
+fn admin_rule(peers: &'static str, tier: Tier) -> impl Strategy<Value = Value> {
+    let actions = if tier == Tier::Admin { vec!["Allow", "Deny", "Pass"] } else { vec!["Allow", "Deny"] };
+    let ports = prop::sample::select(vec![
+        json!(null),
+        json!([{ "portNumber": { "protocol": "TCP", "port": 80 } }]),
+        json!([{ "portRange": { "protocol": "UDP", "start": 79, "end": 8_080 } }]),
+        json!([{ "namedPort": "web" }, { "portNumber": { "protocol": "SCTP", "port": 81 } }]),
+        json!([{ "namedPort": "dns" }]),
+    ]);
+    let all = prop::collection::vec(admin_peer(peers == "to"), 1..3);
+    (prop::sample::select(actions), all, ports).prop_map(move |(action, all, ports)| {
+        let mut rule = json!({ "action": action, peers: all });
+        if !ports.is_null() {
+            rule["ports"] = ports;
+        }
+        rule
+    })
+}
+
+fn arbitrary_admin(tier: Tier) -> impl Strategy<Value = Step> {
+    let rules = |peers| prop::collection::vec(admin_rule(peers, tier), 0..3);
+    (0_u8..3, 0..3_i32, admin_peer(false), rules("from"), rules("to")).prop_map(
+        move |(number, priority, subject, ingress, egress)| {
+            let name = if tier == Tier::Admin { format!("a{number}") } else { "default".to_owned() };
+            let spec = json!({ "priority": priority, "subject": subject, "ingress": ingress, "egress": egress });
+            Step::Admin(tier, json!({ "metadata": { "name": name }, "spec": spec }))
+        },
+    )
+}
+
 fn arbitrary_pod() -> impl Strategy<Value = Value> {
     let app = prop::sample::select(vec!["a", "b", "c"]);
     let namespace = prop::sample::select(vec!["one", "two"]);
@@ -359,6 +494,10 @@ enum Step {
     RemovePod(&'static str, u8),
     Namespace(&'static str, &'static str),
     RemoveNamespace(&'static str),
+    Admin(Tier, Value),
+    RemoveAdmin(Tier, u8),
+    Node(&'static str, &'static str),
+    RemoveNode(&'static str),
     ListAgain,
 }
 
@@ -371,6 +510,13 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (ns(), 1_u8..4).prop_map(|(ns, n)| Step::RemovePod(ns, n)),
         2 => (ns(), prop::sample::select(vec!["x", "y"])).prop_map(|(ns, team)| Step::Namespace(ns, team)),
         1 => ns().prop_map(Step::RemoveNamespace),
+        3 => arbitrary_admin(Tier::Admin),
+        1 => arbitrary_admin(Tier::Baseline),
+        1 => (prop::sample::select(vec![Tier::Admin, Tier::Baseline]), 0_u8..3)
+            .prop_map(|(tier, number)| Step::RemoveAdmin(tier, number)),
+        1 => (prop::sample::select(vec!["n2", "n3"]), prop::sample::select(vec!["a", "b"]))
+            .prop_map(|(name, zone)| Step::Node(name, zone)),
+        1 => prop::sample::select(vec!["n2", "n3"]).prop_map(Step::RemoveNode),
         1 => Just(Step::ListAgain),
     ]
 }
@@ -403,7 +549,30 @@ fn take(world: &mut World, objects: &mut Objects, step: &Step) {
             world.remove_namespace(name);
             objects.namespaces.remove(*name);
         }
+        Step::Admin(tier, policy) => {
+            world.put_admin(*tier, &read(policy));
+            objects.admins.insert((*tier, text(&policy["metadata"]["name"]).to_owned()), policy.clone());
+        }
+        Step::RemoveAdmin(tier, number) => {
+            let name = if *tier == Tier::Admin { format!("a{number}") } else { "default".to_owned() };
+            world.remove_admin(*tier, &name);
+            objects.admins.remove(&(*tier, name));
+        }
+        Step::Node(name, zone) => {
+            let address = if *name == "n2" { "192.0.2.130" } else { "198.51.100.1" };
+            let node = json!({
+                "metadata": { "name": name, "labels": { "zone": zone } },
+                "status": { "addresses": [{ "type": "InternalIP", "address": address }] },
+            });
+            world.put_node(&read::<NodeView>(&node));
+            objects.nodes.insert((*name).to_owned(), node);
+        }
+        Step::RemoveNode(name) => {
+            world.remove_node(name);
+            objects.nodes.remove(*name);
+        }
         Step::ListAgain => {
+            replace_admins(world, objects);
             world.replace_policies(&all(&objects.policies));
             world.replace_namespaces(&all(&objects.namespaces));
             world.replace_pods(&all(&objects.pods));
@@ -558,4 +727,45 @@ fn a_change_writes_what_it_concerns() {
     // Its status changes: nothing.
     world.put_pod(&read(&pod("one", 101, "n2", "b")));
     assert_eq!(world.changes(), []);
+}
+
+/// The order of the tiers, and of policies within one: by priority.
+#[test]
+fn administrators_speak_first_and_last() {
+    let mut objects = Objects::default();
+    let mut world = World::new(NODE);
+    let all = json!({ "namespaces": {} });
+    let admin = |name: &str, priority: i32, action: &str, port: u16| {
+        let rule = json!({
+            "action": action, "from": [all], "ports": [{ "portNumber": { "protocol": "TCP", "port": port } }],
+        });
+        let spec = json!({ "priority": priority, "subject": all, "ingress": [rule] });
+        Step::Admin(Tier::Admin, json!({ "metadata": { "name": name }, "spec": spec }))
+    };
+    let baseline = json!({ "subject": all, "ingress": [{ "action": "Deny", "from": [all] }] });
+    let deny = json!({ "podSelector": {}, "policyTypes": ["Ingress"] });
+    for step in [
+        Step::Namespace("one", "x"),
+        Step::Pod(pod("one", 1, NODE, "a")),
+        Step::Pod(pod("one", 2, NODE, "a")),
+        admin("late", 10, "Deny", 80),
+        admin("early", 5, "Allow", 80),
+        admin("first", 1, "Pass", 81),
+        admin("never", 2, "Allow", 81),
+        Step::Admin(Tier::Baseline, json!({ "metadata": { "name": "default" }, "spec": baseline })),
+    ] {
+        take(&mut world, &mut objects, &step);
+    }
+    let mut kernel = Kernel::default();
+    let mut verdicts = |world: &mut World| {
+        world.changes().iter().for_each(|write| kernel.write(write));
+        let set = kernel.tables.subjects["one-p1"].ingress;
+        [80, 81, 82].map(|port| kernel.allows(set, "10.244.1.2".parse().unwrap(), proto::TCP, port))
+    };
+    // The earlier of two for port 80; what is passed and what nobody names is the baseline's.
+    assert_eq!(verdicts(&mut world), [true, false, false]);
+    take(&mut world, &mut objects, &Step::RemoveAdmin(Tier::Baseline, 0));
+    assert_eq!(verdicts(&mut world), [true, true, true]);
+    take(&mut world, &mut objects, &Step::Policy(policy("one", "q0", &deny)));
+    assert_eq!(verdicts(&mut world), [true, false, false]);
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use xebec_ebpf_loader::layout::{Addr, Direction, RuleKey};
 
+use super::admin::{Admin, AdminPolicy, NodeView, Tier};
 use super::compile::{Entries, compile};
 use super::parse::{self, Policy};
 use super::rules::{Id, Identity, NamedPorts, PortRule, Ports, Rule, RuleSet, Term};
@@ -80,6 +81,10 @@ pub struct World {
     node: String,
     namespaces: BTreeMap<String, Labels>,
     policies: BTreeMap<Name, Policy>,
+    /// The administrators' policies, by tier and name.
+    admins: BTreeMap<(Tier, String), Admin>,
+    /// Nodes by name, while a rule tells them apart.
+    nodes: BTreeMap<String, (Labels, BTreeSet<Addr>)>,
     pods: BTreeMap<Name, Known>,
     /// Who has an address. Two may for a moment; then the later pod counts.
     owners: BTreeMap<Addr, BTreeSet<Name>>,
@@ -110,12 +115,17 @@ impl World {
 
     /// Whether there is any policy: without, nobody needs to know of other pods.
     pub fn has_policies(&self) -> bool {
-        !self.policies.is_empty()
+        !self.policies.is_empty() || !self.admins.is_empty()
+    }
+
+    /// Whether a policy tells nodes apart: without, nobody needs to know of them.
+    pub fn is_about_nodes(&self) -> bool {
+        self.admins.values().any(Admin::is_about_nodes)
     }
 
     /// Whether a policy could be for a pod of the namespace.
     pub fn concerns(&self, namespace: &str) -> bool {
-        self.policies_of(namespace).next().is_some()
+        !self.admins.is_empty() || self.policies_of(namespace).next().is_some()
     }
 
     /// The rule sets of a pod of this node, if it is known.
@@ -167,6 +177,70 @@ impl World {
         self.subjects.extend(local);
     }
 
+    /// A new or changed policy of the administrators.
+    pub fn put_admin(&mut self, tier: Tier, policy: &AdminPolicy) {
+        let key = (tier, policy.metadata.name.clone());
+        match Admin::read(policy) {
+            Ok(read) => drop(self.admins.insert(key, read)),
+            Err(error) => {
+                tracing::warn!(kind = tier.kind(), policy = %key.1, %error, "a policy cannot be read and is not enforced");
+                self.admins.remove(&key);
+            }
+        }
+        self.all_subjects();
+    }
+
+    /// One that is gone.
+    pub fn remove_admin(&mut self, tier: Tier, name: &str) {
+        self.admins.remove(&(tier, name.to_owned()));
+        self.all_subjects();
+    }
+
+    /// These are all policies of the tier.
+    pub fn replace_admins(&mut self, tier: Tier, all: &[Arc<AdminPolicy>]) {
+        self.admins.retain(|(of, _), _| *of != tier);
+        self.all_subjects();
+        for policy in all {
+            self.put_admin(tier, policy);
+        }
+    }
+
+    fn all_subjects(&mut self) {
+        self.subjects.extend(self.pods.iter().filter(|(_, pod)| pod.is_local).map(|(name, _)| name.clone()));
+    }
+
+    /// A new or changed node.
+    pub fn put_node(&mut self, node: &NodeView) {
+        let addresses: BTreeSet<Addr> = node.ips().map(Addr::from).collect();
+        let known = (node.metadata.labels.clone(), addresses);
+        if self.nodes.get(&node.metadata.name) == Some(&known) {
+            return;
+        }
+        self.addresses.extend(&known.1);
+        if let Some((_, before)) = self.nodes.insert(node.metadata.name.clone(), known) {
+            self.addresses.extend(before);
+        }
+    }
+
+    /// A node that is gone.
+    pub fn remove_node(&mut self, name: &str) {
+        if let Some((_, addresses)) = self.nodes.remove(name) {
+            self.addresses.extend(addresses);
+        }
+    }
+
+    /// These are all nodes.
+    pub fn replace_nodes(&mut self, all: &[Arc<NodeView>]) {
+        let names: BTreeSet<&String> = all.iter().map(|node| &node.metadata.name).collect();
+        let gone: Vec<String> = self.nodes.keys().filter(|name| !names.contains(name)).cloned().collect();
+        for name in gone {
+            self.remove_node(&name);
+        }
+        for node in all {
+            self.put_node(node);
+        }
+    }
+
     /// A new or changed namespace.
     pub fn put_namespace(&mut self, namespace: &Namespace) {
         let name = &namespace.metadata.name;
@@ -199,6 +273,10 @@ impl World {
         let names: Vec<Name> = self.pods_of(name).map(|(name, _)| name.clone()).collect();
         for name in names {
             self.match_terms(&name);
+            // The administrators' policies select pods by their namespaces' labels.
+            if !self.admins.is_empty() && self.pods.get(&name).is_some_and(|pod| pod.is_local) {
+                self.subjects.insert(name);
+            }
         }
     }
 
@@ -338,19 +416,37 @@ impl World {
     /// What is said of a pod's connections in one direction.
     fn rule_set(&self, name: &Name, direction: Direction) -> RuleSet {
         let Some(pod) = self.pods.get(name) else { return RuleSet::default() };
+        let own = |rule: &Rule| match direction {
+            Direction::Ingress => with_numbers(rule.clone(), &pod.ports),
+            Direction::Egress => rule.clone(),
+        };
         let selecting: Vec<&[Rule]> = self
             .policies_of(&name.0)
             .filter(|(_, policy)| policy.selects(&pod.labels))
             .filter_map(|(_, policy)| policy.rules(direction))
             .collect();
-        if selecting.is_empty() {
-            return RuleSet::default();
-        }
-        let rules = selecting.into_iter().flatten().cloned().map(|rule| match direction {
-            Direction::Ingress => with_numbers(rule, &pod.ports),
-            Direction::Egress => rule,
-        });
-        RuleSet { policies: Some(rules.collect()), ..RuleSet::default() }.normalised()
+        let policies = match selecting.is_empty() {
+            true => None,
+            false => Some(selecting.into_iter().flatten().map(own).collect()),
+        };
+        let tier = |tier: Tier| self.tier(tier, name, &pod.labels).flat_map(|admin| admin.rules(direction)).map(own);
+        let admin = tier(Tier::Admin).collect();
+        // A pod that a network policy selects is past its baseline.
+        let baseline = if policies.is_some() { Vec::new() } else { tier(Tier::Baseline).collect() };
+        RuleSet { admin, policies, baseline }.normalised()
+    }
+
+    /// The administrators' policies for a pod in the order in which they count.
+    fn tier<'a>(&'a self, tier: Tier, name: &'a Name, labels: &'a Labels) -> impl Iterator<Item = &'a Admin> {
+        let namespace = self.namespaces.get(&name.0);
+        let mut all: Vec<(&(Tier, String), &Admin)> = self
+            .admins
+            .iter()
+            .filter(|((of, _), admin)| *of == tier && admin.selects(&name.0, namespace, labels))
+            .collect();
+        // Upstream leaves open which of two with the same priority counts.
+        all.sort_by_key(|((_, name), admin)| (admin.priority, name.as_str()));
+        all.into_iter().map(|(_, admin)| admin)
     }
 
     fn use_set(&mut self, set: RuleSet, new: &mut Vec<Id>) -> Id {
@@ -383,8 +479,10 @@ impl World {
             used.uses += 1;
             return;
         }
-        if matches!(term, Term::Block(..)) {
-            self.blocks_changed = true;
+        match term {
+            Term::Block(..) => self.blocks_changed = true,
+            Term::Nodes(_) => self.look_at_nodes(),
+            Term::Pods(..) => {}
         }
         for (name, pod) in &mut self.pods {
             if pods_match(term, &name.0, self.namespaces.get(&name.0), &pod.labels) {
@@ -417,14 +515,20 @@ impl World {
         self.addresses.extend(with.flat_map(|pod| &pod.addresses));
     }
 
+    fn look_at_nodes(&mut self) {
+        self.addresses.extend(self.nodes.values().flat_map(|(_, addresses)| addresses));
+    }
+
     fn drop_term(&mut self, id: Id) {
         let Some(used) = self.terms.get_mut(&id) else { return };
         used.uses -= 1;
         if used.uses > 0 {
             return;
         }
-        if let Some(Used { value: Term::Block(..), .. }) = self.terms.remove(&id) {
-            self.blocks_changed = true;
+        match self.terms.remove(&id).map(|used| used.value) {
+            Some(Term::Block(..)) => self.blocks_changed = true,
+            Some(Term::Nodes(_)) => self.look_at_nodes(),
+            Some(Term::Pods(..)) | None => {}
         }
         for pod in self.pods.values_mut() {
             if pod.terms.remove(&id) {
@@ -522,14 +626,14 @@ impl World {
     fn blocks_around(&self, net: &IpNet) -> BTreeSet<Id> {
         let holds = |term: &Term| match term {
             Term::Block(cidr, except) => cidr.contains(net) && !except.iter().any(|left_out| left_out.contains(net)),
-            Term::Pods(..) => false,
+            Term::Pods(..) | Term::Nodes(_) => false,
         };
         self.terms.iter().filter(|(_, term)| holds(&term.value)).map(|(id, _)| *id).collect()
     }
 
     /// Who is at an address; none if no policy can tell, blocks aside.
     fn identity_of(&self, address: &Addr) -> Option<Identity> {
-        let owners = self.owners.get(address)?;
+        let Some(owners) = self.owners.get(address) else { return self.node_identity(address) };
         let pod = owners.iter().filter_map(|name| self.pods.get(name)).max_by(|a, b| a.created.cmp(&b.created))?;
         let ports: NamedPorts = pod
             .ports
@@ -543,6 +647,19 @@ impl World {
         let mut terms = self.blocks_around(&IpNet::from(address.to_ip()));
         terms.extend(&pod.terms);
         Some(Identity { terms, ports })
+    }
+
+    /// Which node is at an address; none if no policy can tell, blocks aside.
+    fn node_identity(&self, address: &Addr) -> Option<Identity> {
+        let (labels, _) = self.nodes.values().find(|(_, addresses)| addresses.contains(address))?;
+        let is_it = |term: &Term| matches!(term, Term::Nodes(nodes) if nodes.matches(labels));
+        let mut terms: BTreeSet<Id> =
+            self.terms.iter().filter(|(_, term)| is_it(&term.value)).map(|(id, _)| *id).collect();
+        if terms.is_empty() {
+            return None;
+        }
+        terms.extend(self.blocks_around(&IpNet::from(address.to_ip())));
+        Some(Identity { terms, ports: NamedPorts::new() })
     }
 
     fn use_identity(&mut self, identity: Identity, new: &mut BTreeSet<Id>) -> Id {
@@ -592,7 +709,7 @@ fn range(
 pub(super) fn pods_match(term: &Term, namespace: &str, namespace_labels: Option<&Labels>, labels: &Labels) -> bool {
     match term {
         Term::Pods(namespaces, pods) => namespaces.matches(namespace, namespace_labels) && pods.matches(labels),
-        Term::Block(..) => false,
+        Term::Block(..) | Term::Nodes(_) => false,
     }
 }
 

@@ -5,6 +5,7 @@
 //! out. A server that can write many objects in one transaction takes the plan and does that instead.
 
 mod controllers;
+mod definitions;
 mod objects;
 mod plan;
 mod reconcile;
@@ -35,6 +36,7 @@ pub fn desired(facts: &Facts) -> Vec<Value> {
     out.extend(objects::services(facts));
     out.extend(objects::endpoints(facts));
     out.extend(objects::config_maps(facts));
+    out.extend(definitions::objects());
     out
 }
 
@@ -77,6 +79,7 @@ pub fn group_and_plural(kind: &str) -> Option<(&'static str, &'static str)> {
         "EndpointSlice" => ("discovery.k8s.io", "endpointslices"),
         "FlowSchema" => (fairness::GROUP, "flowschemas"),
         "PriorityLevelConfiguration" => (fairness::GROUP, "prioritylevelconfigurations"),
+        "CustomResourceDefinition" => ("apiextensions.k8s.io", "customresourcedefinitions"),
         "PriorityClass" => ("scheduling.k8s.io", "priorityclasses"),
         "ClusterRole" => ("rbac.authorization.k8s.io", "clusterroles"),
         "ClusterRoleBinding" => ("rbac.authorization.k8s.io", "clusterrolebindings"),

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::definitions::EDITION;
 use crate::authz::rbac::Rule;
 use crate::fairness::bootstrap::is_maintained;
 use crate::json::{entry, list};
@@ -60,6 +61,10 @@ fn change(desired: &Value, current: Value) -> Option<Value> {
             after["endpoints"] = desired["endpoints"].clone();
             after["ports"] = desired["ports"].clone();
         }
+        "CustomResourceDefinition" if is_older(&after, desired) => {
+            after["spec"] = desired["spec"].clone();
+            after["metadata"]["annotations"][EDITION] = desired["metadata"]["annotations"][EDITION].clone();
+        }
         "ConfigMap" => {
             for (key, value) in desired["data"].as_object().into_iter().flatten() {
                 after["data"][key] = value.clone();
@@ -68,6 +73,12 @@ fn change(desired: &Value, current: Value) -> Option<Value> {
         _ => {}
     }
     (after != before).then_some(after)
+}
+
+/// Whether a definition is ours, and of another edition.
+fn is_older(current: &Value, desired: &Value) -> bool {
+    let edition = |object| entry(object, "/metadata/annotations", EDITION);
+    edition(current).is_some() && edition(current) != edition(desired)
 }
 
 fn auto_update(current: &Value) -> bool {

@@ -146,7 +146,11 @@ const PARTS: &[Role] = &[
     // Ours: the node's agent enforces network policy, which names pods of any node by their labels.
     Role::new(
         "xebec:node-network-policy",
-        &[On("list watch", "core", "namespaces pods"), On("list watch", "networking.k8s.io", "networkpolicies")],
+        &[
+            On("list watch", "core", "namespaces pods"),
+            On("list watch", "networking.k8s.io", "networkpolicies"),
+            On("list watch", "policy.networking.k8s.io", "adminnetworkpolicies baselineadminnetworkpolicies"),
+        ],
     ),
     Role::new("system:node-bootstrapper", &[On("create get list watch", CERTIFICATES, "certificatesigningrequests")]),
     Role::new(

@@ -77,6 +77,11 @@ impl ApiError {
         self.code() == 410
     }
 
+    /// The kind is not served.
+    pub fn is_not_served(&self) -> bool {
+        self.code() == 404
+    }
+
     /// The object's namespace is being deleted: creating in it is of no use.
     pub fn is_namespace_terminating(&self) -> bool {
         matches!(self, Self::Refused { causes, .. } if causes.iter().any(|c| c == "NamespaceTerminating"))

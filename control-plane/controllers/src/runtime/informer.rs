@@ -83,6 +83,10 @@ pub async fn run<F: Feed>(api: Api, kind: Kind, feed: Arc<F>, scope: Scope, rand
             Err(error) => {
                 if error.is_expired() {
                     position = None;
+                } else if error.is_not_served() {
+                    // A custom kind without its definition has no objects. It may have one later.
+                    position = None;
+                    feed.replace(Vec::new(), 0);
                 } else {
                     tracing::debug!(kind = %kind.kind, %error, "list or watch failed");
                 }

@@ -114,6 +114,15 @@ kinds! {
     POD_DISRUPTION_BUDGET = "policy" "poddisruptionbudgets" "PodDisruptionBudget" true;
 }
 
+/// `LoadBalancerPool`, a custom resource.
+pub static LOAD_BALANCER_POOL: Kind = Kind {
+    group: Cow::Borrowed("net.xebec.io"),
+    version: Cow::Borrowed("v1alpha1"),
+    plural: Cow::Borrowed("loadbalancerpools"),
+    kind: Cow::Borrowed("LoadBalancerPool"),
+    namespaced: false,
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;

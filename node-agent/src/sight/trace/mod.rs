@@ -444,7 +444,11 @@ impl Facts for MapFacts<'_> {
     }
 
     fn is_of_pods(&self, addr: &Addr) -> bool {
-        addr.is_v4() && addr.v4_word() & self.config.pod_mask == self.config.pod_net
+        let Config { pod_net, pod_mask, pod6_net, pod6_mask, dual_stack, .. } = self.config;
+        if addr.is_v4() {
+            return addr.v4_word() & pod_mask == *pod_net;
+        }
+        *dual_stack != 0 && addr.0.iter().zip(pod6_mask.0).map(|(word, mask)| word & mask).eq(pod6_net.0)
     }
 
     fn peer(&self, addr: &Addr) -> Option<Peer> {
