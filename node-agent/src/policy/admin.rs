@@ -247,6 +247,8 @@ impl Admin {
     }
 }
 
+/// Reads a rule. A peer or a port of a sort that is not known here (a newer definition may have been installed) counts
+/// for what is safe: whoever is denied is denied everything that it may mean, and allowed is nothing of it.
 fn read_rule(rule: &AdminRule, peers: &[AdminPeer]) -> Result<Rule, String> {
     let action = match rule.action.as_str() {
         "Allow" => Action::Allow,
@@ -254,21 +256,23 @@ fn read_rule(rule: &AdminRule, peers: &[AdminPeer]) -> Result<Rule, String> {
         "Pass" => Action::Pass,
         other => return Err(format!("{other:?} is no action")),
     };
-    let mut found = BTreeMap::new();
+    let mut found = Some(BTreeMap::new());
     for peer in peers {
-        found.extend(terms(peer)?.into_iter().map(|term| (term.id(), term)));
-    }
-    let ports = match &rule.ports {
-        None => Ports::All,
-        Some(ports) => {
-            let mut out = BTreeSet::new();
-            for port in ports {
-                out.extend(read_port(port)?);
-            }
-            Ports::Some(out)
+        match (terms(peer), action) {
+            (Ok(terms), _) => found.iter_mut().for_each(|all| all.extend(terms.iter().map(|t| (t.id(), t.clone())))),
+            (Err(_), Action::Deny) => found = None,
+            (Err(_), Action::Allow | Action::Pass) => {}
         }
-    };
-    Ok(Rule { action, peers: Some(found), ports })
+    }
+    let mut ports = rule.ports.as_ref().map_or(Ports::All, |_| Ports::Some(BTreeSet::new()));
+    for port in rule.ports.iter().flatten() {
+        match (read_port(port), action, &mut ports) {
+            (Ok(read), _, Ports::Some(all)) => all.extend(read),
+            (Err(_), Action::Deny, _) => ports = Ports::All,
+            (Ok(_), _, Ports::All) | (Err(_), Action::Allow | Action::Pass, _) => {}
+        }
+    }
+    Ok(Rule { action, peers: found, ports })
 }
 
 fn terms(peer: &AdminPeer) -> Result<Vec<Term>, String> {

@@ -769,3 +769,36 @@ fn administrators_speak_first_and_last() {
     take(&mut world, &mut objects, &Step::Policy(policy("one", "q0", &deny)));
     assert_eq!(verdicts(&mut world), [true, false, false]);
 }
+
+/// Peers and ports of a sort that this does not know, of a definition newer than ours: nothing is let through for them.
+#[test]
+fn unknown_sorts_fail_closed() {
+    let mut objects = Objects::default();
+    let mut world = World::new(NODE);
+    let all = json!({ "namespaces": {} });
+    let unknown = json!({ "domainNames": ["example.com"] });
+    let port = |port: u16| json!([{ "portNumber": { "protocol": "TCP", "port": port } }]);
+    let rules = json!([
+        { "action": "Allow", "to": [unknown], "ports": port(80) },
+        { "action": "Allow", "to": [unknown, all], "ports": port(81) },
+        { "action": "Allow", "to": [all], "ports": [{ "portSet": "web" }] },
+        { "action": "Deny", "to": [unknown], "ports": port(82) },
+        { "action": "Deny", "to": [all], "ports": [{ "portSet": "web" }] },
+    ]);
+    let spec = json!({ "priority": 1, "subject": all, "egress": rules });
+    for step in [
+        Step::Namespace("one", "x"),
+        Step::Pod(pod("one", 1, NODE, "a")),
+        Step::Pod(pod("one", 2, NODE, "a")),
+        Step::Admin(Tier::Admin, json!({ "metadata": { "name": "a0" }, "spec": spec })),
+    ] {
+        take(&mut world, &mut objects, &step);
+    }
+    let mut kernel = Kernel::default();
+    world.changes().iter().for_each(|write| kernel.write(write));
+    let set = kernel.tables.subjects["one-p1"].egress;
+    let allows = |address: &str, port| kernel.allows(set, address.parse().unwrap(), proto::TCP, port);
+    // A pod: what is allowed of it by name alone. Strangers: only what may be meant is denied.
+    assert_eq!([80, 81, 82, 83].map(|port| allows("10.244.1.2", port)), [false, true, false, false]);
+    assert_eq!([80, 81, 82].map(|port| allows("203.0.113.9", port)), [true, true, false]);
+}
