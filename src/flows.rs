@@ -1,6 +1,5 @@
 //! `xebec flows`: what flows begin and which packets are dropped, as it happens.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::Context as _;
@@ -10,7 +9,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use xebec_node_agent::sight::Flow;
 
-use crate::kubelets::{Kubelets, Which, text};
+use crate::kubelets::{Kubelets, Which};
+use crate::names::{Name, Names};
 
 /// Shows flows as they begin, and packets that are dropped, until it is stopped.
 #[derive(Debug, clap::Args)]
@@ -49,14 +49,6 @@ enum Output {
     Json,
 }
 
-/// Who has which address.
-#[derive(Debug, Default)]
-struct Names {
-    pods: BTreeMap<IpAddr, (String, String)>,
-    /// Services by their own addresses and their endpoints'.
-    services: BTreeMap<(IpAddr, u16), (String, String)>,
-}
-
 /// `xebec flows`.
 pub fn main(args: &Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -66,7 +58,7 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
 async fn follow(args: &Args) -> anyhow::Result<()> {
     let cluster = args.which.open().await?;
     let clients = cluster.clients(args.which.node.as_deref()).await?;
-    let mut names = Names::read(&cluster).await?;
+    let mut names = read(&cluster).await?;
     let (sender, mut lines) = mpsc::channel(256);
     for (node, client) in clients {
         let sender = sender.clone();
@@ -91,9 +83,9 @@ async fn follow(args: &Args) -> anyhow::Result<()> {
         }
         let flow: Flow = serde_json::from_value(line).context("an agent of another version?")?;
         // Somebody new: a pod that has started since.
-        let known = |ip: &IpAddr| names.pods.contains_key(ip) || names.services.keys().any(|(of, _)| of == ip);
-        if !known(&flow.source) || !known(&flow.destination) {
-            names.refresh(&cluster).await;
+        if !names.knows(flow.source) || !names.knows(flow.destination) {
+            // What cannot be read stays as it was.
+            names = read(&cluster).await.unwrap_or(names);
         }
         if args.wants(&flow, &names) {
             println!("{}", args.show(&flow, &names));
@@ -117,71 +109,23 @@ async fn listen(client: &kube::Client, out: &mpsc::Sender<anyhow::Result<Value>>
     Ok(())
 }
 
-impl Names {
-    async fn read(cluster: &Kubelets) -> anyhow::Result<Self> {
-        let mut names = Self::default();
-        let name = |object: &Value| {
-            (text(object, "/metadata/namespace").to_owned(), text(object, "/metadata/name").to_owned())
-        };
-        for pod in cluster.list("/api/v1/pods").await? {
-            let ended = matches!(text(&pod, "/status/phase"), "Succeeded" | "Failed");
-            if ended || pod["spec"]["hostNetwork"] == true {
-                continue;
-            }
-            for ip in pod.pointer("/status/podIPs").and_then(Value::as_array).into_iter().flatten() {
-                if let Ok(ip) = text(ip, "/ip").parse() {
-                    names.pods.insert(ip, name(&pod));
-                }
-            }
-        }
-        for slice in cluster.list("/apis/discovery.k8s.io/v1/endpointslices").await? {
-            let service = text(&slice, "/metadata/labels/kubernetes.io~1service-name").to_owned();
-            let service = (text(&slice, "/metadata/namespace").to_owned(), service);
-            for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
-                for port in slice["ports"].as_array().into_iter().flatten() {
-                    names.add(&endpoint["addresses"][0], &port["port"], &service);
-                }
-            }
-        }
-        for service in cluster.list("/api/v1/services").await? {
-            for port in service["spec"]["ports"].as_array().into_iter().flatten() {
-                for ip in service["spec"]["clusterIPs"].as_array().into_iter().flatten() {
-                    names.add(ip, &port["port"], &name(&service));
-                }
-                for ip in
-                    service.pointer("/status/loadBalancer/ingress").and_then(Value::as_array).into_iter().flatten()
-                {
-                    names.add(&ip["ip"], &port["port"], &name(&service));
-                }
-            }
-        }
-        Ok(names)
-    }
+async fn read(cluster: &Kubelets) -> anyhow::Result<Names> {
+    let mut names = Names::default();
+    cluster.list("/api/v1/pods").await?.iter().for_each(|pod| names.add_pod(pod));
+    cluster.list("/apis/discovery.k8s.io/v1/endpointslices").await?.iter().for_each(|slice| names.add_slice(slice));
+    cluster.list("/api/v1/services").await?.iter().for_each(|service| names.add_service(service));
+    Ok(names)
+}
 
-    fn add(&mut self, ip: &Value, port: &Value, service: &(String, String)) {
-        let port = port.as_u64().and_then(|port| u16::try_from(port).ok());
-        if let (Some(Ok(ip)), Some(port)) = (ip.as_str().map(str::parse), port) {
-            self.services.insert((ip, port), service.clone());
-        }
-    }
-
-    /// Reads them again; what cannot be read stays as it was.
-    async fn refresh(&mut self, cluster: &Kubelets) {
-        if let Ok(names) = Self::read(cluster).await {
-            *self = names;
-        }
-    }
-
-    fn show(&self, ip: IpAddr, port: u16) -> String {
-        match self.pods.get(&ip) {
-            Some((namespace, name)) => format!("{namespace}/{name} ({ip}:{port})"),
-            None => format!("{ip}:{port}"),
-        }
+fn show(names: &Names, ip: IpAddr, port: u16) -> String {
+    match names.pods.get(&ip) {
+        Some((namespace, name)) => format!("{namespace}/{name} ({ip}:{port})"),
+        None => format!("{ip}:{port}"),
     }
 }
 
 /// Whether `wanted` (NAME or NAMESPACE/NAME) is this one.
-fn is_named(wanted: &str, found: &(String, String)) -> bool {
+fn is_named(wanted: &str, found: &Name) -> bool {
     match wanted.split_once('/') {
         Some((namespace, name)) => found.0 == namespace && found.1 == name,
         None => found.1 == wanted,
@@ -208,7 +152,7 @@ impl Args {
         let service = names.services.get(&(flow.destination, flow.destination_port));
         if self.output == Output::Json {
             let mut value = json!(flow);
-            let named = |pod: Option<&(String, String)>| pod.map(|(ns, name)| format!("{ns}/{name}"));
+            let named = |pod: Option<&Name>| pod.map(|(ns, name)| format!("{ns}/{name}"));
             value["sourcePod"] = json!(named(names.pods.get(&flow.source)));
             value["destinationPod"] = json!(named(names.pods.get(&flow.destination)));
             value["destinationService"] = json!(named(service));
@@ -222,8 +166,8 @@ impl Args {
             flow.time.strftime("%H:%M:%S%.3f"),
             flow.node,
             flow.protocol,
-            names.show(flow.source, flow.source_port),
-            names.show(flow.destination, flow.destination_port),
+            show(names, flow.source, flow.source_port),
+            show(names, flow.destination, flow.destination_port),
             flow.verdict,
         )
     }

@@ -18,6 +18,7 @@ mod image;
 mod kubeconfig;
 mod kubelets;
 mod logging;
+mod names;
 mod node_init;
 mod progress;
 mod renewing;

@@ -14,6 +14,7 @@ use xebec_node_agent::proxy::views::{EndpointSlice, Service};
 use xebec_node_agent::sight::{Frontend, NodeNetwork, protocol};
 
 use crate::kubelets::{Kubelets, Which, text};
+use crate::names::Name;
 
 /// What the nodes' kernels hold for services.
 #[derive(Debug, clap::Args)]
@@ -47,15 +48,18 @@ enum Command {
 /// A frontend of a service on a node.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Line {
+pub(crate) struct Line {
     node: String,
-    address: SocketAddr,
-    protocol: String,
-    scope: String,
+    /// Its address and port.
+    pub(crate) address: SocketAddr,
+    /// `TCP`, ...
+    pub(crate) protocol: String,
+    /// `cluster` or `external`.
+    pub(crate) scope: String,
     /// What the kernel holds; none: nothing.
-    kernel: Option<BTreeSet<SocketAddr>>,
+    pub(crate) kernel: Option<BTreeSet<SocketAddr>>,
     /// What it should; none: nothing.
-    desired: Option<BTreeSet<SocketAddr>>,
+    pub(crate) desired: Option<BTreeSet<SocketAddr>>,
     connections: u64,
     refused: u64,
 }
@@ -129,6 +133,7 @@ async fn list(which: &Which, json: bool) -> anyhow::Result<()> {
 
 async fn show(service: &str, which: &Which, json: bool) -> anyhow::Result<ExitCode> {
     let (namespace, name) = service.split_once('/').unwrap_or(("default", service));
+    let of = (namespace.to_owned(), name.to_owned());
     let cluster = which.open().await?;
     let path = format!("/api/v1/namespaces/{namespace}/services/{name}");
     let object: Value = cluster.api.request(http::Request::get(path).body(Vec::new())?).await?;
@@ -147,7 +152,7 @@ async fn show(service: &str, which: &Which, json: bool) -> anyhow::Result<ExitCo
             bail!("node {node} has just gone");
         };
         let desired = compile(&object, slices.iter(), &facts).frontends;
-        lines.extend(compare(node, held, &desired));
+        lines.extend(compare(node, &of, held, &desired));
     }
     let differs = lines.iter().any(Line::differs);
     if json {
@@ -161,7 +166,7 @@ async fn show(service: &str, which: &Which, json: bool) -> anyhow::Result<ExitCo
 }
 
 /// What a node's proxy knows of its node.
-fn facts(node: &Value) -> Facts {
+pub(crate) fn facts(node: &Value) -> Facts {
     let addresses = node.pointer("/status/addresses").and_then(Value::as_array);
     let internal = addresses.into_iter().flatten().filter(|address| address["type"] == "InternalIP");
     let ips: Vec<IpAddr> = internal.filter_map(|address| address["address"].as_str()?.parse().ok()).collect();
@@ -181,7 +186,12 @@ fn facts(node: &Value) -> Facts {
 }
 
 /// The service's frontends on a node: what is held beside what is desired.
-fn compare(node: &str, held: &[Frontend], desired: &BTreeMap<ServiceKey, Target>) -> Vec<Line> {
+pub(crate) fn compare(
+    node: &str,
+    service: &Name,
+    held: &[Frontend],
+    desired: &BTreeMap<ServiceKey, Target>,
+) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     let mut ids = BTreeSet::new();
     for (key, target) in desired {
@@ -201,10 +211,14 @@ fn compare(node: &str, held: &[Frontend], desired: &BTreeMap<ServiceKey, Target>
             refused: found.map_or(0, |f| f.refused),
         });
     }
-    // What is held for the same service port beyond that.
+    // What is held for the service beyond that; its port may be known by the number alone.
+    let is_its = |f: &Frontend| match &f.of {
+        Some(of) => (of.namespace.as_str(), of.service.as_str()) == (service.0.as_str(), service.1.as_str()),
+        None => ids.contains(&f.id),
+    };
     let known: BTreeSet<(SocketAddr, String, String)> =
         lines.iter().map(|l| (l.address, l.protocol.clone(), l.scope.clone())).collect();
-    for f in held.iter().filter(|f| ids.contains(&f.id)) {
+    for f in held.iter().filter(|f| is_its(f)) {
         if !known.contains(&(f.address, f.protocol.clone(), f.scope.clone())) {
             lines.push(Line {
                 node: node.to_owned(),
@@ -228,7 +242,8 @@ fn backends(frontend: &Frontend) -> BTreeSet<SocketAddr> {
 }
 
 impl Line {
-    fn differs(&self) -> bool {
+    /// Whether the kernel holds something else than it should.
+    pub(crate) fn differs(&self) -> bool {
         self.kernel != self.desired
     }
 

@@ -3,6 +3,7 @@
 mod admin;
 mod audit_log;
 pub mod config;
+mod datapath;
 mod nodes;
 mod pod_routes;
 pub mod ranges;
@@ -40,6 +41,7 @@ use xebec_store::sqlite::SqliteStore;
 
 use crate::token::JOIN_GROUP;
 use config::ServerConfig;
+use datapath::Datapath;
 
 /// `xebec server`: runs until SIGTERM or SIGINT.
 pub fn main(args: config::Args) -> anyhow::Result<()> {
@@ -63,6 +65,8 @@ struct Server {
     keys: Arc<ServiceAccountKeys>,
     /// What nodes and pods use; there from the API server's start.
     metrics: Arc<OnceLock<Arc<ResourceMetrics>>>,
+    /// What the nodes' datapath does and holds; there from the API server's start.
+    datapath: Arc<OnceLock<Arc<Datapath>>>,
     stop: CancellationToken,
 }
 
@@ -124,8 +128,8 @@ impl Server {
             None if !config.bind_address.is_unspecified() => config.bind_address,
             None => default_address()?,
         };
-        let (metrics, stop) = (Arc::default(), CancellationToken::new());
-        Ok(Self { advertise, clock, random, ca, front_proxy_ca, keys, metrics, stop, config })
+        let (metrics, datapath, stop) = (Arc::default(), Arc::default(), CancellationToken::new());
+        Ok(Self { advertise, clock, random, ca, front_proxy_ca, keys, metrics, datapath, stop, config })
     }
 
     fn url(&self) -> String {
@@ -231,7 +235,7 @@ impl Server {
         };
         let bootstrapped = Arc::clone(bootstrapped);
         let front_proxy_ca = Arc::clone(&self.front_proxy_ca);
-        let metrics = Arc::clone(&self.metrics);
+        let (metrics, datapath) = (Arc::clone(&self.metrics), Arc::clone(&self.datapath));
         let config = Config {
             store,
             registry: Registry::builtin(),
@@ -240,8 +244,10 @@ impl Server {
             stop: self.stop.clone(),
             extend: Box::new(move |reader| {
                 let metrics = metrics.get_or_init(|| ResourceMetrics::new(reader.clone())).clone();
+                let datapath = datapath.get_or_init(|| Datapath::new(reader.clone())).clone();
                 let mut extensions = standard.extensions(reader);
                 extensions.apis.push(metrics);
+                extensions.apis.push(datapath);
                 extensions.identity = Some(Arc::new(FrontProxy(front_proxy_ca)));
                 let ready = move || match bootstrapped.load(Ordering::Acquire) {
                     true => Ok(()),
@@ -277,6 +283,7 @@ impl Server {
         let mut desired = bootstrap::desired(&facts);
         desired.push(xebec_controllers::persistent_volume::provision::class());
         desired.extend(resource_metrics::roles());
+        desired.extend(datapath::roles());
         if self.advertise.is_loopback() {
             // Endpoints can't be loopback addresses, and nobody elsewhere could use them.
             tracing::warn!("{} is this machine only: pods and other machines can't reach this server", self.advertise);
@@ -319,6 +326,9 @@ impl Server {
         if let Some(metrics) = self.metrics.get() {
             let asking = metrics.clone().follow(client("system:metrics-server"));
             tokio::spawn(self.stop.clone().run_until_cancelled_owned(asking));
+        }
+        if let Some(datapath) = self.datapath.get() {
+            datapath.connect(client("system:apiserver"));
         }
         tokio::spawn(pod_routes::run(api.clone(), self.stop.clone()));
         let (controllers, scheduler) = tokio::join!(tokio::spawn(controllers), tokio::spawn(scheduler));

@@ -101,17 +101,7 @@ impl Cluster {
 
     /// Starts `xebec` with these arguments and the cluster's name, and lets it run; killed when dropped.
     pub fn start_xebec(&self, args: &[&str]) -> Result<Lines> {
-        let mut running = start(Command::new(&self.xebec).args(args).args(["--name", self.name.as_str()]))?;
-        let output = running.0.stdout.take().ok_or("no output")?;
-        let (sender, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            for line in std::io::BufReader::new(output).lines().map_while(std::io::Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Lines { _running: running, lines })
+        start_lines(Command::new(&self.xebec).args(args).args(["--name", self.name.as_str()]))
     }
 
     /// Runs a command on a node.
@@ -240,6 +230,11 @@ impl Namespace {
         start(&mut self.command(args))
     }
 
+    /// The same, to read what it prints.
+    pub fn start_kubectl(&self, args: &[&str]) -> Result<Lines> {
+        start_lines(&mut self.command(args))
+    }
+
     /// The same, with an environment variable set.
     pub fn spawn_env(&self, args: &[&str], name: &str, value: &str) -> Result<Running> {
         start(self.command(args).env(name, value))
@@ -352,6 +347,20 @@ impl Drop for Running {
 fn start(command: &mut Command) -> Result<Running> {
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     Ok(Running(child.map_err(|e| format!("kubectl: {e}"))?))
+}
+
+fn start_lines(command: &mut Command) -> Result<Lines> {
+    let mut running = start(command)?;
+    let output = running.0.stdout.take().ok_or("no output")?;
+    let (sender, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in std::io::BufReader::new(output).lines().map_while(std::io::Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(Lines { _running: running, lines })
 }
 
 /// Runs a command to its end.

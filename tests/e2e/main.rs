@@ -10,6 +10,7 @@ mod autoscaling;
 mod config;
 mod controllers;
 mod crds;
+mod datapath;
 mod debug;
 mod drain;
 mod dual_stack;
@@ -57,6 +58,7 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
         policy::{ingress_is_judged, egress_is_judged, drops_are_seen, administrators_decide},
         pools::{pools_are_objects},
         sight::{packets_are_traced, connections_are_timed},
+        datapath::{services_are_objects, flows_are_objects},
         config::{
             environment_and_files, a_missing_config_map_is_reported, limits_are_enforced, probes,
             termination_is_graceful, the_service_account_token_works,

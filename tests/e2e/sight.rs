@@ -54,7 +54,7 @@ fn connections(cluster: &Cluster, service: &str) -> Result<u64> {
     Ok(lines.as_array().into_iter().flatten().filter_map(|line| line["connections"].as_u64()).sum())
 }
 
-fn set_up(cluster: &Arc<Cluster>, test: &str) -> Result<Namespace> {
+pub fn set_up(cluster: &Arc<Cluster>, test: &str) -> Result<Namespace> {
     let ns = cluster.namespace(test)?;
     ns.apply(SERVICES)?;
     ns.apply(&web("web", 3, ""))?;

@@ -150,7 +150,8 @@ async fn serve(
     };
     let computed = |api: &&Arc<dyn ComputedApi>| api.group() == path.group && api.version() == path.version;
     if let Some(api) = server.extensions.apis.iter().find(computed) {
-        return computed::serve(api, &path, &query, wanted.unwrap_or_else(|_| Wanted::plain()));
+        let wanted = wanted.unwrap_or_else(|_| Wanted::plain());
+        return computed::serve(api, &path, &query, wanted, &server.clock, &server.stop).await;
     }
     let resource = path.resource.clone().ok_or_else(Status::no_such_path)?;
     check_scope(&resource, &path)?;

@@ -9,6 +9,9 @@ use xebec_ebpf_loader::layout::{Direction, DropReason, EVENT_DROP, Event, proto}
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Flow {
+    /// Its number on the node: the later the greater, also beyond the agent's end.
+    #[serde(default)]
+    pub id: u64,
     /// When the agent heard of it.
     pub time: Timestamp,
     /// On which node.
@@ -40,7 +43,7 @@ pub struct Flow {
 
 impl Flow {
     /// From an event.
-    pub fn new(event: &Event, node: &str, time: Timestamp) -> Self {
+    pub fn new(event: &Event, node: &str, id: u64, time: Timestamp) -> Self {
         let reason = DropReason::ALL.into_iter().find(|reason| *reason as u8 == event.reason);
         let direction = match event.direction {
             d if d == Direction::Ingress as u8 => Some("ingress".to_owned()),
@@ -48,6 +51,7 @@ impl Flow {
             _ => None,
         };
         Self {
+            id,
             time,
             node: node.to_owned(),
             verdict: if event.kind == EVENT_DROP { "dropped" } else { "forwarded" }.to_owned(),

@@ -6,21 +6,24 @@
 mod flows;
 mod metrics;
 mod network;
+mod recent;
 mod services;
 pub mod trace;
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
+use futures::Stream;
 use parking_lot::Mutex;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -33,14 +36,18 @@ pub use flows::{Flow, protocol};
 pub use network::NodeNetwork;
 pub use services::{Frontend, PortOf, Times};
 
-use self::services::Names;
+use self::recent::Recent;
+use self::services::{Names, Which};
 use crate::network::XdpState;
 use crate::proxy::NameQuestion;
+use crate::streams::query;
 
 /// Flows that a slow reader may be behind; then it loses some, and is told how many.
 const BEHIND_MAX: usize = 4_096;
 /// For how long the kernel goes on to report new flows when nobody asks any more.
 const WATCH_S: u32 = 10;
+/// How long somebody waits who asks for the last flows when none were reported, so that there are some.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long to wait for the names of services.
 const NAMES_WAIT: Duration = Duration::from_secs(1);
@@ -49,6 +56,10 @@ const NAMES_WAIT: Duration = Duration::from_secs(1);
 pub struct Sight {
     maps: Mutex<Maps>,
     flows: broadcast::Sender<Bytes>,
+    /// What is sent to the listeners is among these already.
+    recent: Mutex<Recent>,
+    /// Until when the kernel reports new flows.
+    watched_until: AtomicU32,
     node: String,
     xdp: XdpState,
     datapath: trace::Datapath,
@@ -78,7 +89,8 @@ impl Sight {
     ) -> Arc<Self> {
         let (flows, _) = broadcast::channel(BEHIND_MAX);
         let (maps, tracing) = (Mutex::new(maps), Semaphore::new(1));
-        Arc::new(Self { maps, flows, node: node.to_owned(), xdp, datapath, names, tracing })
+        let (recent, watched_until) = (Mutex::default(), AtomicU32::new(0));
+        Arc::new(Self { maps, flows, recent, watched_until, node: node.to_owned(), xdp, datapath, names, tracing })
     }
 
     /// How the service ports are called; nothing while nobody knows.
@@ -107,8 +119,11 @@ impl Sight {
                 ready = ring.readable_mut() => ready?,
             };
             while let Some(event) = ready.get_inner_mut().0.next() {
+                let now = clock.now();
+                let mut recent = self.recent.lock();
+                let id = recent.push(&event, now);
                 if self.flows.receiver_count() > 0 {
-                    let line = Flow::new(&event, &self.node, clock.now()).line();
+                    let line = Flow::new(&event, &self.node, id, now).line();
                     // Whoever listened has just gone.
                     let _ = self.flows.send(line);
                 }
@@ -117,12 +132,14 @@ impl Sight {
         }
     }
 
-    /// Has the kernel report new flows for a while.
-    fn watch(&self) {
-        let until = kernel_clock_s().wrapping_add(WATCH_S);
+    /// Has the kernel report new flows for a while; says whether it does already.
+    fn watch(&self) -> bool {
+        let now = kernel_clock_s();
+        let until = now.wrapping_add(WATCH_S);
         if let Err(error) = self.maps.lock().watched.set(until) {
             tracing::warn!(%error, "cannot ask the kernel for new flows; drops are reported all the same");
         }
+        self.watched_until.swap(until, Ordering::Relaxed) > now
     }
 }
 
@@ -143,9 +160,10 @@ async fn show_metrics(State(sight): State<Arc<Sight>>) -> Response {
     answer(text.map(|text| ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)))
 }
 
-async fn show_services(State(sight): State<Arc<Sight>>) -> Response {
+/// All frontends; with `namespace`, `name`, `after` or `until`, those of the services that these choose.
+async fn show_services(State(sight): State<Arc<Sight>>, RawQuery(text): RawQuery) -> Response {
     let names = sight.names().await;
-    let services = services::read(&sight.maps.lock(), &names);
+    let services = services::read(&sight.maps.lock(), &names, &Which::parse(&query(text.as_deref())));
     answer(services.map(|services| json(&services)))
 }
 
@@ -188,31 +206,60 @@ fn answer(result: Result<impl IntoResponse, xebec_ebpf_loader::Error>) -> Respon
     }
 }
 
-/// Lines of JSON, as flows happen; `{"lost":N}` where the reader was too slow.
-async fn show_flows(State(sight): State<Arc<Sight>>) -> Response {
-    let mut flows = sight.flows.subscribe();
-    let lines = async_stream::stream! {
-        sight.watch();
-        let mut watching = tokio::time::interval(Duration::from_secs(u64::from(WATCH_S) / 2));
-        loop {
-            tokio::select! {
-                biased;
-                flow = flows.recv() => match flow {
-                    Ok(line) => yield Ok::<_, io::Error>(line),
-                    Err(broadcast::error::RecvError::Lagged(lost)) => {
-                        yield Ok(Bytes::from(format!("{{\"lost\":{lost}}}\n")));
+/// Lines of JSON, as flows happen; `{"lost":N}` where the reader was too slow. With `after`, those that are kept of what
+/// came after that number come first; with `follow=false`, they are all.
+async fn show_flows(State(sight): State<Arc<Sight>>, RawQuery(text): RawQuery) -> Response {
+    let options = query(text.as_deref());
+    let option = |name: &str| options.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let after = match option("after").map(str::parse::<u64>).transpose() {
+        Ok(after) => after.unwrap_or(u64::MAX),
+        Err(_) => return (StatusCode::BAD_REQUEST, "after: not the number of a flow").into_response(),
+    };
+    let watched = sight.watch();
+    let body = if option("follow") == Some("false") {
+        if !watched {
+            tokio::time::sleep(LOOK).await;
+        }
+        let lines: Vec<u8> = sight.recent.lock().after(after, &sight.node).flat_map(|flow| flow.line()).collect();
+        Body::from(lines)
+    } else {
+        Body::from_stream(sight.follow(after))
+    };
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+impl Sight {
+    /// What is kept of what came after a number, and then what comes.
+    fn follow(self: Arc<Self>, after: u64) -> impl Stream<Item = io::Result<Bytes>> {
+        let (kept, mut flows) = {
+            let recent = self.recent.lock();
+            let kept: Vec<Bytes> = recent.after(after, &self.node).map(|flow| flow.line()).collect();
+            (kept, self.flows.subscribe())
+        };
+        async_stream::stream! {
+            for line in kept {
+                yield Ok(line);
+            }
+            let mut watching = tokio::time::interval(Duration::from_secs(u64::from(WATCH_S) / 2));
+            loop {
+                tokio::select! {
+                    biased;
+                    flow = flows.recv() => match flow {
+                        Ok(line) => yield Ok(line),
+                        Err(broadcast::error::RecvError::Lagged(lost)) => {
+                            yield Ok(Bytes::from(format!("{{\"lost\":{lost}}}\n")));
+                        }
+                        Err(broadcast::error::RecvError::Closed) => return,
+                    },
+                    // An empty chunk shows whether the reader is still there.
+                    _ = watching.tick() => {
+                        self.watch();
+                        yield Ok(Bytes::from_static(b"\n"));
                     }
-                    Err(broadcast::error::RecvError::Closed) => return,
-                },
-                // An empty chunk shows whether the reader is still there.
-                _ = watching.tick() => {
-                    sight.watch();
-                    yield Ok(Bytes::from_static(b"\n"));
                 }
             }
         }
-    };
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+    }
 }
 
 #[cfg(test)]

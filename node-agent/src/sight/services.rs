@@ -109,8 +109,47 @@ pub(super) fn limit_us(bucket: usize) -> u64 {
     16 << bucket
 }
 
-/// Reads them all, sorted.
-pub(super) fn read(maps: &Maps, names: &Names) -> Result<Vec<Frontend>, Error> {
+/// Which frontends are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Which {
+    namespace: Option<String>,
+    name: Option<String>,
+    /// Services after this one, by namespace and name.
+    after: Option<(String, String)>,
+    /// And up to this one.
+    until: Option<(String, String)>,
+}
+
+impl Which {
+    /// From a query's `namespace`, `name`, `after` and `until` (`NAMESPACE/NAME`); what is empty says nothing.
+    pub(super) fn parse(query: &[(String, String)]) -> Self {
+        let text = |key: &str| {
+            let found = query.iter().find(|(name, value)| name == key && !value.is_empty());
+            found.map(|(_, value)| value.clone())
+        };
+        let key = |name: &str| {
+            let key = text(name)?;
+            let (namespace, name) = key.split_once('/')?;
+            Some((namespace.to_owned(), name.to_owned()))
+        };
+        Self { namespace: text("namespace"), name: text("name"), after: key("after"), until: key("until") }
+    }
+
+    /// Whether the frontends of this service port are asked for. Those that have no name (yet) are where all are.
+    fn selects(&self, port: Option<&PortName>) -> bool {
+        let Some(port) = port else { return *self == Self::default() };
+        let (namespace, name) = (&*port.service.namespace, &*port.service.name);
+        let is = |wanted: &Option<String>, own: &str| wanted.as_ref().is_none_or(|wanted| wanted == own);
+        let compare = |key: &(String, String)| (namespace, name).cmp(&(key.0.as_str(), key.1.as_str()));
+        is(&self.namespace, namespace)
+            && is(&self.name, name)
+            && self.after.as_ref().is_none_or(|key| compare(key).is_gt())
+            && self.until.as_ref().is_none_or(|key| compare(key).is_le())
+    }
+}
+
+/// Reads those that are asked for, sorted.
+pub(super) fn read(maps: &Maps, names: &Names, which: &Which) -> Result<Vec<Frontend>, Error> {
     let chunks: BTreeMap<ChunkKey, Chunk> = maps.slots.entries()?.into_iter().collect();
     let backends: BTreeMap<u32, Backend> = maps.backends.entries()?.into_iter().collect();
     let counters: BTreeMap<u32, ServiceCounters> = maps.service_counters.entries()?.into_iter().collect();
@@ -135,7 +174,8 @@ pub(super) fn read(maps: &Maps, names: &Names) -> Result<Vec<Frontend>, Error> {
             outside: Times::new(&counters.uplink_times),
         }
     };
-    let mut all: Vec<Frontend> = maps.services.entries()?.into_iter().map(frontend).collect();
+    let services = maps.services.entries()?.into_iter().filter(|(_, service)| which.selects(names.get(&service.id)));
+    let mut all: Vec<Frontend> = services.map(frontend).collect();
     all.sort();
     Ok(all)
 }
@@ -157,6 +197,30 @@ fn backends_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::views::{ObjectName, Protocol};
+
+    #[test]
+    fn services_are_chosen_by_name_and_page() {
+        let parse = |pairs: &[(&str, &str)]| {
+            Which::parse(&pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Vec<_>>())
+        };
+        let port = |namespace: &str, name: &str| PortName {
+            service: ObjectName::new(namespace, name),
+            port: "http".into(),
+            protocol: Protocol::Tcp,
+        };
+        let all = [port("a", "x"), port("a", "y"), port("a-b", "x"), port("b", "x")];
+        let chosen = |pairs: &[(&str, &str)]| -> Vec<String> {
+            let which = parse(pairs);
+            all.iter().filter(|port| which.selects(Some(port))).map(|port| port.service.to_string()).collect()
+        };
+        assert_eq!(chosen(&[("namespace", ""), ("until", "")]).len(), 4);
+        assert_eq!(chosen(&[("namespace", "a")]), ["a/x", "a/y"]);
+        assert_eq!(chosen(&[("namespace", "a"), ("name", "y")]), ["a/y"]);
+        // By namespace first: `a-b` is after `a`, although `-` is before `/`.
+        assert_eq!(chosen(&[("after", "a/x"), ("until", "a-b/x")]), ["a/y", "a-b/x"]);
+        assert!(parse(&[]).selects(None) && !parse(&[("name", "x")]).selects(None));
+    }
 
     #[test]
     fn quantiles_are_the_limits_of_buckets() {

@@ -171,7 +171,7 @@ fn answer(result: Result<Response, StreamError>) -> Response {
 }
 
 /// Percent-decoded query parameters, in order.
-fn query(query: Option<&str>) -> Vec<(String, String)> {
+pub(crate) fn query(query: Option<&str>) -> Vec<(String, String)> {
     let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| {

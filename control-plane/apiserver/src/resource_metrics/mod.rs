@@ -13,15 +13,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::StreamExt as _;
 use http::Request;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use xebec_schema::columns::NAME;
 use xebec_schema::quantity::{Format, Quantity};
+use xebec_schema::resource::Column;
+use xebec_schema::status::Status;
 
-use crate::computed::{ComputedApi, ComputedKind};
-use crate::json::{decode, text};
+use crate::computed::{ComputedApi, ComputedKind, Page, Selection};
+use crate::json::{decode, list, text};
 use crate::reader::Reader;
 use scrape::{Reading, Scrape};
 
@@ -42,9 +46,29 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const CONCURRENCY: usize = 32;
 
 const KINDS: &[ComputedKind] = &[
-    ComputedKind { plural: "nodes", kind: "NodeMetrics", namespaced: false },
-    ComputedKind { plural: "pods", kind: "PodMetrics", namespaced: true },
+    kind("nodes", "NodeMetrics", false, &[NAME, NODE_CPU, NODE_MEMORY, WINDOW]),
+    kind("pods", "PodMetrics", true, &[NAME, POD_CPU, POD_MEMORY, WINDOW]),
 ];
+
+const fn kind(plural: &'static str, kind: &'static str, namespaced: bool, columns: &'static [Column]) -> ComputedKind {
+    ComputedKind { plural, kind, short_names: &[], namespaced, watched: false, columns, fields: |_| Vec::new() }
+}
+
+const WINDOW: Column = column("Window", |object, _| object["window"].clone());
+const NODE_CPU: Column = column("cpu", |object, _| object["usage"]["cpu"].clone());
+const NODE_MEMORY: Column = column("memory", |object, _| object["usage"]["memory"].clone());
+const POD_CPU: Column = column("cpu", |object, _| sum(object, "cpu"));
+const POD_MEMORY: Column = column("memory", |object, _| sum(object, "memory"));
+
+const fn column(name: &'static str, cell: fn(&Value, Timestamp) -> Value) -> Column {
+    Column { name, kind: "string", format: "", description: "", priority: 0, cell }
+}
+
+/// What a pod's containers use together.
+fn sum(pod: &Value, resource: &str) -> Value {
+    let all = list(pod, "/containers").iter().filter_map(|container| Quantity::of_json(&container["usage"][resource]));
+    all.reduce(|sum, more| sum.add(&more)).map_or(Value::Null, |sum| sum.to_string().into())
+}
 
 /// What nodes and pods use.
 pub struct ResourceMetrics {
@@ -133,6 +157,16 @@ impl ResourceMetrics {
         out
     }
 
+    /// All objects of a kind in a namespace (empty: in all), by name.
+    fn objects(&self, plural: &str, namespace: &str) -> Vec<Value> {
+        let mut out = if plural == "nodes" { self.nodes() } else { self.pods(namespace) };
+        let key = |object: &Value| {
+            (text(object, "/metadata/namespace").to_owned(), text(object, "/metadata/name").to_owned())
+        };
+        out.sort_by_cached_key(key);
+        out
+    }
+
     fn nodes(&self) -> Vec<Value> {
         self.fresh(|name, before, last| {
             let used = used(before.node.as_ref(), last.node.as_ref());
@@ -216,6 +250,7 @@ fn seconds(at: Timestamp) -> String {
     Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
 }
 
+#[async_trait]
 impl ComputedApi for ResourceMetrics {
     fn group(&self) -> &'static str {
         GROUP
@@ -229,12 +264,7 @@ impl ComputedApi for ResourceMetrics {
         KINDS
     }
 
-    fn list(&self, plural: &str, namespace: &str) -> Vec<Value> {
-        let mut out = if plural == "nodes" { self.nodes() } else { self.pods(namespace) };
-        let key = |object: &Value| {
-            (text(object, "/metadata/namespace").to_owned(), text(object, "/metadata/name").to_owned())
-        };
-        out.sort_by_cached_key(key);
-        out
+    async fn list(&self, selection: &Selection) -> Result<Page, Status> {
+        Ok(Page { items: self.objects(&selection.plural, &selection.namespace), ..Page::default() })
     }
 }

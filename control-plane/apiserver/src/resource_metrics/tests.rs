@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
+use xebec_schema::table::Include;
+
 use super::*;
-use crate::query::Query;
+use crate::respond::{Form, Wanted};
 use crate::test_reader::FakeReader;
 
 fn scrape(cpu: f64, memory: u64, at_ms: i64) -> String {
@@ -25,19 +27,19 @@ fn metrics() -> Arc<ResourceMetrics> {
 fn two_answers_make_a_metric() {
     let metrics = metrics();
     metrics.take_in("a", scrape::parse(&scrape(10.0, 2 << 20, 1_700_000_000_000)));
-    assert!(metrics.list("pods", "").is_empty(), "one answer says nothing of a rate");
+    assert!(metrics.objects("pods", "").is_empty(), "one answer says nothing of a rate");
     metrics.take_in("a", scrape::parse(&scrape(12.5, 3 << 20, 1_700_000_010_000)));
-    let pods = metrics.list("pods", "n");
+    let pods = metrics.objects("pods", "n");
     assert_eq!(pods.len(), 1);
     assert_eq!(pods[0]["containers"], json!([{"name": "c", "usage": {"cpu": "250000000n", "memory": "3Mi"}}]));
     assert_eq!((&pods[0]["window"], &pods[0]["timestamp"]), (&json!("10.000s"), &json!("2023-11-14T22:13:30Z")));
     assert_eq!(pods[0]["metadata"]["labels"]["app"], "web");
-    let nodes = metrics.list("nodes", "");
+    let nodes = metrics.objects("nodes", "");
     assert_eq!(nodes[0]["usage"], json!({"cpu": "250000000n", "memory": "3Mi"}));
-    assert!(metrics.list("pods", "other").is_empty());
+    assert!(metrics.objects("pods", "other").is_empty());
     // A container that was started anew counts from nothing.
     metrics.take_in("a", scrape::parse(&scrape(0.5, 1 << 20, 1_700_000_020_000)));
-    assert!(metrics.list("pods", "").is_empty());
+    assert!(metrics.objects("pods", "").is_empty());
 }
 
 #[test]
@@ -46,32 +48,36 @@ fn a_node_that_is_silent_has_no_metrics() {
     metrics.take_in("a", scrape::parse(&scrape(10.0, 2 << 20, 1_700_000_000_000)));
     metrics.take_in("a", scrape::parse(&scrape(12.5, 3 << 20, 1_700_000_010_000)));
     metrics.take_in("b", scrape::parse(&scrape(1.0, 1 << 20, 1_700_000_071_000)));
-    assert!(metrics.list("nodes", "").is_empty());
+    assert!(metrics.objects("nodes", "").is_empty());
 }
 
-#[test]
-fn requests_are_answered() {
+#[tokio::test]
+async fn requests_are_answered() {
     let metrics = metrics();
     metrics.take_in("a", scrape::parse(&scrape(10.0, 2 << 20, 1_700_000_000_000)));
     metrics.take_in("a", scrape::parse(&scrape(12.5, 3 << 20, 1_700_000_010_000)));
     let api: Arc<dyn ComputedApi> = metrics;
-    let registry = xebec_schema::registry::Registry::builtin();
-    let ask = |method: http::Method, path: &str, query: &str| {
-        let query = Query::parse(Some(query));
-        let crate::request::Target::Resource(path) = crate::request::parse(&registry, &method, path, &query) else {
-            panic!("{path} is no resource")
-        };
-        crate::computed::serve(&api, &path, &query, crate::respond::Wanted::plain()).map_err(|status| status.code)
+    let server = crate::computed::tests::Server::new(Arc::clone(&api));
+    let get = async |path: &str, query: &str| {
+        let answer = server.get(&format!("/apis/metrics.k8s.io/v1beta1/{path}"), query, Wanted::plain()).await;
+        answer.map_err(|status| status.code)
     };
-    let get = |path: &str, query: &str| ask(http::Method::GET, &format!("/apis/metrics.k8s.io/v1beta1/{path}"), query);
-    assert_eq!(get("pods", "labelSelector=app%3Dweb").unwrap().status(), 200);
-    assert_eq!(get("namespaces/n/pods/p", "").unwrap().status(), 200);
-    assert_eq!(get("namespaces/n/pods/q", "").err(), Some(404));
-    assert_eq!(get("things", "").err(), Some(404));
-    assert_eq!(get("pods", "fieldSelector=spec.nodeName%3Da").err(), Some(400));
-    assert_eq!(ask(http::Method::POST, "/apis/metrics.k8s.io/v1beta1/nodes", "").err(), Some(405));
+    let pods = get("pods", "labelSelector=app%3Dweb").await.unwrap();
+    assert_eq!((&pods["kind"], &pods["items"][0]["kind"]), (&json!("PodMetricsList"), &json!("PodMetrics")));
+    assert_eq!(get("pods", "labelSelector=app%3Dother").await.unwrap()["items"], json!([]));
+    assert_eq!(get("namespaces/n/pods/p", "").await.unwrap()["apiVersion"], "metrics.k8s.io/v1beta1");
+    assert_eq!(get("namespaces/n/pods/q", "").await, Err(404));
+    assert_eq!(get("things", "").await, Err(404));
+    assert_eq!(get("pods", "fieldSelector=spec.nodeName%3Da").await, Err(400));
+    assert_eq!(get("pods", "watch=true").await, Err(405));
+    let table = Wanted { form: Form::Table(Include::None), ..Wanted::plain() };
+    let table = server.get("/apis/metrics.k8s.io/v1beta1/pods", "", table).await.unwrap();
+    assert_eq!(table["rows"][0]["cells"], json!(["p", "250m", "3Mi", "10.000s"]));
     let all = crate::computed::resources(&*api);
-    assert_eq!(all["resources"][1]["kind"], "PodMetrics");
+    assert_eq!(
+        (&all["resources"][1]["kind"], &all["resources"][1]["verbs"]),
+        (&json!("PodMetrics"), &json!(["get", "list"]))
+    );
 }
 
 proptest! {

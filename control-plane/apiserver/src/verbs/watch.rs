@@ -310,7 +310,8 @@ fn written(kind: &str, object: &[u8], wanted: Wanted) -> Bytes {
     }
 }
 
-fn line(kind: &str, object: &[u8]) -> Bytes {
+/// An event as a line of JSON.
+pub fn line(kind: &str, object: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(object.len() + 40);
     out.put_slice(b"{\"type\":\"");
     out.put_slice(kind.as_bytes());

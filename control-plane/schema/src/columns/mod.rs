@@ -95,7 +95,7 @@ pub fn columns(group: &str, kind: &str) -> &'static [Column] {
 pub const DEFAULT: &[Column] = &[NAME, column("Created At", "date", "When the object was created", created_at)];
 
 /// The name, first of nearly every kind.
-pub(crate) const NAME: Column = Column {
+pub const NAME: Column = Column {
     name: "Name",
     kind: "string",
     format: "name",
@@ -105,7 +105,7 @@ pub(crate) const NAME: Column = Column {
 };
 
 /// How long ago the object was created.
-pub(crate) const AGE: Column = column("Age", "string", "How long ago the object was created", |object, now| {
+pub const AGE: Column = column("Age", "string", "How long ago the object was created", |object, now| {
     since(at(object, "metadata.creationTimestamp"), now).into()
 });
 

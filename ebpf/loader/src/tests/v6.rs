@@ -123,6 +123,19 @@ fn a_local_backend_keeps_the_clients_address_and_its_answer_gets_the_services() 
 }
 
 #[test]
+fn the_answer_to_a_flow_from_outside_is_timed() {
+    let mut world = world();
+    let id = service(&mut world, addr(LB), 80, proto::TCP, SCOPE_EXTERNAL, &[(POD, 8_080)]);
+    run(&world, "uplink_ingress", &Frame6::new(CLIENT, LB, L4::syn(40_000, 80)));
+    for _ in 0..2 {
+        run(&world, "uplink_egress", &Frame6::new(POD, CLIENT, L4::syn_ack(8_080, 40_000)));
+    }
+    let times = world.maps.service_counters.get(&id).unwrap().unwrap().uplink_times;
+    assert_eq!(times.buckets.iter().sum::<u32>(), 1, "only the first answer counts");
+    assert!(times.sum_us > 0);
+}
+
+#[test]
 fn a_node_port_is_its_familys_and_a_remote_backend_answers_the_node() {
     for l4 in both() {
         let mut world = world();
