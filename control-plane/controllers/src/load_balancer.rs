@@ -101,6 +101,15 @@ impl Pool {
     }
 }
 
+/// A service whose addresses are ours to give.
+struct Served<'a> {
+    service: &'a Service,
+    /// What it may have addresses of.
+    pools: Vec<Pool>,
+    /// The addresses that it keeps, by family.
+    kept: Vec<Option<IpAddr>>,
+}
+
 /// Gives addresses to services that want one, and takes back those of services that do not any more.
 pub fn plan(services: &[Arc<Service>], offers: &Offers, namespaces: &Namespaces, now: Timestamp) -> Plan {
     if offers.is_empty() {
@@ -109,7 +118,7 @@ pub fn plan(services: &[Arc<Service>], offers: &Offers, namespaces: &Namespaces,
     let mut taken: BTreeSet<IpAddr> = BTreeSet::new();
     let mut actions = Vec::new();
     // Who has what it wants keeps it, before others are served.
-    let mut served: Vec<(&Service, Vec<Pool>, Vec<Option<IpAddr>>)> = Vec::new();
+    let mut served: Vec<Served<'_>> = Vec::new();
     for service in services {
         let held = held(service);
         if !offers.is_ours(service) {
@@ -123,9 +132,9 @@ pub fn plan(services: &[Arc<Service>], offers: &Offers, namespaces: &Namespaces,
         let keep =
             |is_v6: bool| held.iter().copied().find(|ip| ip.is_ipv6() == is_v6 && is_right(service, &pools, *ip));
         let kept = families(service).into_iter().map(|is_v6| keep(is_v6).filter(|ip| taken.insert(*ip))).collect();
-        served.push((service, pools, kept));
+        served.push(Served { service, pools, kept });
     }
-    for (service, pools, kept) in served {
+    for Served { service, pools, kept } in served {
         let regarding = service.metadata.reference(&kind::SERVICE);
         match complete(service, &kept, &pools, &taken) {
             Ok(addresses) => {

@@ -182,7 +182,8 @@ impl<'a> Known<'a> {
         let more = ends().filter(|ip| self.families.insert(ip.is_ipv6())).count() > 0;
         let stale = self.state != Some(state) && ends().any(|ip| !self.names.knows(ip));
         let rested = self.read_at.is_none_or(|at| at.elapsed() >= AGAIN);
-        if !more && !(stale && rested) {
+        let is_due = more || (stale && rested);
+        if !is_due {
             return;
         }
         (self.state, self.read_at) = (Some(state), Some(tokio::time::Instant::now()));
