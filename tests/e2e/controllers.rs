@@ -34,11 +34,7 @@ spec:
     same(found.trim().to_owned(), ns.field("pod/db-1", "{.status.podIP}")?, "the address that DNS has of db-1")?;
     let uid = ns.field("pod/db-0", "{.metadata.uid}")?;
     ns.kubectl(&["delete", "pod", "db-0"])?;
-    wait_until("db-0 comes back under its name", SOON, || {
-        let now =
-            ns.field("pod/db-0", "{.metadata.uid}{.status.conditions[?(@.type=='Ready')].status}").unwrap_or_default();
-        Ok(!now.starts_with(&uid) && now.ends_with("True"))
-    })?;
+    ns.comes_back("db-0", &uid)?;
     contains(&ns.kubectl(&["set", "env", "statefulset/db", "VERSION=2"])?, "env updated")?;
     contains(&ns.kubectl(&["rollout", "status", "statefulset/db", "--timeout=60s"])?, "complete")?;
     contains(&ns.kubectl(&["exec", "db-0", "--", "env"])?, "VERSION=2")?;

@@ -277,6 +277,15 @@ impl Namespace {
         self.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=60s"]).map(drop)
     }
 
+    /// Waits until a pod of this name is ready that is not the one with this uid.
+    pub fn comes_back(&self, pod: &str, uid: &str) -> Result<()> {
+        let path = "{.metadata.uid}{.status.conditions[?(@.type=='Ready')].status}";
+        wait_until(&format!("{pod} comes back under its name"), SOON, || {
+            let now = self.field(&format!("pod/{pod}"), path).unwrap_or_default();
+            Ok(!now.starts_with(uid) && now.ends_with("True"))
+        })
+    }
+
     /// Waits until a deployment is rolled out.
     pub fn rolled_out(&self, deployment: &str) -> Result<()> {
         self.kubectl(&["rollout", "status", &format!("deployment/{deployment}"), "--timeout=90s"]).map(drop)

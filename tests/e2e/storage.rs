@@ -2,13 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::harness::{Cluster, Namespace, Result, SOON, TOOLS, contains, same, wait_until};
-
-fn is_ready_again(ns: &Namespace, pod: &str, uid: &str) -> Result<bool> {
-    let path = "{.metadata.uid}{.status.conditions[?(@.type=='Ready')].status}";
-    let now = ns.field(&format!("pod/{pod}"), path).unwrap_or_default();
-    Ok(!now.starts_with(uid) && now.ends_with("True"))
-}
+use crate::harness::{Cluster, Result, SOON, TOOLS, contains, same, wait_until};
 
 /// The default class makes volumes on the pods' nodes, and takes them away with their claims.
 pub fn a_stateful_set_keeps_its_data(cluster: &Arc<Cluster>) -> Result {
@@ -44,7 +38,7 @@ spec:
     let node = ns.field("pod/db-0", "{.spec.nodeName}")?;
     let uid = ns.field("pod/db-0", "{.metadata.uid}")?;
     ns.kubectl(&["delete", "pod", "db-0"])?;
-    wait_until("db-0 comes back", SOON, || is_ready_again(&ns, "db-0", &uid))?;
+    ns.comes_back("db-0", &uid)?;
     same(ns.shell("db-0", "cat /data/starts")?.as_str(), "db-0\ndb-0\n", "what both wrote")?;
     same(ns.field("pod/db-0", "{.spec.nodeName}")?, node, "the node, which has the volume")?;
     // In use: it goes when the pod has gone.

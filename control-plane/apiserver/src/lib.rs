@@ -19,6 +19,7 @@ pub mod chain;
 mod compaction;
 mod component_status;
 pub mod computed;
+pub mod config_file;
 mod conversion;
 mod definitions;
 pub mod discovery;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use xebec_schema::cel::admission::record;
 use xebec_schema::cel::{Environment, Program, Type, compile};
 
+use crate::config_file::{ConfigError, wrong};
 use crate::json::{list, text};
 use crate::webhook::kubeconfig::Kubeconfig;
 
@@ -61,20 +62,6 @@ pub struct WebhookConfig {
     pub kubeconfig: Kubeconfig,
     /// It is only asked about requests that all of these hold for.
     pub conditions: Vec<Arc<Program>>,
-}
-
-/// What is wrong with a configuration.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{path}: {why}")]
-pub struct ConfigError {
-    /// Where.
-    pub path: String,
-    /// What.
-    pub why: String,
-}
-
-fn wrong(path: impl Into<String>, why: impl Into<String>) -> ConfigError {
-    ConfigError { path: path.into(), why: why.into() }
 }
 
 impl AuthorizationConfig {

@@ -6,6 +6,7 @@ use serde_json::Value;
 use xebec_schema::cel::admission::user_info;
 use xebec_schema::cel::{Environment, Program, Type, compile};
 
+use crate::config_file::{ConfigError, wrong};
 use crate::json::{list, strings, text};
 
 /// Who is let in, beyond client certificates and the cluster's own tokens.
@@ -47,20 +48,6 @@ pub(super) type Rule = (Arc<Program>, String);
 pub(super) enum Claim {
     Named { claim: String, prefix: String },
     Computed(Arc<Program>),
-}
-
-/// What is wrong with a configuration.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{path}: {why}")]
-pub struct ConfigError {
-    /// Where.
-    pub path: String,
-    /// What.
-    pub why: String,
-}
-
-fn wrong(path: impl Into<String>, why: impl Into<String>) -> ConfigError {
-    ConfigError { path: path.into(), why: why.into() }
 }
 
 impl AuthenticationConfig {
