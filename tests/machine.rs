@@ -275,7 +275,7 @@ fn what_is_missing_is_named() {
         .unwrap();
     let said = String::from_utf8_lossy(&bare.stderr).into_owned();
     assert!(!bare.status.success());
-    for needed in ["containerd, which runs containers: apt-get install containerd", "runc, which runs containers"] {
+    for needed in ["containerd (runs containers): apt-get install containerd", "runc (runs containers)"] {
         assert!(said.contains(needed), "{said}");
     }
     assert!(traces("m-bare").is_empty());

@@ -231,6 +231,23 @@ async fn a_command_that_is_not_there_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn containers_of_a_pod_follow_one_another_at_once() {
+    let node = Node::start().await;
+    let runtime = node.runtime();
+    let mut events = runtime.subscribe();
+    assert_eq!(events.recv().await, Some(RuntimeEvent::Resync));
+    let pod = Pod::new(&node, &runtime, "following").await;
+    // The shim that they share goes with each, and may be on its way out when the next one comes.
+    let names: Vec<String> = (0..20).map(|n| format!("c{n}")).collect();
+    for name in &names {
+        let spec = pod.container(name, &["true"]).await;
+        pod.run(&spec).await;
+        assert_eq!(exit(&mut events, &node.id(name)).await.code, 0);
+    }
+    pod.remove(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_container_with_standard_input_reads_it() {
     let node = Node::start().await;
     let runtime = node.runtime();

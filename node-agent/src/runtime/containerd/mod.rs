@@ -53,6 +53,8 @@ use crate::network::PodIdentity;
 /// The snapshotter: in every kernel that runs our eBPF programs.
 pub const SNAPSHOTTER: &str = "overlayfs";
 
+/// How often a container's start is tried again that came upon the shim of the pod's last one.
+const SHIM_ATTEMPTS: u32 = 10;
 /// How many tasks may be created at the same time: each is a runc and perhaps a shim, and more at once only take longer
 /// each.
 const CREATES_AT_ONCE: usize = 8;
@@ -239,10 +241,7 @@ impl Inner {
             terminal: output.tty,
             ..CreateTaskRequest::default()
         };
-        {
-            let _turn = self.creates.acquire().await;
-            self.client.tasks().create(request(create)).await?;
-        }
+        self.create_task(create).await?;
         let start = StartRequest { container_id: id.to_owned(), exec_id: String::new() };
         if let Err(status) = self.client.tasks().start(request(start)).await {
             self.delete_task(id).await;
@@ -255,6 +254,19 @@ impl Inner {
             known.record.phase = Phase::Running(now);
         }
         Ok(now)
+    }
+
+    async fn create_task(&self, create: CreateTaskRequest) -> Result<(), RuntimeError> {
+        let _turn = self.creates.acquire().await;
+        let mut attempt = 0;
+        loop {
+            match self.client.tasks().create(request(create.clone())).await.map_err(RuntimeError::from) {
+                Ok(_) => return Ok(()),
+                Err(error) if attempt < SHIM_ATTEMPTS && met_a_leaving_shim(&error) => attempt += 1,
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn delete_task(&self, id: &str) {
@@ -426,6 +438,13 @@ fn signal_number(name: &str) -> Option<i32> {
 fn any(type_url: &str, value: &serde_json::Value) -> Result<Any, RuntimeError> {
     let value = serde_json::to_vec(value).map_err(|e| RuntimeError::Invalid(e.to_string()))?;
     Ok(Any { type_url: type_url.to_owned(), value })
+}
+
+/// Whether a container was to join the shim of the pod's others just as that left, before or after it answered: it goes with
+/// the last of them, which a restarted container, or the first after the init containers, comes right after.
+fn met_a_leaving_shim(error: &RuntimeError) -> bool {
+    let RuntimeError::Failed(why) = error else { return false };
+    why.contains("failed to start shim") || why.contains("failed to create shim task: ttrpc: closed")
 }
 
 fn ignore_missing(result: Result<(), containerd_client::tonic::Status>) -> Result<(), RuntimeError> {
