@@ -7,18 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::context::Context;
+use crate::endpoints::slices::{Group, MANAGED_BY, new_slice};
 use crate::runtime::cache::{BY_SERVICE, Change};
 use crate::runtime::meta::{Key, Meta};
-use crate::runtime::plan::{Action, Note, Plan, Write};
+use crate::runtime::plan::{Action, Note, Plan, Write, map_patch};
 use crate::runtime::{Controller, Keys, SyncError, kind};
 use crate::views::{
     Address, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Endpoints, SERVICE_NAME_LABEL, Service, Subset,
 };
 
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
 /// Endpoints with this label, if it is `true`, have slices from somewhere else.
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
@@ -29,9 +29,6 @@ const OWN_ANNOTATIONS: [&str; 2] =
     ["endpoints.kubernetes.io/last-change-trigger-time", "kubectl.kubernetes.io/last-applied-configuration"];
 /// Addresses of a subset, and endpoints of a slice; the rest is left out.
 const LIMIT: usize = 1000;
-
-/// What has a slice of its own: a family with ports.
-type Group = (&'static str, Vec<EndpointPort>);
 
 /// The endpoints of a group, by what makes them different: address, host name, and whom they lead to.
 type Members = BTreeMap<(String, String, String, String), Endpoint>;
@@ -72,7 +69,7 @@ pub fn plan(view: &View<'_>) -> Plan {
         match slices.iter().position(|s| s.address_type == group.0) {
             Some(at) => writes.extend(update(endpoints, slices.remove(at), &group, members)),
             None if endpoints.metadata.is_terminating() => {}
-            None => writes.push(create(endpoints, group, members)),
+            None => writes.push(create(endpoints, &group, members)),
         }
     }
     plan.step(writes);
@@ -189,18 +186,6 @@ fn annotations(endpoints: &Endpoints) -> BTreeMap<String, String> {
     annotations
 }
 
-/// A patch that makes one map another; `None` if it is already.
-fn difference(wanted: BTreeMap<String, String>, current: &BTreeMap<String, String>) -> Option<Value> {
-    if wanted == *current {
-        return None;
-    }
-    let mut patch = json!(wanted);
-    for gone in current.keys().filter(|k| !wanted.contains_key(*k)) {
-        patch[gone] = Value::Null;
-    }
-    Some(patch)
-}
-
 fn update(endpoints: &Endpoints, slice: &EndpointSlice, (_, ports): &Group, members: Members) -> Option<Action> {
     let mut patch = json!({});
     if slice.ports != *ports {
@@ -210,32 +195,21 @@ fn update(endpoints: &Endpoints, slice: &EndpointSlice, (_, ports): &Group, memb
     if slice.endpoints != wanted {
         patch["endpoints"] = json!(wanted);
     }
-    if let Some(labels) = difference(labels(endpoints), &slice.metadata.labels) {
+    if let Some(labels) = map_patch(&labels(endpoints), &slice.metadata.labels) {
         patch["metadata"]["labels"] = labels;
     }
-    if let Some(annotations) = difference(annotations(endpoints), &slice.metadata.annotations) {
+    if let Some(annotations) = map_patch(&annotations(endpoints), &slice.metadata.annotations) {
         patch["metadata"]["annotations"] = annotations;
     }
     let same = patch.as_object().is_some_and(serde_json::Map::is_empty);
     (!same).then(|| Write::merge_exact(&kind::ENDPOINT_SLICE, &slice.metadata, "", patch).into())
 }
 
-fn create(endpoints: &Endpoints, (family, ports): Group, members: Members) -> Action {
+fn create(endpoints: &Endpoints, group: &Group, members: Members) -> Action {
     let meta = &endpoints.metadata;
     let members: Vec<Endpoint> = members.into_values().take(LIMIT).collect();
-    let body = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {
-            "generateName": format!("{}-", meta.name),
-            "namespace": meta.namespace,
-            "labels": labels(endpoints),
-            "annotations": annotations(endpoints),
-            "ownerReferences": [meta.as_controller(&kind::ENDPOINTS)],
-        },
-        "addressType": family,
-        "endpoints": members,
-        "ports": ports,
-    });
+    let mut body = new_slice(meta, &kind::ENDPOINTS, &labels(endpoints), group, &members);
+    body["metadata"]["annotations"] = json!(annotations(endpoints));
     Write::create(&kind::ENDPOINT_SLICE, &meta.namespace, body).into()
 }
 

@@ -2,7 +2,7 @@
 //! `pkg/controller/endpoint`).
 
 mod legacy;
-mod slices;
+pub(crate) mod slices;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

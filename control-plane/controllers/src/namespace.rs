@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::context::Context;
@@ -14,7 +13,7 @@ use crate::runtime::api::{ApiError, DeleteOptions, Scope};
 use crate::runtime::cache::Change;
 use crate::runtime::discovery::{Served, served};
 use crate::runtime::informer::read_list;
-use crate::runtime::meta::{Condition, Key, Meta, condition, seconds};
+use crate::runtime::meta::{Condition, Key, MetadataOnly, condition, seconds};
 use crate::runtime::plan::{Plan, Write};
 use crate::runtime::{Controller, Keys, SyncError, kind};
 use crate::views::Namespace;
@@ -125,12 +124,6 @@ pub struct Namespaces {
     queue: Arc<Keys>,
 }
 
-#[derive(Deserialize)]
-struct Partial {
-    #[serde(default)]
-    metadata: Meta,
-}
-
 impl Namespaces {
     /// Connects the controller to the caches.
     pub fn new(cx: &Context) -> Arc<Self> {
@@ -178,7 +171,7 @@ impl Namespaces {
     async fn delete_all(&self, namespace: &str, served: &Served, found: &mut Found) -> Result<(), ApiError> {
         let kind = &served.kind;
         let scope = Scope { namespace: namespace.to_owned(), metadata_only: true, ..Scope::default() };
-        let (items, _) = read_list::<Partial>(&self.cx.api, kind, &scope).await?;
+        let (items, _) = read_list::<MetadataOnly>(&self.cx.api, kind, &scope).await?;
         if items.is_empty() {
             return Ok(());
         }
@@ -194,7 +187,7 @@ impl Namespaces {
                 }
             }
         }
-        let (left, _) = read_list::<Partial>(&self.cx.api, kind, &scope).await?;
+        let (left, _) = read_list::<MetadataOnly>(&self.cx.api, kind, &scope).await?;
         if !left.is_empty() {
             let resource =
                 if kind.group.is_empty() { kind.plural.to_string() } else { format!("{}.{}", kind.plural, kind.group) };

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::context::Context;
@@ -15,7 +14,7 @@ use crate::runtime::cache::Change;
 use crate::runtime::discovery::served;
 use crate::runtime::informer::read_list;
 use crate::runtime::kind::Kind;
-use crate::runtime::meta::{Condition, Key, Meta, condition_is_true, seconds};
+use crate::runtime::meta::{Condition, Key, MetadataOnly, condition_is_true, seconds};
 use crate::runtime::plan::{Plan, Write};
 use crate::runtime::{Controller, Keys, SyncError, kind};
 use crate::views::StorageVersionMigration;
@@ -75,12 +74,6 @@ pub struct Migrations {
     queue: Arc<Keys>,
 }
 
-#[derive(Deserialize)]
-struct Partial {
-    #[serde(default)]
-    metadata: Meta,
-}
-
 impl Migrations {
     /// Connects the controller to the caches.
     pub fn new(cx: &Context) -> Arc<Self> {
@@ -110,8 +103,8 @@ impl Migrations {
     /// Writes all objects as they are.
     async fn migrate(&self, kind: &Kind) -> Result<(), ApiError> {
         let scope = Scope { metadata_only: true, ..Scope::default() };
-        let (objects, _) = read_list::<Partial>(&self.cx.api, kind, &scope).await?;
-        for Partial { metadata } in objects {
+        let (objects, _) = read_list::<MetadataOnly>(&self.cx.api, kind, &scope).await?;
+        for MetadataOnly { metadata } in objects {
             let same = json!({"metadata": {
                 "uid": metadata.uid, "resourceVersion": metadata.resource_version.to_string()}});
             let (namespace, name) = (&metadata.namespace, &metadata.name);

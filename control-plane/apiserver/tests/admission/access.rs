@@ -5,15 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::Request;
-use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use xebec_apiserver::authn::UserInfo;
 use xebec_apiserver::authn::webhook::TokenWebhookConfig;
 use xebec_apiserver::authz::config::AuthorizationConfig;
 use xebec_apiserver::webhook::kubeconfig::Kubeconfig;
 
-use super::harness::{Cluster, standard};
+use super::harness::{Cluster, standard, who};
 use super::hook::Hook;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -43,18 +41,6 @@ impl File {
 
 fn says(status: Value) -> (u16, Vec<u8>) {
     (200, json!({"status": status}).to_string().into_bytes())
-}
-
-async fn who(cluster: &Cluster, token: &str) -> (u16, Value) {
-    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
-    let request = Request::post("/apis/authentication.k8s.io/v1/selfsubjectreviews")
-        .header("content-type", "application/json")
-        .header("authorization", format!("Bearer {token}"));
-    let body = Full::new(review.to_string().into_bytes().into()).map_err(|e| match e {}).boxed_unsync();
-    let response = cluster.server.handle(request.body(body).unwrap()).await;
-    let code = response.status().as_u16();
-    let bytes = response.into_body().collect().await.unwrap_or_else(|_| panic!("it breaks off")).to_bytes();
-    (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
 }
 
 #[tokio::test]

@@ -157,3 +157,16 @@ pub fn pod(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
         "spec": {"containers": [{"name": "c", "image": "i"}]}})
 }
+
+/// Whom the API server takes the bearer of a token for: the status code and the review.
+pub async fn who(cluster: &Cluster, token: &str) -> (u16, Value) {
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+    let request = Request::post("/apis/authentication.k8s.io/v1/selfsubjectreviews")
+        .header("content-type", "application/json")
+        .header("authorization", format!("Bearer {token}"));
+    let body = Full::new(review.to_string().into_bytes().into()).map_err(|e| match e {}).boxed_unsync();
+    let response = cluster.server.handle(request.body(body).unwrap()).await;
+    let code = response.status().as_u16();
+    let bytes = response.into_body().collect().await.unwrap_or_else(|_| panic!("it breaks off")).to_bytes();
+    (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+}

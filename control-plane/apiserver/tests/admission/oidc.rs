@@ -6,12 +6,12 @@ use std::time::Duration;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use jiff::SignedDuration;
-use serde_json::{Value, json};
+use serde_json::json;
 use xebec_apiserver::authn::oidc::config::AuthenticationConfig;
 use xebec_clock::Clock;
 use xebec_pki::{BoundObject, ServiceAccountKeys, TokenRequest};
 
-use super::harness::{Cluster, standard};
+use super::harness::{Cluster, standard, who};
 use super::hook::Hook;
 
 /// An issuer, which signs as service accounts do elsewhere.
@@ -69,18 +69,6 @@ impl Issuer {
         };
         self.keys.get().unwrap().sign(&request).unwrap()
     }
-}
-
-async fn who(cluster: &Cluster, token: &str) -> (u16, Value) {
-    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
-    let request = Request::post("/apis/authentication.k8s.io/v1/selfsubjectreviews")
-        .header("content-type", "application/json")
-        .header("authorization", format!("Bearer {token}"));
-    let body = Full::new(review.to_string().into_bytes().into()).map_err(|e| match e {}).boxed_unsync();
-    let response = cluster.server.handle(request.body(body).unwrap()).await;
-    let code = response.status().as_u16();
-    let bytes = response.into_body().collect().await.unwrap_or_else(|_| panic!("it breaks off")).to_bytes();
-    (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
 }
 
 async fn anonymous(cluster: &Cluster, path: &str) -> u16 {

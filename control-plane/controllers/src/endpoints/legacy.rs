@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{HEADLESS, View, address_of, families, hostname_of, is_headless, ports_of, target_of};
 use crate::runtime::kind;
 use crate::runtime::meta::Meta;
-use crate::runtime::plan::{Action, Write};
+use crate::runtime::plan::{Action, Write, map_patch};
 use crate::views::{Address, Subset, SubsetPort};
 
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
@@ -34,12 +34,11 @@ pub(super) fn plan(view: &View<'_>) -> Vec<Action> {
         }
         Some(current) if current.subsets == subsets && current.metadata.labels == labels => return Vec::new(),
         Some(current) => {
-            let mut wanted = json!(labels);
-            for gone in current.metadata.labels.keys().filter(|k| !labels.contains_key(*k)) {
-                wanted[gone] = Value::Null;
-            }
             let subsets = if subsets.is_empty() { Value::Null } else { json!(subsets) };
-            let patch = json!({"metadata": {"labels": wanted}, "subsets": subsets});
+            let mut patch = json!({"subsets": subsets});
+            if let Some(labels) = map_patch(&labels, &current.metadata.labels) {
+                patch["metadata"] = json!({"labels": labels});
+            }
             Write::merge_exact(&kind::ENDPOINTS, &current.metadata, "", patch)
         }
     };

@@ -6,19 +6,20 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{HEADLESS, View, address_of, families, hostname_of, is_headless, ports_of, target_of};
-use crate::runtime::kind;
+use crate::runtime::kind::{self, Kind};
 use crate::runtime::meta::Meta;
-use crate::runtime::plan::{Action, Write};
+use crate::runtime::plan::{Action, Write, map_patch};
 use crate::views::{
     Endpoint, EndpointConditions, EndpointPort, EndpointSlice, HintName, Hints, Pod, SERVICE_NAME_LABEL,
 };
 
 const SLICE_LIMIT: usize = 100;
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// The label that says which controller a slice is of.
+pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 
 /// Slices are grouped by address family and ports.
-type Group = (&'static str, Vec<EndpointPort>);
+pub(crate) type Group = (&'static str, Vec<EndpointPort>);
 
 pub(super) fn is_ours(meta: &Meta) -> bool {
     meta.labels.get(MANAGED_BY).is_some_and(|m| m == MANAGER)
@@ -61,11 +62,11 @@ pub(super) fn plan(view: &View<'_>) -> Vec<Action> {
     for (group, rest) in wanted {
         let mut rest: Vec<Endpoint> = rest.into_values().collect();
         if rest.is_empty() && !filled.contains(&group) {
-            actions.push(create(view, &group, Vec::new()));
+            actions.push(create(view, &group, &[]));
         }
         while !rest.is_empty() {
             let more = rest.split_off(rest.len().min(SLICE_LIMIT));
-            actions.push(create(view, &group, rest));
+            actions.push(create(view, &group, &rest));
             rest = more;
         }
     }
@@ -136,29 +137,36 @@ fn labels(view: &View<'_>) -> BTreeMap<String, String> {
 
 fn update(slice: &EndpointSlice, endpoints: &[Endpoint], labels: &BTreeMap<String, String>) -> Action {
     let mut patch = json!({"endpoints": endpoints});
-    if *labels != slice.metadata.labels {
-        let mut wanted = json!(labels);
-        for gone in slice.metadata.labels.keys().filter(|k| !labels.contains_key(*k)) {
-            wanted[gone] = Value::Null;
-        }
-        patch["metadata"] = json!({"labels": wanted});
+    if let Some(labels) = map_patch(labels, &slice.metadata.labels) {
+        patch["metadata"] = json!({"labels": labels});
     }
     Write::merge_exact(&kind::ENDPOINT_SLICE, &slice.metadata, "", patch).into()
 }
 
-fn create(view: &View<'_>, (family, ports): &Group, endpoints: Vec<Endpoint>) -> Action {
+fn create(view: &View<'_>, group: &Group, endpoints: &[Endpoint]) -> Action {
     let service = &view.service.metadata;
-    let body = json!({
+    let body = new_slice(service, &kind::SERVICE, &labels(view), group, endpoints);
+    Write::create(&kind::ENDPOINT_SLICE, &service.namespace, body).into()
+}
+
+/// A slice that is not there yet, named after its owner.
+pub(crate) fn new_slice(
+    owner: &Meta,
+    owner_kind: &Kind,
+    labels: &BTreeMap<String, String>,
+    (family, ports): &Group,
+    endpoints: &[Endpoint],
+) -> Value {
+    json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
-            "generateName": format!("{}-", service.name),
-            "namespace": service.namespace,
-            "labels": labels(view),
-            "ownerReferences": [service.as_controller(&kind::SERVICE)],
+            "generateName": format!("{}-", owner.name),
+            "namespace": owner.namespace,
+            "labels": labels,
+            "ownerReferences": [owner.as_controller(owner_kind)],
         },
         "addressType": family,
         "endpoints": endpoints,
         "ports": ports,
-    });
-    Write::create(&kind::ENDPOINT_SLICE, &service.namespace, body).into()
+    })
 }

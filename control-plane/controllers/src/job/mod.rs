@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::claim::{self, claim, pod_from_template};
 use crate::context::Context;
+use crate::runtime::cache::Cache;
 use crate::runtime::kind;
 use crate::runtime::meta::{Condition, Key, Meta, condition, condition_is_true, seconds};
 use crate::runtime::plan::{Action, Note, Plan, Report, Write};
@@ -62,11 +63,16 @@ fn selects(job: &Job, pod: &Meta) -> bool {
 }
 
 /// Whether a pod is held although no job of its namespace is going to count it: its job is gone, or has let go of it.
-fn is_orphan(pod: &Pod, jobs: &[Arc<Job>]) -> bool {
+fn is_orphan(pod: &Pod, jobs: &Cache<Job>) -> bool {
+    let namespace = &pod.metadata.namespace;
     is_held(pod)
         && match pod.metadata.controller() {
-            Some(owner) => owner.kind == "Job" && !jobs.iter().any(|job| job.metadata.uid == owner.uid),
-            None => !jobs.iter().any(|job| !job.metadata.is_terminating() && selects(job, &pod.metadata)),
+            Some(owner) if owner.kind != "Job" => false,
+            Some(owner) => jobs.get(&Key::new(namespace, &owner.name)).is_none_or(|job| job.metadata.uid != owner.uid),
+            None => !jobs
+                .in_namespace(namespace)
+                .iter()
+                .any(|job| !job.metadata.is_terminating() && selects(job, &pod.metadata)),
         }
 }
 
@@ -470,7 +476,7 @@ impl Jobs {
         let (keys, jobs) = (queue.clone(), cx.caches.jobs.clone());
         cx.caches.pods.on_change(move |change| {
             let pod = change.latest();
-            if is_orphan(pod, &jobs.in_namespace(&pod.metadata.namespace)) {
+            if is_orphan(pod, &jobs) {
                 keys.add(Key::new(&pod.metadata.namespace, NO_JOB));
             }
         });
@@ -478,10 +484,9 @@ impl Jobs {
     }
 
     async fn let_go_of_orphans(&self, namespace: &str) -> Result<(), SyncError> {
-        let caches = &self.cx.caches;
-        let (jobs, pods) = (caches.jobs.in_namespace(namespace), caches.pods.in_namespace(namespace));
+        let pods = self.cx.caches.pods.in_namespace(namespace);
         let mut plan = Plan::nothing();
-        plan.step(pods.iter().filter(|pod| is_orphan(pod, &jobs)).map(|pod| let_go(pod)).collect());
+        plan.step(pods.iter().filter(|pod| is_orphan(pod, &self.cx.caches.jobs)).map(|pod| let_go(pod)).collect());
         Ok(self.cx.execute(plan).await?)
     }
 }

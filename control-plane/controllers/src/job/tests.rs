@@ -262,22 +262,30 @@ fn some_successes_may_suffice() {
     assert_eq!(writes(&plan, |verb| matches!(verb, Verb::Delete(_))).len(), 1);
 }
 
+/// These jobs, and no others.
+fn known(jobs: &[&Job]) -> Cache<Job> {
+    let cache = Cache::default();
+    cache.replace(jobs.iter().copied().cloned().collect(), 9);
+    cache
+}
+
 #[test]
 fn nobodys_pods_are_orphans() {
-    let pi = Arc::new(job(json!({}), json!({})));
+    let pi = job(json!({}), json!({}));
+    let (none, only_pi) = (known(&[]), known(&[&pi]));
     let own = pod("a", "Running", true);
-    assert!(!is_orphan(&own, std::slice::from_ref(&pi)));
-    assert!(is_orphan(&own, &[]), "its job is gone");
-    assert!(!is_orphan(&pod("a", "Running", false), &[]), "nothing holds it");
-    let mut namesake = Job::clone(&pi);
+    assert!(!is_orphan(&own, &only_pi));
+    assert!(is_orphan(&own, &none), "its job is gone");
+    assert!(!is_orphan(&pod("a", "Running", false), &none), "nothing holds it");
+    let mut namesake = pi.clone();
     namesake.metadata.uid = "another".into();
-    assert!(is_orphan(&own, &[Arc::new(namesake)]), "another job of the same name");
+    assert!(is_orphan(&own, &known(&[&namesake])), "another job of the same name");
     let mut free = Pod::clone(&own);
     free.metadata.owner_references.clear();
-    assert!(!is_orphan(&free, std::slice::from_ref(&pi)), "the job takes it up");
+    assert!(!is_orphan(&free, &only_pi), "the job takes it up");
     free.metadata.labels.clear();
-    assert!(is_orphan(&free, &[pi]), "the job has let go of it");
+    assert!(is_orphan(&free, &only_pi), "the job has let go of it");
     let other = json!([{"apiVersion": "batch/v1", "kind": "ReplicaSet", "name": "pi", "uid": "x", "controller": true}]);
     free.metadata.owner_references = serde_json::from_value(other).unwrap();
-    assert!(!is_orphan(&free, &[]), "another controller's");
+    assert!(!is_orphan(&free, &none), "another controller's");
 }

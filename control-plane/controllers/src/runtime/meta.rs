@@ -29,6 +29,14 @@ impl std::fmt::Display for Key {
     }
 }
 
+/// An object of any kind, by its metadata alone.
+#[derive(Clone, Debug, Deserialize)]
+pub struct MetadataOnly {
+    /// Its metadata.
+    #[serde(default)]
+    pub metadata: Meta,
+}
+
 /// `metav1.ObjectMeta`, what controllers read of it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -1,5 +1,6 @@
 //! What a planner decides: writes, in order, and events to tell of them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -243,6 +244,18 @@ impl Write {
         self.if_exists = IfExists::Instead(Box::new(other));
         self
     }
+}
+
+/// A merge patch that makes one map another; `None` if it is already.
+pub fn map_patch(wanted: &BTreeMap<String, String>, current: &BTreeMap<String, String>) -> Option<Value> {
+    if wanted == current {
+        return None;
+    }
+    let mut patch = json!(wanted);
+    for gone in current.keys().filter(|k| !wanted.contains_key(*k)) {
+        patch[gone] = Value::Null;
+    }
+    Some(patch)
 }
 
 #[cfg(test)]
