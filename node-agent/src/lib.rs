@@ -9,6 +9,7 @@ pub mod events;
 pub mod images;
 pub mod logger;
 pub mod network;
+mod news;
 pub mod node;
 pub mod pause;
 pub mod pods;

@@ -22,6 +22,7 @@ use super::setup::PeerMaps;
 use crate::api::Rest;
 use crate::api::watch::{Change, follow};
 use crate::drain::peers::Nodes;
+use crate::news::tell;
 use crate::proxy::LoadBalancerAddresses;
 
 /// How long to wait before trying again what failed, and at most between two comparisons with the kernel: somebody may
@@ -119,15 +120,6 @@ enum Failure {
     Netlink(#[from] xebec_cni::netlink::Error),
     #[error(transparent)]
     Maps(#[from] xebec_ebpf_loader::Error),
-}
-
-/// Sends what is news.
-fn tell<T: PartialEq>(whom: &watch::Sender<T>, now: T) {
-    whom.send_if_modified(|known| {
-        let changed = *known != now;
-        *known = now;
-        changed
-    });
 }
 
 struct Peers {

@@ -17,6 +17,7 @@ use crate::api::{ApiError, ConfigMap, Pod, Rest, Secret, Service};
 use crate::drain::{NoServices, Services};
 use crate::events::Recorder;
 use crate::network::{PodIdentity, PodNetwork};
+use crate::news::tell;
 use crate::probes::Prober;
 use crate::runtime::{Images, Runtime};
 use crate::volumes::Volumes;
@@ -128,11 +129,7 @@ impl Context {
     pub fn tell_latest(&self, uid: &str, container: &str, latest: Latest) {
         let mut all = self.latest.lock();
         let sender = all.entry((uid.to_owned(), container.to_owned())).or_default();
-        sender.send_if_modified(|old| {
-            let changed = *old != latest;
-            *old = latest;
-            changed
-        });
+        tell(sender, latest);
     }
 
     /// Forgets the containers of a pod.

@@ -23,6 +23,7 @@ use crate::api::Rest;
 use crate::api::watch::{Change, Followed, follow};
 use crate::dns::Names;
 use crate::drain::ledger::Ledger;
+use crate::news::tell;
 
 /// Changes taken in before the maps are written: a bound on how long one round holds up the next.
 const BATCH_LIMIT: usize = 1_024;
@@ -313,11 +314,7 @@ impl Proxy {
             }
         };
         self.following = message.is_none();
-        problem.send_if_modified(|known| {
-            let changed = *known != message;
-            *known = message;
-            changed
-        });
+        tell(problem, message);
         gone
     }
 
