@@ -16,7 +16,7 @@ use xebec_schema::registry::Registry;
 use xebec_schema::status::Status;
 use xebec_schema::{convert, discovery, openapi};
 
-use crate::aggregation::{Remote, merge};
+use crate::aggregation::{Remote, Remotes, merge};
 use crate::body::Body;
 use crate::chain;
 use crate::query::Query;
@@ -45,9 +45,8 @@ pub struct Documents(Mutex<Cached>);
 
 #[derive(Default)]
 struct Cached {
-    registry: Option<Arc<Registry>>,
-    /// Of what other servers serve.
-    generation: u64,
+    /// The table, and what other servers serve.
+    made_from: Option<(Arc<Registry>, Arc<Remotes>)>,
     /// By path: body and ETag.
     documents: BTreeMap<String, (Bytes, HeaderValue)>,
 }
@@ -57,14 +56,15 @@ impl Documents {
     fn get(
         &self,
         registry: &Arc<Registry>,
-        generation: u64,
+        remotes: &Arc<Remotes>,
         name: &str,
         make: impl FnOnce(&Registry) -> Option<Value>,
     ) -> Option<(Bytes, HeaderValue)> {
         let mut cached = self.0.lock();
-        let same = cached.registry.as_ref().is_some_and(|made_from| Arc::ptr_eq(made_from, registry));
-        if !same || cached.generation != generation {
-            *cached = Cached { registry: Some(registry.clone()), generation, documents: BTreeMap::new() };
+        let made_from = cached.made_from.as_ref();
+        if !made_from.is_some_and(|(old, others)| Arc::ptr_eq(old, registry) && Arc::ptr_eq(others, remotes)) {
+            let made_from = Some((registry.clone(), remotes.clone()));
+            *cached = Cached { made_from, documents: BTreeMap::new() };
         }
         if let Some(document) = cached.documents.get(name) {
             return Some(document.clone());
@@ -100,10 +100,10 @@ pub async fn serve(
     let wanted = wanted.unwrap_or_else(|_| Wanted::plain());
     let aggregated = wants(parts, "g=apidiscovery.k8s.io") && wants(parts, "v=v2");
     let registry = server.registry.load_full();
-    let remotes = server.aggregated.available();
+    let served_by_others = server.aggregated.remotes();
+    let remotes = server.aggregated.available(&served_by_others);
     let document = |name: &str, make: &dyn Fn(&Registry) -> Option<Value>| {
-        let generation = server.aggregated.generation();
-        server.documents.get(&registry, generation, name, make).ok_or_else(Status::no_such_path)
+        server.documents.get(&registry, &served_by_others, name, make).ok_or_else(Status::no_such_path)
     };
     match segments.as_slice() {
         [] | [""] => Ok(respond::encoded(200, &paths(&registry), wanted)),

@@ -13,7 +13,6 @@ mod tls;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -37,15 +36,15 @@ pub(crate) const PLURAL: &str = "apiservices";
 const RESYNC: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(2);
 
+/// The versions of groups that other servers serve, by group and version.
+pub(crate) type Remotes = BTreeMap<(String, String), Arc<Remote>>;
+
 /// Which groups' versions other servers serve.
 #[derive(Default)]
 pub(crate) struct Aggregated {
-    /// By group and version.
-    remotes: ArcSwap<BTreeMap<(String, String), Arc<Remote>>>,
+    remotes: ArcSwap<Remotes>,
     /// What is served by this process without being stored: in documents, it is as if others served it.
     built_in: Vec<Arc<Remote>>,
-    /// Changes with them.
-    generation: AtomicU64,
     /// Told when this server serves other kinds than before.
     pub(crate) registry_changed: Notify,
 }
@@ -84,21 +83,19 @@ impl Aggregated {
         }
     }
 
-    /// All other servers that can be reached, and what this process serves as if it were another.
-    pub(crate) fn available(&self) -> Vec<Arc<Remote>> {
-        let own = self.built_in.iter().filter(|own| self.built_in(&own.group, &own.version).is_some());
-        let own: Vec<Arc<Remote>> = own.cloned().collect();
-        self.remotes.load().values().filter(|remote| remote.available).cloned().chain(own).collect()
+    /// Who serves what now: another allocation whenever it may have changed.
+    pub(crate) fn remotes(&self) -> Arc<Remotes> {
+        self.remotes.load_full()
     }
 
-    /// A number that changes with what other servers serve.
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+    /// All other servers of `remotes` that can be reached, and what this process serves as if it were another.
+    pub(crate) fn available(&self, remotes: &Remotes) -> Vec<Arc<Remote>> {
+        let own = self.built_in.iter().filter(|own| !remotes.contains_key(&(own.group.clone(), own.version.clone())));
+        remotes.values().filter(|remote| remote.available).chain(own).cloned().collect()
     }
 
-    fn set(&self, remotes: BTreeMap<(String, String), Arc<Remote>>) {
+    fn set(&self, remotes: Remotes) {
         self.remotes.store(Arc::new(remotes));
-        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -154,13 +151,13 @@ impl Aggregator {
         self.keep_local(&services).await;
         let foreign: Vec<&Value> = services.iter().filter(|s| s["spec"]["service"].is_object()).collect();
         let aggregated = &self.server.shared().aggregated;
-        let mut remotes = BTreeMap::new();
+        let mut remotes = still_served(&aggregated.remotes(), &foreign);
         let mut all_fine = true;
         for service in &foreign {
-            let old = aggregated.remote(text(service, "group"), text(service, "version"));
+            let key = served_by(service);
+            let old = remotes.get(&key).cloned();
             let (remote, condition) = remote::check(self.server.shared(), &*self.identity, service, old).await;
             all_fine &= remote.available;
-            let key = (text(service, "group").to_owned(), text(service, "version").to_owned());
             remotes.insert(key, Arc::new(remote));
             // Served from the moment that it says so.
             if condition.is_available() {
@@ -168,7 +165,7 @@ impl Aggregator {
             }
             self.say(service, &condition).await;
         }
-        if !foreign.is_empty() || aggregated.generation() > 0 {
+        if !foreign.is_empty() || !aggregated.remotes().is_empty() {
             aggregated.set(remotes);
         }
         (!foreign.is_empty(), all_fine)
@@ -217,6 +214,37 @@ impl Aggregator {
     }
 }
 
+/// What is left of what others serve once the APIServices that are gone are taken away: while one server is asked, which
+/// may take long, the others' groups are served as before.
+fn still_served(remotes: &Remotes, foreign: &[&Value]) -> Remotes {
+    let kept = foreign.iter().map(|service| served_by(service));
+    kept.filter_map(|key| Some((key.clone(), remotes.get(&key)?.clone()))).collect()
+}
+
+/// The group and version that an APIService stands for.
+fn served_by(service: &Value) -> (String, String) {
+    (text(service, "group").to_owned(), text(service, "version").to_owned())
+}
+
 fn text<'a>(service: &'a Value, field: &str) -> &'a str {
     service["spec"][field].as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_serve_stays_while_they_are_looked_at() {
+        let service = |group: &str| json!({ "spec": { "group": group, "version": "v1" } });
+        let (a, b, new) = (service("a.example.com"), service("b.example.com"), service("c.example.com"));
+        let entry = |service: &Value| (served_by(service), Arc::new(Remote::unreachable(service)));
+        let served = Remotes::from([entry(&a), entry(&b)]);
+        let groups = |foreign: &[&Value]| -> Vec<String> {
+            still_served(&served, foreign).into_keys().map(|(group, _)| group).collect()
+        };
+        assert_eq!(groups(&[&b, &a, &new]), ["a.example.com", "b.example.com"]);
+        assert_eq!(groups(&[&b]), ["b.example.com"]);
+        assert!(groups(&[]).is_empty());
+    }
 }

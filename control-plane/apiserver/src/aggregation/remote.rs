@@ -180,7 +180,7 @@ impl Remote {
         }
     }
 
-    fn unreachable(service: &Value) -> Self {
+    pub(super) fn unreachable(service: &Value) -> Self {
         let Service { namespace, name, port } = target(service);
         let priority = |field: &str| service["spec"][field].as_i64().unwrap_or_default();
         Self {
