@@ -38,6 +38,8 @@ step "simulation" simulation
 passed=$(sed -n 's/^test result: .* \([0-9]*\) passed; .*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
 failed=$(sed -n 's/^test result: .* \([0-9]*\) failed; .*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
 if [ ${#failed_steps[@]} -gt 0 ]; then
+    # What failed and what it said, once more: who reads the end of a long log must not have to look for it.
+    sed -n '/^failures:$/,/^test result:/p' "$log" | cut -c -2000 | tail -n 300
     printf '\nfailed: %s\n' "${failed_steps[*]}"
     # A step that failed without a failed test, such as a lint, counts as one.
     [ "$failed" -gt 0 ] || failed=${#failed_steps[@]}
