@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod agent;
+mod allocator;
 mod api;
 mod bench;
 mod check;
@@ -29,11 +30,6 @@ mod supervise;
 mod token;
 mod trace;
 mod up;
-
-/// Much of what the server does for a request is allocating JSON, on whichever thread is free: a fifth more creates a second
-/// than with glibc's, and an agent that is idle keeps half as much. SQLite uses it, too.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[derive(Debug, Parser)]
 #[command(name = "xebec", version, about, propagate_version = true, max_term_width = 110)]
@@ -88,6 +84,9 @@ fn main() -> ExitCode {
         }
         _ => "warn,kube_client=off",
     });
+    if matches!(command, Cmd::Server(_) | Cmd::Agent(_) | Cmd::Bench(_) | Cmd::Supervise { .. }) {
+        allocator::give_back();
+    }
     let done = |result: anyhow::Result<()>| result.map(|()| ExitCode::SUCCESS);
     let result = match command {
         Cmd::Agent(args) => done(agent::main(args)),
