@@ -26,8 +26,9 @@ pub const BARE_TOO: &str = "bare-too";
 pub const BARE_PODS: [&str; 3] = ["pod-1", "pod-2", "pod-3"];
 /// An address of the server that is reached through [`BARE`], as node ports are through a node.
 pub const ROUTED: Ipv4Addr = Ipv4Addr::new(10, 202, 0, 2);
-/// The group of all machines but the server.
+/// The group of all machines but the server, and below either the one that processes are in.
 const OTHERS: &str = "others";
+const MACHINE: &str = "machine";
 
 /// The machines.
 pub struct Stage {
@@ -92,12 +93,13 @@ impl Stage {
         cgroups::start_in(
             &mut command,
             &self.hierarchies,
-            &self.group(if machine == SERVER { SERVER } else { OTHERS }),
+            // As deep as what runs on a node: each level costs at every switch between processes.
+            &self.group(if machine == SERVER { SERVER } else { OTHERS }).join(MACHINE),
         )?;
         Ok(command)
     }
 
-    /// Not within the cluster's own, where what the cluster does not know is killed.
+    /// Of machines; below it they have one of their own, as nodes have. Not within the cluster's own, where what the cluster does not know is killed.
     fn group(&self, part: &str) -> PathBuf {
         let cluster = self.cluster.name.cgroup();
         cluster.with_file_name(format!("{}-{part}", self.cluster.name.as_str()))
