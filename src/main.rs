@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod agent;
-mod allocator;
 mod api;
 mod bench;
 mod check;
@@ -19,6 +18,7 @@ mod image;
 mod kubeconfig;
 mod kubelets;
 mod logging;
+mod memory;
 mod names;
 mod node_init;
 mod progress;
@@ -85,7 +85,7 @@ fn main() -> ExitCode {
         _ => "warn,kube_client=off",
     });
     if matches!(command, Cmd::Server(_) | Cmd::Agent(_) | Cmd::Bench(_) | Cmd::Supervise { .. }) {
-        allocator::give_back();
+        memory::give_back();
     }
     let done = |result: anyhow::Result<()>| result.map(|()| ExitCode::SUCCESS);
     let result = match command {

@@ -36,6 +36,7 @@ pub fn main(args: config::Args) -> anyhow::Result<()> {
     // An agent mostly waits; a thread for each core of a large machine would only cost memory.
     let threads = std::thread::available_parallelism().map_or(2, usize::from).min(MAX_THREADS);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    runtime.spawn(crate::memory::forget_start());
     let result = runtime.block_on(async {
         tokio::select! {
             biased;

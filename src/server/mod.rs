@@ -47,6 +47,7 @@ use datapath::Datapath;
 pub fn main(args: config::Args) -> anyhow::Result<()> {
     let config = args.load()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.spawn(crate::memory::forget_start());
     let result = runtime.block_on(run(config));
     // What hangs now would hang for ever.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
