@@ -85,6 +85,11 @@ impl Quantity {
         Ok(Self { nano: if negative { -nano } else { nano }, format })
     }
 
+    /// A number of billionths.
+    pub fn from_nano(nano: i128, format: Format) -> Self {
+        Self { nano, format }
+    }
+
     /// What a JSON value writes: text, or a number. `None` if it is neither, or no quantity.
     pub fn of_json(value: &Value) -> Option<Self> {
         match value {

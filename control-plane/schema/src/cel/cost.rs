@@ -21,7 +21,7 @@ const MAKE_STRUCT: u64 = 40;
 /// Two are within the limit.
 const AUTHORIZATION: u64 = 350_000;
 
-/// What an expression may cost whose `self` (and `oldSelf`) is of a size.
+/// What an expression may cost whose `self` (and `oldSelf`), or whose `device`, is of a size.
 ///
 /// # Errors
 ///
@@ -147,7 +147,7 @@ impl<'s> Coster<'s> {
             }
             inner = scope.outer;
         }
-        Estimate::sized(1, matches!(name, "self" | "oldSelf").then_some(self.size))
+        Estimate::sized(1, matches!(name, "self" | "oldSelf" | "device").then_some(self.size))
     }
 
     fn bound(

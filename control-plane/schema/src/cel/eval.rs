@@ -91,6 +91,9 @@ impl<'a> Evaluator<'_, 'a> {
                 ty => lift(value, ty),
             };
         }
+        if let Some(value) = self.on.bound.get(name) {
+            return Ok(value.clone());
+        }
         if name == "variables" && !self.on.composed.is_empty() {
             return Ok(Val::Composed);
         }
@@ -352,7 +355,7 @@ impl<'a> Evaluator<'_, 'a> {
 /// A field of an object or an entry of a map.
 fn get<'a>(value: &Val<'a>, field: &str) -> Result<Option<Val<'a>>, EvalError> {
     match value {
-        Val::Map(entries) | Val::Struct(_, entries) => Ok(entries.get(&Key::Str(field.to_owned())).cloned()),
+        Val::Map(_) | Val::Domains(_) | Val::Struct(..) => value.get(&Key::Str(field.to_owned())),
         Val::Json(serde_json::Value::Object(map), ty) => {
             let Some((json, ty)) = super::value::json_member(ty, field) else { return Ok(None) };
             map.get(json).map(|value| lift(value, ty)).transpose()

@@ -16,6 +16,7 @@ pub mod admission;
 mod ast;
 mod check;
 pub mod cost;
+pub mod device;
 mod eval;
 mod functions;
 mod parse;
@@ -182,6 +183,7 @@ pub trait Authorizer {
 #[derive(Default)]
 pub struct Activation<'a> {
     values: BTreeMap<&'a str, &'a Value>,
+    bound: BTreeMap<&'a str, Val<'a>>,
     composed: &'a [(String, Program)],
     memo: RefCell<BTreeMap<&'a str, Result<Val<'a>, EvalError>>>,
     authorizer: Option<(&'a dyn Authorizer, AuthorizationRequest)>,
@@ -197,6 +199,13 @@ impl<'a> Activation<'a> {
     #[must_use]
     pub fn value(mut self, name: &'a str, value: &'a Value) -> Self {
         self.values.insert(name, value);
+        self
+    }
+
+    /// One value more, that is no JSON.
+    #[must_use]
+    fn bound(mut self, name: &'a str, value: Val<'a>) -> Self {
+        self.bound.insert(name, value);
         self
     }
 

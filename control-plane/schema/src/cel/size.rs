@@ -41,6 +41,22 @@ impl Size {
         Self { elements, min_bytes, inner: Inner::Nothing }
     }
 
+    /// What has no more than so many bytes.
+    pub(super) fn bounded(elements: u64) -> Self {
+        Self::scalar(elements, 0)
+    }
+
+    /// A map of no more than so many entries.
+    pub(super) fn map_of(elements: u64, value: Self) -> Self {
+        Self { elements, min_bytes: 0, inner: Inner::Items(Box::new(value)) }
+    }
+
+    /// An object.
+    pub(super) fn record<const N: usize>(fields: [(&str, Self); N]) -> Self {
+        let fields = fields.into_iter().map(|(name, size)| (name.to_owned(), size)).collect();
+        Self { elements: 0, min_bytes: 0, inner: Inner::Fields(fields) }
+    }
+
     /// What a structural schema describes; `None` for a schema without a type. `root` is an object as a whole.
     pub fn of(schema: &Value, root: bool) -> Option<Self> {
         let flag = |name: &str| schema.get(name).and_then(Value::as_bool).unwrap_or(false);

@@ -43,6 +43,8 @@ pub enum Val<'a> {
     List(Arc<Vec<Val<'a>>>),
     /// A map that an expression made.
     Map(Arc<BTreeMap<Key, Val<'a>>>),
+    /// The attributes or the capacity of a device by domain: of a domain that it does not have, there are none.
+    Domains(Arc<BTreeMap<Key, Val<'a>>>),
     /// An object that an expression made: the type's name, and the fields.
     Struct(Arc<str>, Arc<BTreeMap<Key, Val<'a>>>),
     /// An array or object of JSON, and what it is known to be.
@@ -180,7 +182,7 @@ impl<'a> Val<'a> {
             Self::Timestamp(_) => "google.protobuf.Timestamp".into(),
             Self::List(_) | Self::Json(Value::Array(_), _) => "list".into(),
             Self::Json(_, Type::Object(object)) if !object.name.is_empty() => object.name.clone(),
-            Self::Map(_) | Self::Json(..) | Self::Composed => "map".into(),
+            Self::Map(_) | Self::Domains(_) | Self::Json(..) | Self::Composed => "map".into(),
             Self::Struct(name, _) => name.to_string(),
             Self::Optional(_) => "optional_type".into(),
             Self::Type(_) => "type".into(),
@@ -199,7 +201,7 @@ impl<'a> Val<'a> {
     pub(super) fn len(&self) -> Option<usize> {
         match self {
             Self::List(items) => Some(items.len()),
-            Self::Map(entries) | Self::Struct(_, entries) => Some(entries.len()),
+            Self::Map(entries) | Self::Domains(entries) | Self::Struct(_, entries) => Some(entries.len()),
             Self::Json(Value::Array(items), _) => Some(items.len()),
             Self::Json(Value::Object(entries), _) => Some(entries.len()),
             _ => None,
@@ -238,7 +240,9 @@ impl<'a> Val<'a> {
     /// The keys of a map.
     pub(super) fn keys(&self) -> Option<Vec<Key>> {
         match self {
-            Self::Map(entries) | Self::Struct(_, entries) => Some(entries.keys().cloned().collect()),
+            Self::Map(entries) | Self::Domains(entries) | Self::Struct(_, entries) => {
+                Some(entries.keys().cloned().collect())
+            }
             _ => self.json_object().map(|(map, ty)| match ty {
                 Type::Object(object) => {
                     let known = object.fields.iter().filter(|(_, field)| map.contains_key(&field.json));
@@ -253,6 +257,7 @@ impl<'a> Val<'a> {
     pub(super) fn get(&self, key: &Key) -> Result<Option<Self>, EvalError> {
         match self {
             Self::Map(entries) | Self::Struct(_, entries) => Ok(entries.get(key).cloned()),
+            Self::Domains(entries) => Ok(Some(entries.get(key).cloned().unwrap_or_else(|| Self::Map(Arc::default())))),
             _ => {
                 let (map, ty) = self.json_object().ok_or_else(EvalError::no_overload)?;
                 let Key::Str(name) = key else { return Ok(None) };

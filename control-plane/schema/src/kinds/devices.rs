@@ -9,6 +9,7 @@ use super::checks::{
 };
 use super::json::{at, default_text, default_to, entries, has, int, list, list_mut, same, set, text, within};
 use super::pod_spec::{check_node_selector, check_tolerations};
+use crate::cel::device::Selector;
 use crate::field::{Error, ErrorList, Path};
 use crate::resource::{PLAIN, Strategy};
 
@@ -138,8 +139,18 @@ fn check_selectors(errors: &mut ErrorList, object: &Value, path: &Path) {
             expression if expression.len() > MAX_EXPRESSION_BYTES => {
                 errors.push(Error::too_long(path.child("cel").child("expression"), MAX_EXPRESSION_BYTES));
             }
-            _ => {}
+            expression => check_expression(errors, expression, &path.child("cel").child("expression")),
         }
+    }
+}
+
+fn check_expression(errors: &mut ErrorList, expression: &str, path: &Path) {
+    match Selector::compile(expression) {
+        Err(error) => errors.push(Error::invalid(path.clone(), expression, error.to_string())),
+        Ok(selector) if selector.is_too_expensive() => {
+            errors.push(Error::forbidden(path.clone(), "too complex, exceeds cost limit"));
+        }
+        Ok(_) => {}
     }
 }
 
@@ -395,4 +406,26 @@ fn check_taint_rule(rule: &Value) -> ErrorList {
     }
     check_taint(&mut errors, at(spec, "taint"), &path.child("taint"));
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(expression: &str) -> Vec<String> {
+        let class = json!({"spec": {"selectors": [{"cel": {"expression": expression}}]}});
+        check_class(&class).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn selectors_are_compiled() {
+        assert!(told("device.driver == 'a' && device.attributes['a'].size > 3").is_empty());
+        let wrong = told("device.driver");
+        assert!(wrong[0].starts_with("spec.selectors[0].cel.expression: Invalid value: "), "{wrong:?}");
+        assert!(wrong[0].ends_with("must evaluate to bool or the unknown type, not string"), "{wrong:?}");
+        assert!(told("device.nothing == 1")[0].contains("compilation failed: "));
+        let many = "device.attributes.all(a, device.attributes.all(b, device.attributes.all(c, \
+                    device.attributes.all(d, a + b == c + d))))";
+        assert_eq!(told(many), ["spec.selectors[0].cel.expression: Forbidden: too complex, exceeds cost limit"]);
+    }
 }

@@ -102,7 +102,7 @@ fn deep_size(value: &Val<'_>, depth: usize) -> u64 {
     match value {
         Val::Json(json, _) => json_size(json, 64),
         Val::List(items) => items.iter().map(|item| deep_size(item, depth - 1)).sum::<u64>() + 1,
-        Val::Map(entries) | Val::Struct(_, entries) => {
+        Val::Map(entries) | Val::Domains(entries) | Val::Struct(_, entries) => {
             entries.values().map(|entry| deep_size(entry, depth - 1)).sum::<u64>() + 1
         }
         _ => 1,
@@ -170,6 +170,9 @@ fn contains<'a>(container: &Val<'a>, item: &Val<'a>) -> Result<bool, EvalError> 
             }
         }
         return Ok(false);
+    }
+    if let Val::Domains(entries) = container {
+        return Ok(item.key().is_ok_and(|key| entries.contains_key(&key)));
     }
     match item.key() {
         Ok(key) => Ok(container.get(&key)?.is_some()),
