@@ -13,10 +13,10 @@ use crate::runtime::informer;
 use crate::runtime::plan::Plan;
 use crate::views::{
     CertificateSigningRequest, ClusterRole, ConfigMap, ControllerRevision, CronJob, DaemonSet, Deployment,
-    EndpointSlice, Endpoints, HorizontalPodAutoscaler, IpAddress, Job, Lease, Namespace, Node, PersistentVolume,
-    PersistentVolumeClaim, Pod, PodDisruptionBudget, ReplicaSet, ReplicationController, ResourceQuota, Secret, Service,
-    ServiceAccount, ServiceCidr, StatefulSet, StorageClass, StorageVersionMigration, ValidatingAdmissionPolicy,
-    VolumeAttributesClass,
+    DeviceTaintRule, EndpointSlice, Endpoints, HorizontalPodAutoscaler, IpAddress, Job, Lease, Namespace, Node,
+    PersistentVolume, PersistentVolumeClaim, Pod, PodDisruptionBudget, ReplicaSet, ReplicationController,
+    ResourceClaim, ResourceQuota, ResourceSlice, Secret, Service, ServiceAccount, ServiceCidr, StatefulSet,
+    StorageClass, StorageVersionMigration, ValidatingAdmissionPolicy, VolumeAttributesClass,
 };
 
 /// What every controller works with; cheap to clone.
@@ -147,6 +147,12 @@ caches! {
     volumes: PersistentVolume = Scope::default();
     /// All claims to them.
     claims: PersistentVolumeClaim = Scope::default();
+    /// All claims to devices.
+    resource_claims: ResourceClaim = Scope::default();
+    /// All devices.
+    resource_slices: ResourceSlice = Scope::default();
+    /// All rules that taint devices.
+    device_taint_rules: DeviceTaintRule = Scope::default();
     /// All horizontal pod autoscalers.
     autoscalers: HorizontalPodAutoscaler = Scope::default();
     /// All classes of storage.

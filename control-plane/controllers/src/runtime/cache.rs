@@ -37,6 +37,9 @@ pub const BY_NODE: &str = "node";
 /// Index of endpoint slices by `namespace/service`.
 pub const BY_SERVICE: &str = "service";
 
+/// Index of devices by [`crate::views::pool_key`].
+pub const BY_POOL: &str = "pool";
+
 /// A change that the cache went through.
 #[derive(Debug)]
 pub enum Change<'a, V> {

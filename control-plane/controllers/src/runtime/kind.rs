@@ -111,6 +111,11 @@ kinds! {
         "storagemigration.k8s.io" "storageversionmigrations" "StorageVersionMigration" false;
     SERVICE_CIDR = "networking.k8s.io" "servicecidrs" "ServiceCIDR" false;
     IP_ADDRESS = "networking.k8s.io" "ipaddresses" "IPAddress" false;
+    RESOURCE_CLAIM = "resource.k8s.io" "resourceclaims" "ResourceClaim" true;
+    RESOURCE_CLAIM_TEMPLATE = "resource.k8s.io" "resourceclaimtemplates" "ResourceClaimTemplate" true;
+    RESOURCE_SLICE = "resource.k8s.io" "resourceslices" "ResourceSlice" false;
+    DEVICE_CLASS = "resource.k8s.io" "deviceclasses" "DeviceClass" false;
+    DEVICE_TAINT_RULE = "resource.k8s.io" "devicetaintrules" "DeviceTaintRule" false;
     POD_DISRUPTION_BUDGET = "policy" "poddisruptionbudgets" "PodDisruptionBudget" true;
 }
 

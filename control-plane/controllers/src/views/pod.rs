@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use super::device::{PodClaim, RawPodClaim, RawPodClaimStatus, pod_claims};
 use super::storage::{ClaimUse, claim_uses};
 use crate::runtime::cache::{BY_CONTROLLER, BY_NODE};
 use crate::runtime::kind;
@@ -55,6 +56,9 @@ pub struct PodSpec {
     /// The claims that its volumes stand for.
     #[serde(rename = "volumes", deserialize_with = "claim_uses")]
     pub claims: Box<[ClaimUse]>,
+    /// The devices that it claims.
+    #[serde(deserialize_with = "null_default")]
+    resource_claims: Box<[RawPodClaim]>,
     /// Taints it puts up with.
     #[serde(deserialize_with = "tolerations")]
     pub tolerations: Arc<[Toleration]>,
@@ -216,6 +220,9 @@ pub struct PodStatus {
     /// Its init containers.
     #[serde(deserialize_with = "exact")]
     pub init_container_statuses: Vec<ContainerStatus>,
+    /// The claims that were made for it.
+    #[serde(deserialize_with = "null_default")]
+    resource_claim_statuses: Box<[RawPodClaimStatus]>,
 }
 
 /// `core/v1 PodIP`.
@@ -263,6 +270,16 @@ impl Pod {
             ClaimUse::Named(name) => name.to_string(),
             ClaimUse::Ephemeral(volume) => format!("{}-{volume}", self.metadata.name),
         })
+    }
+
+    /// The devices that it claims.
+    pub fn device_claims(&self) -> Box<[PodClaim]> {
+        pod_claims(&self.spec.resource_claims, &self.status.resource_claim_statuses)
+    }
+
+    /// Whether it claims devices.
+    pub fn claims_devices(&self) -> bool {
+        !self.spec.resource_claims.is_empty()
     }
 
     /// Whether it has ended for good.
