@@ -5,6 +5,7 @@ mod affinity;
 mod spread;
 mod storage;
 
+use crate::devices::claimed::{Claimed, Grant};
 use crate::snapshot::{NodeInfo, Snapshot};
 use crate::views::{Node, Pod, PodRef};
 
@@ -22,11 +23,17 @@ pub struct Refusal {
     pub reasons: Vec<String>,
     /// Taking other pods away would not help.
     pub is_final: bool,
+    /// Something went wrong: other nodes are not looked at.
+    pub is_error: bool,
 }
 
 impl Refusal {
-    fn one(reason: impl Into<String>, is_final: bool) -> Self {
-        Self { reasons: vec![reason.into()], is_final }
+    pub(crate) fn one(reason: impl Into<String>, is_final: bool) -> Self {
+        Self { reasons: vec![reason.into()], is_final, is_error: false }
+    }
+
+    pub(crate) fn error(reason: impl Into<String>) -> Self {
+        Self { is_error: true, ..Self::one(reason, true) }
     }
 }
 
@@ -36,6 +43,7 @@ pub struct Prepared {
     spread: Spread,
     terms: Terms,
     storage: Storage,
+    devices: Claimed,
 }
 
 impl Prepared {
@@ -45,12 +53,23 @@ impl Prepared {
             spread: Spread::new(snapshot, pod, without),
             terms: Terms::new(snapshot, pod, without),
             storage: Storage::new(snapshot, pod, without),
+            devices: Claimed::new(&snapshot.devices, pod),
         }
     }
 
     /// Why the pod can be placed nowhere.
     pub fn refusal(&self) -> Option<&str> {
-        self.storage.refusal()
+        self.storage.refusal().or_else(|| self.devices.refusal())
+    }
+
+    /// The devices that the pod claims.
+    pub fn devices(&self) -> &Claimed {
+        &self.devices
+    }
+
+    /// What is to be done on a node, on which the pod can be placed, for the devices that it claims.
+    pub fn grants(&self, snapshot: &Snapshot, pod: &Pod, node: &Node) -> Vec<Grant> {
+        self.devices.grants(&snapshot.devices, pod, node).unwrap_or_default()
     }
 
     /// What is to be done on a node, on which the pod can be placed, for its claims.
@@ -70,7 +89,7 @@ pub fn check(
     pod: &Pod,
     (node, info): (&Node, &NodeInfo),
     nominated: &[&PodRef],
-    shelf: &Shelf,
+    snapshot: &Snapshot,
     prepared: &Prepared,
 ) -> Result<(), Refusal> {
     unschedulable(pod, node)?;
@@ -83,9 +102,10 @@ pub fn check(
     }
     ports(pod, info, nominated)?;
     fit(pod, node, info, nominated)?;
-    prepared.storage.bindings(shelf, node)?;
+    prepared.storage.bindings(&snapshot.shelf, node)?;
     prepared.spread.check(node)?;
-    prepared.terms.check(node)
+    prepared.terms.check(node)?;
+    if prepared.devices.is_empty() { Ok(()) } else { prepared.devices.grants(&snapshot.devices, pod, node).map(drop) }
 }
 
 fn unschedulable(pod: &Pod, node: &Node) -> Result<(), Refusal> {
@@ -159,5 +179,5 @@ fn fit(pod: &Pod, node: &Node, info: &NodeInfo, nominated: &[&PodRef]) -> Result
         let nominated: i64 = nominated.iter().map(|p| get(&p.requests.other)).sum();
         look(name, *amount, get(&there.other), get(&taken.other) + nominated);
     }
-    if reasons.is_empty() { Ok(()) } else { Err(Refusal { reasons, is_final }) }
+    if reasons.is_empty() { Ok(()) } else { Err(Refusal { reasons, is_final, is_error: false }) }
 }

@@ -133,7 +133,7 @@ fn victims(
         let prepared = Prepared::new(snapshot, pod, &|p: &Pod| {
             p.node_name == node.metadata.name && gone.contains(&p.metadata.key())
         });
-        check(pod, (node, trial), &nominated, &snapshot.shelf, &prepared).is_ok()
+        check(pod, (node, trial), &nominated, snapshot, &prepared).is_ok()
     };
     if !fits(&trial, &gone) {
         return None;

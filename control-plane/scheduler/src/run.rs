@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -13,12 +13,14 @@ use tokio_util::sync::CancellationToken;
 use xebec_clock::{Clock, Random};
 use xebec_controllers::runtime::api::{Api, ApiError, DeleteOptions, PatchKind, Scope};
 use xebec_controllers::runtime::cache::{Cache, Change, View};
-use xebec_controllers::runtime::meta::seconds;
+use xebec_controllers::runtime::meta::{Key, seconds};
 use xebec_controllers::runtime::plan::Note;
 use xebec_controllers::runtime::recorder::{Recorder, recorder};
 use xebec_controllers::runtime::{informer, kind};
-use xebec_controllers::views::{Namespace, PodDisruptionBudget};
+use xebec_controllers::views::{Namespace, PodDisruptionBudget, ResourceClaim};
 
+use crate::devices::bind::{DeviceCaches, waits};
+use crate::devices::claimed::Grant;
 use crate::filters::Binding;
 use crate::preemption::{Budget, Preemption};
 use crate::queue::Queue;
@@ -38,6 +40,32 @@ pub(crate) struct World {
     pub(crate) snapshot: Snapshot,
     /// Pods that are placed, though the watch has not said so yet, by uid: where.
     assumed: BTreeMap<String, String>,
+    /// Pods that wait for a claim to devices to be made.
+    held_back: BTreeMap<Key, PodRef>,
+}
+
+impl World {
+    /// Claims of a namespace have changed: pods that waited for them are to be placed.
+    pub(crate) fn let_go(&mut self, namespace: &str, queue: &Queue) {
+        let devices = &self.snapshot.devices;
+        let ready = self.held_back.range(Key::new(namespace, "")..).take_while(|(key, _)| key.namespace == namespace);
+        let ready: Vec<Key> = ready.filter(|(_, pod)| !devices.holds_back(pod)).map(|(key, _)| key.clone()).collect();
+        for pod in ready.iter().filter_map(|key| self.held_back.remove(key)) {
+            queue.put(&pod);
+        }
+    }
+
+    /// A pod is to be placed, once the claims are made that it needs.
+    fn wait(&mut self, pod: &PodRef, queue: &Queue) {
+        let key = pod.metadata.key();
+        if self.snapshot.devices.holds_back(pod) {
+            queue.remove(&key);
+            self.held_back.insert(key, pod.clone());
+        } else {
+            self.held_back.remove(&key);
+            queue.put(pod);
+        }
+    }
 }
 
 /// Places pods until `cancel`. `client` is a user who may do everything.
@@ -57,6 +85,8 @@ pub async fn run(client: kube::Client, clock: Clock, random: Random, cancel: Can
     follow_namespaces(&namespaces, &world);
     let storage = Storage::default();
     storage.follow(&world, &queue);
+    let devices = DeviceCaches::default();
+    devices.follow(&world, &queue);
     // Nodes before pods, or the first pods would be refused for want of nodes.
     let follow = (&api, &random, &cancel);
     start(&mut set, &namespaces, follow);
@@ -64,6 +94,10 @@ pub async fn run(client: kube::Client, clock: Clock, random: Random, cancel: Can
     start(&mut set, &storage.classes, follow);
     start(&mut set, &storage.volumes, follow);
     start(&mut set, &storage.claims, follow);
+    start(&mut set, &devices.classes, follow);
+    start(&mut set, &devices.rules, follow);
+    start(&mut set, &devices.slices, follow);
+    start(&mut set, &devices.claims, follow);
     start(&mut set, &nodes, follow);
     start(&mut set, &pods, follow);
     let synced = async {
@@ -72,6 +106,7 @@ pub async fn run(client: kube::Client, clock: Clock, random: Random, cancel: Can
         storage.classes.synced().await;
         storage.volumes.synced().await;
         storage.claims.synced().await;
+        devices.synced().await;
         nodes.synced().await;
         pods.synced().await;
     };
@@ -80,7 +115,7 @@ pub async fn run(client: kube::Client, clock: Clock, random: Random, cancel: Can
         () = cancel.cancelled() => return,
         () = synced => {}
     }
-    let scheduler = Scheduler { api, clock, recorder, world, queue, budgets, storage };
+    let scheduler = Scheduler { api, clock, random, recorder, world, queue, budgets, storage, devices };
     tokio::select! {
         biased;
         () = cancel.cancelled() => {}
@@ -104,6 +139,9 @@ fn follow_pods(pods: &Cache<Pod>, world: &Arc<Mutex<World>>, queue: &Arc<Queue>)
         let key = pod.metadata.key();
         let mut world = world.lock();
         let is_gone = matches!(change, Change::Removed(_)) || pod.is_finished;
+        if is_gone || !pod.node_name.is_empty() {
+            world.held_back.remove(&key);
+        }
         if is_gone {
             let was_placed = world.snapshot.placed(&key).is_some();
             world.snapshot.remove_pod(&key);
@@ -131,11 +169,11 @@ fn follow_pods(pods: &Cache<Pod>, world: &Arc<Mutex<World>>, queue: &Arc<Queue>)
             }
         } else if !world.assumed.contains_key(&pod.metadata.uid) {
             world.snapshot.nominate(pod, &pod.nominated_node);
-            drop(world);
             if pod.metadata.is_terminating() || pod.scheduler_name != SCHEDULER_NAME || pod.gates > 0 {
+                world.held_back.remove(&key);
                 queue.remove(&key);
             } else {
-                queue.put(pod);
+                world.wait(pod, &queue);
             }
         }
     });
@@ -170,18 +208,20 @@ fn follow_namespaces(namespaces: &Cache<Namespace>, world: &Arc<Mutex<World>>) {
 struct Scheduler {
     api: Api,
     clock: Clock,
+    random: Random,
     recorder: Recorder,
     world: Arc<Mutex<World>>,
     queue: Arc<Queue>,
     budgets: Arc<Cache<PodDisruptionBudget>>,
     storage: Storage,
+    devices: DeviceCaches,
 }
 
 /// How a decision is carried out.
 enum Action<'a> {
     /// By a few requests.
     Short(BoxFuture<'a, ()>),
-    /// When volumes have been made, which may take their makers minutes.
+    /// When volumes have been made or devices are ready, which may take minutes.
     Long(BoxFuture<'a, ()>),
 }
 
@@ -211,37 +251,75 @@ impl Scheduler {
         let budgets: Vec<Budget> = self.budgets.list().iter().filter_map(|b| budget(b)).collect();
         let mut world = self.world.lock();
         match schedule(&world.snapshot, &pod, &budgets, turn) {
-            Decision::Place { node, bindings } => {
+            Decision::Place { node, bindings, grants } => {
                 let mut placed = Pod::clone(&pod);
                 placed.node_name.clone_from(&node);
                 world.assumed.insert(pod.metadata.uid.clone(), node.clone());
                 world.snapshot.put_pod(&Arc::new(placed));
                 world.snapshot.forget_nomination(&pod.metadata.key());
                 world.snapshot.shelf.promise(&bindings, &node);
-                if bindings.is_empty() {
-                    return Action::Short(Box::pin(self.place(pod, node)));
+                for grant in &grants {
+                    grant.allocation.iter().for_each(|a| world.snapshot.devices.promise(&grant.claim, a));
                 }
-                Action::Long(Box::pin(self.bind_and_place(pod, node, bindings)))
+                match (bindings.is_empty(), grants.iter().any(waits)) {
+                    (true, false) if grants.is_empty() => Action::Short(Box::pin(self.place(pod, node).map(drop))),
+                    (true, false) => Action::Short(Box::pin(self.grant_and_place(pod, node, grants))),
+                    _ => Action::Long(Box::pin(self.bind_and_place(pod, node, bindings, grants))),
+                }
             }
-            Decision::Refuse { message, preemption } => {
+            Decision::Fail { message } => Action::Short(Box::pin(self.fail(pod, message))),
+            Decision::Refuse { message, preemption, idle } => {
                 if let Some(preemption) = &preemption {
                     world.snapshot.nominate(&pod, &preemption.node);
                 }
-                Action::Short(Box::pin(self.refuse(pod, message, preemption)))
+                Action::Short(Box::pin(self.refuse(pod, message, preemption, idle)))
             }
         }
     }
 
-    async fn bind_and_place(&self, pod: PodRef, node: String, bindings: Vec<Binding>) {
+    async fn bind_and_place(&self, pod: PodRef, node: String, bindings: Vec<Binding>, grants: Vec<Grant>) {
         let bound = self.storage.bind(&self.api, &bindings, &node).await;
         self.world.lock().snapshot.shelf.take_back(&bindings);
         match bound {
-            Ok(()) => self.place(pod, node).await,
+            Ok(()) => self.grant_and_place(pod, node, grants).await,
             Err(error) => {
                 let message = format!("running PreBind plugin \"VolumeBinding\": {error}");
+                self.forget_promises(&grants);
                 self.not_placed(&pod, &message);
             }
         }
+    }
+
+    async fn grant_and_place(&self, pod: PodRef, node: String, grants: Vec<Grant>) {
+        let granted = self.devices.grant(&self.api, (&self.clock, &self.random), &pod, &grants).await;
+        self.forget_promises(&grants);
+        let failed = granted.is_err();
+        let placed = match granted {
+            Ok(()) => self.place(pod.clone(), node).await,
+            Err(error) => {
+                let message = format!("running PreBind plugin \"DynamicResources\": {error}");
+                self.not_placed(&pod, &message);
+                false
+            }
+        };
+        if !placed {
+            self.devices.take_back(&self.api, &pod, &grants, failed).await;
+        }
+    }
+
+    fn forget_promises(&self, grants: &[Grant]) {
+        let devices = &mut self.world.lock().snapshot.devices;
+        grants.iter().for_each(|grant| devices.take_back(&grant.claim));
+    }
+
+    /// Nobody can say where a pod can be placed: it is tried again after a while.
+    async fn fail(&self, pod: PodRef, message: String) {
+        let meta = &pod.metadata;
+        self.queue.failed(&meta.key());
+        if let Err(error) = self.tell(&pod, ("SchedulerError", &message), None).await {
+            tracing::debug!(pod = %meta.key(), %error, "a pod's condition could not be written");
+        }
+        self.recorder.record(Note::warning(meta.reference(&kind::POD), "FailedScheduling", message));
     }
 
     /// Takes back what was assumed, and has the pod tried again.
@@ -257,7 +335,8 @@ impl Scheduler {
         self.recorder.record(Note::warning(meta.reference(&kind::POD), "FailedScheduling", message));
     }
 
-    async fn place(&self, pod: PodRef, node: String) {
+    /// Places a pod; whether that went well.
+    async fn place(&self, pod: PodRef, node: String) -> bool {
         let meta = &pod.metadata;
         let body = json!({
             "apiVersion": "v1", "kind": "Binding",
@@ -269,6 +348,7 @@ impl Scheduler {
                 self.queue.remove(&meta.key());
                 let message = format!("Successfully assigned {}/{} to {node}", meta.namespace, meta.name);
                 self.recorder.record(Note::normal(meta.reference(&kind::POD), "Scheduled", message));
+                true
             }
             Err(error) => {
                 tracing::debug!(pod = %meta.key(), %error, "a pod could not be bound");
@@ -279,18 +359,30 @@ impl Scheduler {
                     }
                     drop(world);
                     self.queue.remove(&meta.key());
-                    return;
+                    return false;
                 }
                 self.not_placed(&pod, &format!("binding rejected: {error}"));
+                false
             }
         }
     }
 
-    async fn refuse(&self, pod: PodRef, message: String, preemption: Option<Preemption>) {
+    async fn refuse(
+        &self,
+        pod: PodRef,
+        message: String,
+        preemption: Option<Preemption>,
+        idle: Option<Arc<ResourceClaim>>,
+    ) {
         let meta = &pod.metadata;
         let nominated = preemption.as_ref().map(|p| p.node.clone());
         // Back in the queue first: what the victims' going sets off must find the pod there.
         self.queue.refused(&meta.key());
+        if let Some(claim) = idle
+            && let Err(error) = self.devices.deallocate(&self.api, &claim.metadata.key(), &claim.metadata.uid).await
+        {
+            tracing::debug!(claim = %claim.metadata.key(), %error, "a claim could not be taken back");
+        }
         if let Some(preemption) = preemption {
             for victim in &preemption.victims {
                 if let Err(error) = self.evict(&pod, victim, &preemption.node).await {
@@ -298,7 +390,7 @@ impl Scheduler {
                 }
             }
         }
-        if let Err(error) = self.tell(&pod, &message, nominated).await {
+        if let Err(error) = self.tell(&pod, ("Unschedulable", &message), nominated).await {
             tracing::debug!(pod = %meta.key(), %error, "a pod's condition could not be written");
         }
         self.recorder.record(Note::warning(meta.reference(&kind::POD), "FailedScheduling", message));
@@ -323,17 +415,22 @@ impl Scheduler {
     }
 
     /// Puts down in the pod's status why it is not placed, unless that stands there already.
-    async fn tell(&self, pod: &Pod, message: &str, nominated: Option<String>) -> Result<(), ApiError> {
+    async fn tell(
+        &self,
+        pod: &Pod,
+        (reason, message): (&str, &str),
+        nominated: Option<String>,
+    ) -> Result<(), ApiError> {
         let known = pod.scheduled.as_ref().is_some_and(|c| {
             c.status == "False"
-                && c.reason.as_deref() == Some("Unschedulable")
+                && c.reason.as_deref() == Some(reason)
                 && c.message.as_deref() == Some(message)
                 && c.observed_generation == Some(pod.metadata.generation)
         });
         if known && nominated.is_none() {
             return Ok(());
         }
-        let mut condition = self.condition(pod, "PodScheduled", "False", "Unschedulable", message);
+        let mut condition = self.condition(pod, "PodScheduled", "False", reason, message);
         if let Some(since) = pod.scheduled.as_ref().filter(|c| c.status == "False").and_then(|c| c.last_transition_time)
         {
             condition["lastTransitionTime"] = json!(since);

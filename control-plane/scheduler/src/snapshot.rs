@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use xebec_controllers::runtime::meta::Key;
 
+use crate::devices::Devices;
 use crate::filters::Shelf;
 use crate::views::{Namespaces, Node, PodRef, Resources};
 
@@ -70,6 +71,8 @@ pub struct Snapshot {
     pub nominated: BTreeMap<String, BTreeMap<Key, PodRef>>,
     /// Claims, and what there is for them.
     pub shelf: Shelf,
+    /// Devices, and claims to them.
+    pub devices: Devices,
     /// On how many nodes each image is, with its size in bytes.
     pub images: BTreeMap<String, (usize, i64)>,
 }

@@ -9,7 +9,9 @@ use xebec_controllers::runtime::cache::View;
 use xebec_controllers::runtime::kind::{self, Kind};
 use xebec_controllers::runtime::labels::LabelSelector;
 use xebec_controllers::runtime::meta::{Condition, Meta, null_default};
-use xebec_controllers::views::{ClaimUse, Taint, Toleration, claim_uses, tolerations};
+use xebec_controllers::views::{
+    ClaimUse, PodClaim, RawPodClaim, RawPodClaimStatus, Taint, Toleration, claim_uses, pod_claims, tolerations,
+};
 pub use xebec_controllers::views::{NodeSelector, NodeTerm};
 use xebec_schema::quantity::Quantity;
 
@@ -126,6 +128,8 @@ pub struct Pod {
     pub spread: Vec<SpreadConstraint>,
     /// The claims that its volumes stand for.
     pub claims: Box<[ClaimUse]>,
+    /// The devices that it claims.
+    pub device_claims: Box<[PodClaim]>,
     /// It is not to be placed while there are any.
     pub gates: usize,
     /// It has ended.
@@ -219,6 +223,8 @@ struct RawSpec {
     #[serde(rename = "volumes", deserialize_with = "claim_uses")]
     claims: Box<[ClaimUse]>,
     #[serde(deserialize_with = "null_default")]
+    resource_claims: Vec<RawPodClaim>,
+    #[serde(deserialize_with = "null_default")]
     scheduling_gates: Vec<serde::de::IgnoredAny>,
 }
 
@@ -273,6 +279,8 @@ struct RawStatus {
     container_statuses: Vec<RawContainerStatus>,
     #[serde(deserialize_with = "null_default")]
     init_container_statuses: Vec<RawContainerStatus>,
+    #[serde(deserialize_with = "null_default")]
+    resource_claim_statuses: Vec<RawPodClaimStatus>,
 }
 
 #[derive(Deserialize, Default)]
@@ -342,6 +350,7 @@ impl From<RawPod> for Pod {
             tolerations,
             spread: spec.topology_spread_constraints,
             claims: spec.claims,
+            device_claims: pod_claims(&spec.resource_claims, &status.resource_claim_statuses),
             gates: spec.scheduling_gates.len(),
             is_finished: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
             nominated_node: status.nominated_node_name,

@@ -45,7 +45,7 @@ fn cluster(nodes: &[Arc<Node>], pods: &[PodRef]) -> Snapshot {
 fn place(snapshot: &Snapshot, pod: &Pod) -> Result<String, String> {
     match schedule(snapshot, pod, &[], 0) {
         Decision::Place { node, .. } => Ok(node),
-        Decision::Refuse { message, .. } => Err(message),
+        Decision::Refuse { message, .. } | Decision::Fail { message } => Err(message),
     }
 }
 
@@ -69,13 +69,13 @@ fn refusals_are_told_in_upstreams_words() {
     assert_eq!(
         place(&snapshot, &pod("p", "2", on(""))).unwrap_err(),
         "0/4 nodes are available: 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable, 2 Insufficient cpu. \
-         preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling."
+         no new claims to deallocate, preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling."
     );
     let full = cluster(&nodes[..2], &[pod("x", "900m", on("a")), pod("y", "900m", on("b"))]);
     assert_eq!(
         place(&full, &pod("p", "500m", on(""))).unwrap_err(),
         "0/2 nodes are available: 2 Insufficient cpu. \
-         preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."
+         no new claims to deallocate, preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."
     );
     assert_eq!(place(&Snapshot::default(), &pod("p", "1", on(""))).unwrap_err(), "no nodes available to schedule pods");
 }
@@ -249,7 +249,7 @@ proptest! {
                     prop_assert!(!tainted || *tolerates);
                     snapshot.put_pod(&make(&node));
                 }
-                Decision::Refuse { .. } => prop_assert!(!fits_somewhere),
+                Decision::Refuse { .. } | Decision::Fail { .. } => prop_assert!(!fits_somewhere),
             }
         }
         for (node, info) in snapshot.live() {

@@ -55,22 +55,23 @@ fn pod(name: &str, claims: &[&str]) -> PodRef {
 
 fn refusal(snapshot: &Snapshot, pod: &Pod) -> String {
     match schedule(snapshot, pod, &[], 0) {
-        Decision::Refuse { message, .. } => message,
+        Decision::Refuse { message, .. } | Decision::Fail { message } => message,
         Decision::Place { node, .. } => panic!("placed on {node}"),
     }
 }
 
 fn place(snapshot: &Snapshot, pod: &Pod) -> (String, Vec<Binding>) {
     match schedule(snapshot, pod, &[], 0) {
-        Decision::Place { node, bindings } => (node, bindings),
-        Decision::Refuse { message, .. } => panic!("{message}"),
+        Decision::Place { node, bindings, .. } => (node, bindings),
+        Decision::Refuse { message, .. } | Decision::Fail { message } => panic!("{message}"),
     }
 }
 
 #[test]
 fn why_a_pods_claims_keep_it_from_everywhere() {
     let mut snapshot = cluster(&["a", "b"]);
-    let tail = "preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
+    let tail =
+        "no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
     let expect = |snapshot: &Snapshot, why: &str| {
         assert_eq!(refusal(snapshot, &pod("p", &["c"])), format!("0/2 nodes are available: {why}. {tail}"));
     };
