@@ -13,6 +13,7 @@ use super::claim_resize::PersistentVolumeClaimResize;
 use super::default_ingress_class::DefaultIngressClass;
 use super::default_storage_class::DefaultStorageClass;
 use super::default_toleration_seconds::DefaultTolerationSeconds;
+use super::devices::Devices;
 use super::limit_ranger::LimitRanger;
 use super::namespace_lifecycle::NamespaceLifecycle;
 use super::node_restriction::NodeRestriction;
@@ -51,8 +52,8 @@ pub struct Parts {
     pub pod_security: PodSecurityConfig,
 }
 
-/// Upstream's default plugins, as far as they are there; and, last, two that upstream has in its registry: the allocation
-/// of services' addresses, and the check that nobody grants what they do not hold.
+/// Upstream's default plugins, as far as they are there; and, last, three that upstream has in its registry: the check
+/// that nobody grants what they do not hold, what is said of devices, and the allocation of services' addresses.
 pub fn default_plugins(parts: &Parts) -> Vec<Arc<dyn Plugin>> {
     let reader = || parts.reader.clone();
     let authorizer = || parts.authorizer.clone();
@@ -84,6 +85,7 @@ pub fn default_plugins(parts: &Parts) -> Vec<Arc<dyn Plugin>> {
         Arc::new(ValidatingPolicies::new(reader(), authorizer())),
         Arc::new(webhooks(false)),
         Arc::new(RbacEscalation::new(parts.rbac.clone(), authorizer())),
+        Arc::new(Devices::new(reader(), &parts.clock)),
         parts.allocator.clone(),
         Arc::new(ResourceQuota::new(reader(), &parts.clock)),
     ]

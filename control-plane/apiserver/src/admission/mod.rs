@@ -6,6 +6,7 @@ mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod defaults;
+mod devices;
 pub(crate) mod dynamic;
 mod limit_ranger;
 mod namespace_lifecycle;

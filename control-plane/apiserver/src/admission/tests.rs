@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use xebec_clock::Random;
+use xebec_clock::{Clock, Random};
 use xebec_pki::KeyAndRequest;
 use xebec_schema::registry::Registry;
 use xebec_schema::resource::Resource;
@@ -18,6 +18,7 @@ use super::claim_resize::PersistentVolumeClaimResize;
 use super::default_ingress_class::DefaultIngressClass;
 use super::default_storage_class::DefaultStorageClass;
 use super::default_toleration_seconds::DefaultTolerationSeconds;
+use super::devices::Devices;
 use super::limit_ranger::LimitRanger;
 use super::namespace_lifecycle::NamespaceLifecycle;
 use super::node_restriction::NodeRestriction;
@@ -212,6 +213,38 @@ async fn classes_become_priorities() {
     assert_eq!((text(&made, "/spec/priorityClassName"), &made["spec"]["priority"]), ("usual", &json!(5)));
     let refused = refusal(&plugin, create("priorityclasses", "", class("other", 6, true))).await;
     assert!(refused.ends_with("PriorityClass usual is already marked as default. Only one default can exist"));
+}
+
+#[tokio::test]
+async fn who_looks_at_devices_and_since_when_they_are_tainted() {
+    let reader = FakeReader::new();
+    let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
+    let plugin = Devices::new(reader.clone(), &clock);
+    reader.put("", "namespaces", json!({"metadata": {"name": "ns"}}));
+    let claim = || {
+        let request = json!({"name": "r", "exactly": {"deviceClassName": "gpu", "adminAccess": true}});
+        let spec = json!({"devices": {"requests": [request]}});
+        create("resourceclaims", "ns", json!({"metadata": {"name": "look", "namespace": "ns"}, "spec": spec}))
+    };
+    assert_eq!(
+        refusal(&plugin, claim()).await,
+        "ResourceClaim.resource.k8s.io \"look\" is invalid: spec.devices.requests[0].exactly.adminAccess: Forbidden: \
+         admin access to devices requires the `resource.kubernetes.io/admin-access: true` label on the containing \
+         namespace"
+    );
+    let labels = json!({"resource.kubernetes.io/admin-access": "true"});
+    reader.put("", "namespaces", json!({"metadata": {"name": "ns", "labels": labels}}));
+    run(&plugin, claim()).await.unwrap();
+    let taints = json!([{"key": "a", "effect": "NoExecute"}, {"key": "b", "timeAdded": "2025-01-01T00:00:00Z"}]);
+    let slice =
+        json!({"metadata": {"name": "s"}, "spec": {"devices": [{"name": "x", "taints": taints}, {"name": "y"}]}});
+    let made = run(&plugin, create("resourceslices", "", slice)).await.unwrap();
+    let times = ["2026-01-01T00:00:00Z", "2025-01-01T00:00:00Z"];
+    let found = [0, 1].map(|at| made["spec"]["devices"][0]["taints"][at]["timeAdded"].as_str().unwrap());
+    assert_eq!(found, times);
+    let rule = json!({"metadata": {"name": "r"}, "spec": {"taint": {"key": "a", "effect": "NoExecute"}}});
+    let made = run(&plugin, create("devicetaintrules", "", rule)).await.unwrap();
+    assert_eq!(made["spec"]["taint"]["timeAdded"], times[0]);
 }
 
 fn limits(reader: &FakeReader, items: Value) {

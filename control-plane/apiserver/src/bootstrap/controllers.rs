@@ -200,6 +200,28 @@ pub(super) const ROLES: &[Role] = &[
         &[On(NO_CREATE, "core", "persistentvolumeclaims"), On(READ, "core", "pods"), EVENTS],
     ),
     Role::new(
+        "system:controller:resource-claim-controller",
+        &[
+            On(READ, "core", "pods"),
+            On("update", "core", "pods/finalizers"),
+            On("create delete get list watch", "resource.k8s.io", "resourceclaims"),
+            On(READ, "resource.k8s.io", "resourceclaimtemplates"),
+            On("patch update", "resource.k8s.io", "resourceclaims resourceclaims/status"),
+            On("patch update", "core", "pods/status"),
+            EVENTS,
+        ],
+    ),
+    Role::new(
+        "system:controller:device-taint-eviction-controller",
+        &[
+            On("delete get list watch", "core", "pods"),
+            On("patch", "core", "pods/status"),
+            On(READ, "resource.k8s.io", "deviceclasses devicetaintrules resourceclaims resourceslices"),
+            On("patch", "resource.k8s.io", "devicetaintrules/status"),
+            EVENTS,
+        ],
+    ),
+    Role::new(
         "system:controller:replicaset-controller",
         &[
             On(NO_CREATE, APPS, "replicasets"),

@@ -52,6 +52,7 @@ const USERS: &[Role] = &[
             On(WRITE, "policy", "poddisruptionbudgets"),
             On(WRITE, "networking.k8s.io", "ingresses networkpolicies"),
             On(ALL, COORDINATION, "leases"),
+            On(WRITE, "resource.k8s.io", "resourceclaims resourceclaimtemplates"),
         ],
     ),
     Role::part(
@@ -72,6 +73,7 @@ const USERS: &[Role] = &[
             ),
             On(READ, "core", "namespaces"),
             On(READ, "discovery.k8s.io", "endpointslices"),
+            On(READ, "resource.k8s.io", "resourceclaims resourceclaims/status resourceclaimtemplates"),
             On(
                 READ,
                 "apps",
@@ -128,6 +130,7 @@ const SYSTEM_NODE: Role = Role::new(
         On("create delete get patch update", STORAGE, "csinodes"),
         On(READ, "node.k8s.io", "runtimeclasses"),
         On("get", "resource.k8s.io", "resourceclaims"),
+        On("deletecollection", "resource.k8s.io", "resourceslices"),
     ],
 );
 
@@ -208,6 +211,9 @@ const PARTS: &[Role] = &[
             On("create", AUTHZ, "subjectaccessreviews"),
             On(READ, STORAGE, "csinodes csidrivers csistoragecapacities"),
             On(READ, "core", "namespaces"),
+            On(READ, "resource.k8s.io", "deviceclasses devicetaintrules resourceslices"),
+            On("get list patch update watch", "resource.k8s.io", "resourceclaims"),
+            On("patch update", "resource.k8s.io", "resourceclaims/status"),
         ],
     ),
     Role::new(

@@ -22,6 +22,7 @@ pub(super) enum What {
     Volume,
     ServiceAccount,
     ResourceClaim,
+    ResourceSlice,
     Attachment,
 }
 
@@ -49,6 +50,10 @@ impl Graph {
             What::Attachment => self
                 .reader
                 .get("storage.k8s.io", "volumeattachments", "", name)
+                .is_some_and(|entry| text(&decode(&entry.bytes), "/spec/nodeName") == node),
+            What::ResourceSlice => self
+                .reader
+                .get("resource.k8s.io", "resourceslices", "", name)
                 .is_some_and(|entry| text(&decode(&entry.bytes), "/spec/nodeName") == node),
             What::Volume => {
                 let Some(volume) = self.reader.get("", "persistentvolumes", "", name) else { return false };

@@ -86,6 +86,25 @@ impl NodeAuthorizer {
         self.related(node, What::Claim, a)
     }
 
+    /// The devices of a node. NodeRestriction looks at what new ones say of themselves.
+    fn slice(&self, node: &str, a: &Attributes) -> Decision {
+        if !a.subresource.is_empty() {
+            return abstain("cannot authorize ResourceSlice subresources");
+        }
+        match a.verb.as_str() {
+            "create" => allow(),
+            "get" | "update" | "patch" | "delete" => self.related(node, What::ResourceSlice, a),
+            "list" | "watch" | "deletecollection" if selects_node(&a.field_selector, node) => allow(),
+            "list" | "watch" | "deletecollection" => {
+                abstain("can only list/watch/deletecollection resourceslices with nodeName field selector")
+            }
+            _ => abstain(
+                "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, \
+                 delete, deletecollection",
+            ),
+        }
+    }
+
     fn token(&self, node: &str, a: &Attributes) -> Decision {
         if a.verb != "create" || a.name.is_empty() {
             return abstain("can only create tokens for individual service accounts");
@@ -178,6 +197,7 @@ impl NodeAuthorizer {
                 ("", "configmaps") => return self.read(node, What::ConfigMap, a),
                 ("", "persistentvolumeclaims") => return self.claim(node, a),
                 ("", "persistentvolumes") => return self.get(node, What::Volume, a),
+                ("resource.k8s.io", "resourceslices") => return self.slice(node, a),
                 ("resource.k8s.io", "resourceclaims") => return self.get(node, What::ResourceClaim, a),
                 ("storage.k8s.io", "volumeattachments") => return self.get(node, What::Attachment, a),
                 ("", "serviceaccounts") => return self.token(node, a),

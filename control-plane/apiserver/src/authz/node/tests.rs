@@ -30,6 +30,7 @@ fn authorizer() -> NodeAuthorizer {
         json!({"metadata": {"name": "other", "namespace": "ns"}, "spec": {
         "nodeName": "n2", "volumes": [{"name": "a", "secret": {"secretName": "theirs"}}]}}),
     );
+    reader.put("resource.k8s.io", "resourceslices", json!({"metadata": {"name": "gpus"}, "spec": {"nodeName": "n1"}}));
     NodeAuthorizer::new(reader)
 }
 
@@ -101,11 +102,19 @@ fn a_node_keeps_to_itself() {
         "delete pods:web@ns",
         "create certificatesigningrequests.certificates.k8s.io",
         "create events@ns",
+        "create resourceslices.resource.k8s.io",
+        "patch resourceslices.resource.k8s.io:gpus",
+        "deletecollection resourceslices.resource.k8s.io?spec.nodeName=n1,spec.driver=gpu.example.com",
         "list services",
     ] {
         assert_eq!(decide(&authorizer, "n1", text), Ok(()), "{text}");
     }
     let cases = [
+        (
+            "list resourceslices.resource.k8s.io",
+            "can only list/watch/deletecollection resourceslices with nodeName field selector",
+        ),
+        ("update resourceslices.resource.k8s.io/status:gpus", "cannot authorize ResourceSlice subresources"),
         ("get nodes:n2", "node 'n1' cannot read 'n2', only its own Node object"),
         ("list nodes", "node 'n1' cannot read all nodes, only its own Node object"),
         (
