@@ -41,6 +41,8 @@ pub fn main() -> anyhow::Result<ExitCode> {
     nix::unistd::sethostname(&spec.name).context("cannot set the host name")?;
     let hierarchies = cgroups::hierarchies()?;
     mounts::node(&hierarchies, &format!("nameserver {}\n", spec.gateway))?;
+    // Where drivers of devices expect the node's agent.
+    mounts::own_directory(&spec.data.join("kubelet"), "/var/lib/kubelet")?;
     let unified = cgroups::unified(&hierarchies).map(Path::to_path_buf);
     if let Some(unified) = &unified {
         split_group(unified)?;

@@ -16,6 +16,10 @@ use tokio_util::sync::CancellationToken;
 use xebec_clock::{Clock, Random};
 
 use crate::api::{ApiError, ConfigMap, Rest};
+use crate::devices::cdi;
+use crate::devices::manager::DeviceManager;
+use crate::devices::plugins::Plugins;
+use crate::devices::prepared::StateError;
 use crate::dns::Names;
 use crate::dns::answer::Answerer;
 use crate::dns::autopath::Clients;
@@ -47,6 +51,10 @@ use crate::volumes::{self, files::ClusterDns};
 pub const DNS_PORT: u16 = 10053;
 /// The kubelet API's port.
 pub const KUBELET_PORT: u16 = 10250;
+/// Where drivers of devices make themselves known.
+pub const PLUGIN_REGISTRY: &str = "/var/lib/kubelet/plugins_registry";
+/// Which devices are prepared, in the data directory.
+const DEVICE_STATE: &str = "devices.json";
 /// The level of the API that this agent speaks.
 pub const KUBELET_VERSION: &str = "v1.37.1";
 
@@ -154,6 +162,9 @@ pub enum AgentError {
     /// The kubelet API's address.
     #[error(transparent)]
     Listen(#[from] std::io::Error),
+    /// What is known of prepared devices.
+    #[error("cannot read which devices are prepared (without the file, drivers are asked again): {0}")]
+    Devices(#[from] StateError),
     /// What the cluster says of itself.
     #[error("the ConfigMap kube-system/xebec-cluster does not describe a cluster: {0}")]
     Cluster(String),
@@ -307,6 +318,9 @@ async fn start(
         // Of a pod of the node's own network there is no such namespace, and nothing is known.
         let clients = Box::new(move |pod: &PodIdentity| quiet::connections_in(&netns.netns_path(pod)).ok());
         let cluster_domain = cluster.cluster_domain.clone();
+        let plugins = Plugins::default();
+        let (cdi, state) = (cdi::DIRECTORIES.map(PathBuf::from), config.data_dir.join(DEVICE_STATE));
+        let devices = DeviceManager::new(rest.clone(), plugins.clone(), cdi.to_vec(), state)?;
         let parts = Parts {
             runtime: runtime.clone(),
             images,
@@ -335,6 +349,7 @@ async fn start(
             )),
             prober: Arc::new(Checker::new(runtime)),
             services: Arc::new(ClusterServices::new(ledger.clone(), others, clients)),
+            devices: Arc::new(devices),
         };
         let manager = PodManager::new(
             PodManagerConfig {
@@ -411,6 +426,7 @@ async fn start(
             dns.server.run(cancel.clone()),
             dns.forwarder.follow(rest.clone(), random.clone()),
             manager.run(cancel.clone()),
+            plugins.follow(PLUGIN_REGISTRY.into(), rest.clone(), config.node_name.clone(), cancel.clone()),
             server::serve(listener, tls.server, router, cancel.clone()),
         );
         policed.map_err(|e| AgentError::Policy(e.to_string()))?;

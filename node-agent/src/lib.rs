@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod api;
 pub mod check;
+pub mod devices;
 pub mod dns;
 pub mod drain;
 pub mod events;

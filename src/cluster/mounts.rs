@@ -32,6 +32,15 @@ pub fn node(groups: &[Hierarchy], resolv_conf: &str) -> anyhow::Result<()> {
     own_resolver(resolver.as_deref(), resolv_conf)
 }
 
+/// Has the node see a directory of its own at `at`: what is there on the host, other nodes see, too.
+pub fn own_directory(own: &Path, at: &str) -> anyhow::Result<()> {
+    for directory in [own, Path::new(at)] {
+        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    }
+    mount(Some(own), at, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .with_context(|| format!("cannot mount over {at}"))
+}
+
 fn change(at: &str, flags: MsFlags) -> anyhow::Result<()> {
     mount(None::<&str>, at, None::<&str>, flags, None::<&str>).with_context(|| format!("cannot change the mount {at}"))
 }

@@ -61,6 +61,7 @@ pub struct PodSpec {
     pub runtime_class_name: String,
     pub host_users: Option<bool>,
     pub hostname_override: Option<String>,
+    pub resource_claims: Vec<PodClaim>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -291,6 +292,26 @@ pub struct Resources {
     pub limits: BTreeMap<String, Value>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub requests: BTreeMap<String, Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<UsedClaim>,
+}
+
+/// Devices of one of the pod's claims: of one of its requests, or all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct UsedClaim {
+    pub name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub request: String,
+}
+
+/// Devices that the pod claims.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodClaim {
+    pub name: String,
+    pub resource_claim_name: Option<String>,
+    pub resource_claim_template_name: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]

@@ -110,6 +110,11 @@ impl Rest {
         self.send::<Value>(Method::DELETE, path, Some("application/json"), Some(encode(&body)?)).await.map(drop)
     }
 
+    /// Deletes all that a path with selectors stands for.
+    pub async fn delete_all(&self, path: &str) -> Result<(), ApiError> {
+        self.send::<Value>(Method::DELETE, path, None, None).await.map(drop)
+    }
+
     async fn send<T: DeserializeOwned>(
         &self,
         method: Method,

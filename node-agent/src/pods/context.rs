@@ -14,6 +14,7 @@ use super::resize::Ledger;
 use crate::api::pod::Container;
 use crate::api::watch::View;
 use crate::api::{ApiError, ConfigMap, Pod, Rest, Secret, Service};
+use crate::devices::{Devices, NoDevices};
 use crate::drain::{NoServices, Services};
 use crate::events::Recorder;
 use crate::network::{PodIdentity, PodNetwork};
@@ -54,6 +55,8 @@ pub struct Parts {
     pub prober: Arc<dyn Prober>,
     /// Sends them connections, and lets go of them before they stop.
     pub services: Arc<dyn Services>,
+    /// Makes the devices usable that they claim.
+    pub devices: Arc<dyn Devices>,
 }
 
 impl Parts {
@@ -67,6 +70,7 @@ impl Parts {
             volumes: Arc::clone(&fake) as Arc<dyn Volumes>,
             prober: fake,
             services: Arc::new(NoServices),
+            devices: Arc::new(NoDevices),
         }
     }
 }

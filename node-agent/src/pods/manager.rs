@@ -23,6 +23,9 @@ use crate::events::Recorder;
 use crate::network::PodIdentity;
 use crate::runtime::{Phase, Record, RuntimeEvent};
 
+/// How often devices are looked for that pods had who are gone (upstream's reconcile loop).
+const LEFTOVERS_PERIOD: Duration = Duration::from_secs(60);
+
 /// How a node runs its pods.
 #[derive(Clone, Debug)]
 pub struct PodManagerConfig {
@@ -157,6 +160,7 @@ impl PodManager {
         let rest = self.context.rest.clone();
         tokio::spawn(follow::<Pod>(rest, "/api/v1/pods".to_owned(), query, self.random.clone(), tx));
         let mut first = true;
+        let mut leftovers = tokio::time::interval(LEFTOVERS_PERIOD);
         loop {
             tokio::select! {
                 biased;
@@ -167,6 +171,7 @@ impl PodManager {
                         self.workers.remove(&uid);
                     }
                 }
+                _ = leftovers.tick(), if !first => self.collect_devices(),
                 Some(change) = services.recv() => {
                     if let Some(view) = &self.context.services {
                         view.write().apply(change);
@@ -318,6 +323,15 @@ impl PodManager {
             }
             RuntimeEvent::Down => tracing::warn!("the container runtime does not answer"),
         }
+    }
+
+    /// Has devices given back that pods had who are gone: their drivers may have been away then.
+    fn collect_devices(&self) {
+        let known = |uid: &String| PodIdentity { namespace: String::new(), name: String::new(), uid: uid.clone() };
+        let mut live: Vec<PodIdentity> = self.workers.keys().map(known).collect();
+        live.extend(self.pods.all().iter().map(|pod| identity(pod)));
+        let devices = Arc::clone(&self.context.parts.devices);
+        tokio::spawn(async move { devices.collect(&live).await });
     }
 
     /// Removes what is on the node and belongs to no pod: they went while the agent was away.

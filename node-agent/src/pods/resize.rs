@@ -110,7 +110,7 @@ pub fn reported(resources: &Resources) -> Resources {
         let shown = list.iter().filter(|(name, _)| is_changeable(name) || *name == "ephemeral-storage");
         shown.map(|(name, amount)| (name.clone(), amount.clone())).collect()
     };
-    Resources { limits: part(&resources.limits), requests: part(&resources.requests) }
+    Resources { limits: part(&resources.limits), requests: part(&resources.requests), claims: Vec::new() }
 }
 
 /// Whether the container has to be restarted for `new` to be in force (its `resizePolicy`).

@@ -9,6 +9,7 @@ use super::state::Connected;
 use super::sysctls::normalized;
 use crate::api::Pod;
 use crate::api::pod::Container;
+use crate::devices::ContainerEdits;
 use crate::network::PodIdentity;
 use crate::runtime::{ContainerSpec, LocalImage, Mount, PidMode, SandboxSpec, Seccomp, Security};
 
@@ -81,6 +82,8 @@ pub struct Ingredients {
     pub env: Vec<(String, String)>,
     /// Files of the node.
     pub mounts: Vec<Mount>,
+    /// What its devices need.
+    pub edits: Vec<ContainerEdits>,
     /// Where its output goes.
     pub log_path: PathBuf,
     /// Memory of the node, in bytes.
@@ -124,6 +127,7 @@ pub fn container(pod: &Pod, container: &Container, connected: &Connected, with: 
         image: with.image,
         env: with.env,
         mounts: with.mounts,
+        edits: with.edits,
         log_path: with.log_path,
     }
 }

@@ -133,6 +133,7 @@ async fn build(
         .container_mounts(pod, container, &start.id, &start.volumes, &env, &facts)
         .await
         .map_err(|e| e.to_string())?;
+    let edits = context.parts.devices.edits(pod, container).await?;
     let with = Ingredients {
         id: start.id.clone(),
         attempt: start.attempt,
@@ -140,6 +141,7 @@ async fn build(
         hostname: spec::own_hostname(pod, &context.cluster_domain)?,
         env,
         mounts,
+        edits,
         log_path: context.log_path(&spec::identity(pod), &container.name, start.attempt),
         capacity_bytes: context.allocatable.memory_bytes,
         target: start.target.clone(),

@@ -19,7 +19,7 @@ use crate::runtime::Phase;
 
 /// The status to report. `previous` is the last one reported: what has not changed keeps its time of transition.
 pub fn status(pod: &Pod, state: &PodState, previous: &PodStatus, host_ip: IpAddr, now: Timestamp) -> PodStatus {
-    let phase = phase(pod, state, now);
+    let phase = told_phase(pod, state, now);
     let has_init = !pod.spec.init_containers.is_empty();
     let init_container_statuses: Vec<_> =
         pod.spec.init_containers.iter().map(|c| container_status(pod, state, c, has_init, now)).collect();
@@ -68,6 +68,15 @@ fn addresses(pod: &Pod, state: &PodState, previous: &PodStatus, host_ip: IpAddr,
     };
     status.pod_ip = addresses.first().cloned();
     status.pod_ips = addresses.into_iter().map(|ip| Address { ip }).collect();
+}
+
+/// The phase that is told: a pod that claims devices has not ended before its drivers have them back, or they would be
+/// given to others while it still holds them.
+fn told_phase(pod: &Pod, state: &PodState, now: Timestamp) -> &'static str {
+    let phase = phase(pod, state, now);
+    let is_over = |phase: Option<&str>| matches!(phase, Some("Succeeded" | "Failed"));
+    let holds = !pod.spec.resource_claims.is_empty() && state.rejected.is_none() && state.torn_down.done().is_none();
+    if holds && is_over(Some(phase)) && !is_over(pod.status.phase.as_deref()) { "Running" } else { phase }
 }
 
 /// The pod's phase.

@@ -392,6 +392,12 @@ impl Worker {
                 self.context.events.warning(about, "FailedMount", message.clone());
                 self.state.volumes = failed(&self.state.volumes, message, now);
             }
+            Done::NotPrepared(message) => {
+                let about = About::pod(&self.pod);
+                let told = format!("Failed to prepare dynamic resources: {message}");
+                self.context.events.warning(about, "FailedPrepareDynamicResources", told);
+                self.state.network = failed(&self.state.network, message, now);
+            }
             Done::Connected(Ok(connected)) => self.state.network = Step::Done(connected),
             Done::Connected(Err(message)) => {
                 let about = About::pod(&self.pod);

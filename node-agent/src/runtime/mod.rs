@@ -14,6 +14,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
+use crate::devices::ContainerEdits;
 use crate::network::PodIdentity;
 
 /// Why the runtime did not do what was asked.
@@ -171,6 +172,8 @@ pub struct ContainerSpec {
     pub working_dir: String,
     /// Files of the node, in order.
     pub mounts: Vec<Mount>,
+    /// What its devices need.
+    pub edits: Vec<ContainerEdits>,
     /// Where output goes.
     pub log_path: PathBuf,
     /// Whether it has a standard input.

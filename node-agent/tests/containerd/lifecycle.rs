@@ -51,6 +51,7 @@ impl<'a> Pod<'a> {
             env: vec![("GREETING".to_owned(), "hello".to_owned())],
             working_dir: String::new(),
             mounts: Vec::new(),
+            edits: Vec::new(),
             log_path: self.log(id),
             stdin: false,
             stdin_once: false,

@@ -26,16 +26,38 @@ use crate::volumes::PodVolumes;
 /// What has come of an operation.
 pub enum Done {
     Mounted(Result<PodVolumes, String>),
+    /// The devices that the pod claims are not ready.
+    NotPrepared(String),
     Connected(Result<Connected, String>),
-    Started { container: String, id: String, result: Result<Instance, StartError> },
-    PostStart { container: String, id: String, error: Option<String> },
-    Stopped { id: String, exit: Exit },
-    Inspected { id: String, exit: Option<Exit> },
-    Resized { applied: Vec<(String, Resources)>, error: Option<String> },
+    Started {
+        container: String,
+        id: String,
+        result: Result<Instance, StartError>,
+    },
+    PostStart {
+        container: String,
+        id: String,
+        error: Option<String>,
+    },
+    Stopped {
+        id: String,
+        exit: Exit,
+    },
+    Inspected {
+        id: String,
+        exit: Option<Exit>,
+    },
+    Resized {
+        applied: Vec<(String, Resources)>,
+        error: Option<String>,
+    },
     Left(drain::Outcome),
     TornDown(Result<(), String>),
     Deleted(Result<(), String>),
-    Reported { status: PodStatus, result: Result<(), ApiError> },
+    Reported {
+        status: PodStatus,
+        result: Result<(), ApiError>,
+    },
     Nothing,
 }
 
@@ -44,7 +66,10 @@ pub async fn mount(context: Arc<Context>, pod: Arc<Pod>) -> Done {
 }
 
 pub async fn connect(context: Arc<Context>, pod: Arc<Pod>) -> Done {
-    Done::Connected(connected(&context, &pod).await)
+    match context.parts.devices.prepare(&pod).await {
+        Ok(()) => Done::Connected(connected(&context, &pod).await),
+        Err(error) => Done::NotPrepared(error),
+    }
 }
 
 async fn connected(context: &Context, pod: &Pod) -> Result<Connected, String> {
@@ -217,6 +242,7 @@ pub async fn tear_down(context: Arc<Context>, pod: Arc<Pod>) -> Done {
             let netns = context.parts.runtime.netns_path(&identity);
             context.parts.network.teardown(&identity, &netns).await.map_err(|e| e.to_string())?;
         }
+        context.parts.devices.unprepare(&identity).await?;
         let cgroup = super::super::resources::cgroup(&pod.spec, &identity.uid);
         context.parts.runtime.remove_sandbox(&identity, &cgroup).await.map_err(|e| e.to_string())?;
         context.parts.volumes.unmount(&identity).await.map_err(|e| e.to_string())

@@ -122,6 +122,7 @@ pub fn specification(input: &Input<'_>) -> Result<Value, RuntimeError> {
     if shared || slave {
         linux["rootfsPropagation"] = json!(if shared { "rshared" } else { "rslave" });
     }
+    spec.edits.iter().for_each(|edits| edits.apply(&mut spec_json));
     Ok(spec_json)
 }
 

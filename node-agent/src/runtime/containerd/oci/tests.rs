@@ -23,6 +23,7 @@ fn spec() -> ContainerSpec {
             read_only: true,
             propagation: "rprivate",
         }],
+        edits: Vec::new(),
         log_path: PathBuf::from("/l"),
         stdin: false,
         stdin_once: false,
