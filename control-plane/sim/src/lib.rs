@@ -13,6 +13,8 @@ mod sim;
 mod trace;
 
 #[cfg(test)]
+mod device_tests;
+#[cfg(test)]
 mod sets_tests;
 #[cfg(test)]
 mod tests;
