@@ -237,7 +237,8 @@ impl DeviceCaches {
             for grant in grants.iter().filter(|grant| waits(grant)) {
                 let meta = &grant.claim.metadata;
                 let claim = self.claims.get(&meta.key()).filter(|claim| claim.metadata.uid == meta.uid);
-                all &= is_ready(&*claim.ok_or_else(|| GrantError::Deleted(meta.key()))?)?;
+                let claim = claim.ok_or_else(|| GrantError::Deleted(meta.key()))?;
+                all &= is_ready(&claim)?;
             }
             if all {
                 return Ok(());
