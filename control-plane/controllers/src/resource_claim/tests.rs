@@ -25,11 +25,13 @@ fn claim(patch: Value) -> Arc<ResourceClaim> {
 }
 
 fn writes(plan: &Plan) -> Vec<&Verb> {
-    let write = |action| match action {
-        &Action::Write(ref write) => Some(&write.verb),
-        Action::Event(_) => None,
-    };
-    plan.actions().filter_map(write).collect()
+    let mut out = Vec::new();
+    for action in plan.actions() {
+        if let Action::Write(write) = action {
+            out.push(&write.verb);
+        }
+    }
+    out
 }
 
 #[test]

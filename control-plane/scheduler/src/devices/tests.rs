@@ -359,6 +359,9 @@ fn a_hopeless_search_ends() {
     assert!(ask(&mut snapshot, "c", &spec).unwrap_err().contains("1 timed out trying to allocate devices"));
 }
 
+/// A claim, and its devices by host and name, with their kinds.
+type Held = (Arc<ResourceClaim>, Vec<((String, String), i64)>);
+
 proptest! {
     /// However claims come and go, no device is given to two of them, and what is refused cannot be had.
     #[test]
@@ -377,7 +380,7 @@ proptest! {
         for (host, kinds) in hosts.iter().zip(&pools) {
             free.extend(kinds.iter().enumerate().map(|(n, kind)| ((host.clone(), format!("d{n}")), *kind)));
         }
-        let mut held: Vec<(Arc<ResourceClaim>, Vec<((String, String), i64)>)> = Vec::new();
+        let mut held: Vec<Held> = Vec::new();
         for (number, (count, least, gives_back)) in steps.into_iter().enumerate() {
             if gives_back && !held.is_empty() {
                 let (claim, devices) = held.remove(number % held.len());
