@@ -45,7 +45,8 @@ pub(super) const POD_REQUEST: Strategy = Strategy {
     ..PLAIN
 };
 
-const MIN_SECONDS: i64 = 3600;
+/// No certificate that a pod asks for is good for less.
+pub(super) const MIN_SECONDS: i64 = 3600;
 const MAX_SECONDS: i64 = 86_400;
 const MAX_SECONDS_OF_OTHERS: i64 = 91 * 86_400;
 const MAX_BUNDLE_BYTES: usize = 1024 * 1024;
@@ -102,7 +103,7 @@ fn check_certificates(text: &str) -> Result<(), String> {
 }
 
 /// `example.com/signer`.
-fn check_signer(errors: &mut ErrorList, signer: &str, path: &Path) {
+pub(super) fn check_signer(errors: &mut ErrorList, signer: &str, path: &Path) {
     match signer.split_once('/') {
         Some((domain, name)) if !domain.is_empty() && !name.is_empty() => {
             if !domain.contains('.') {
@@ -116,6 +117,11 @@ fn check_signer(errors: &mut ErrorList, signer: &str, path: &Path) {
             errors.push(Error::invalid(path.clone(), signer, detail));
         }
     }
+}
+
+/// For how long a certificate of a signer's may be good at most.
+pub(super) fn most_seconds(signer: &str) -> i64 {
+    if signer.starts_with("kubernetes.io/") { MAX_SECONDS } else { MAX_SECONDS_OF_OTHERS }
 }
 
 fn check_request(request: &Value) -> ErrorList {
@@ -138,8 +144,7 @@ fn check_request(request: &Value) -> ErrorList {
     if int(spec, "maxExpirationSeconds").is_none() {
         errors.push(Error::required(path.child("maxExpirationSeconds"), "must be set"));
     }
-    let max = if signer.starts_with("kubernetes.io/") { MAX_SECONDS } else { MAX_SECONDS_OF_OTHERS };
-    in_range(&mut errors, spec, &path, "maxExpirationSeconds", MIN_SECONDS, max);
+    in_range(&mut errors, spec, &path, "maxExpirationSeconds", MIN_SECONDS, most_seconds(signer));
     required(&mut errors, spec, &path, "stubPKCS10Request");
     errors
 }

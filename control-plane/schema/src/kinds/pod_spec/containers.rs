@@ -9,10 +9,11 @@ use super::env::{check_env, check_env_from};
 use super::ports::{check_host_port_conflicts, check_ports};
 use super::probes::{check_lifecycle, check_probe};
 use super::resources::check_requirements;
+use super::restart::check_restart;
 use super::security::check_container_security;
 use super::volumes::{check_devices, check_mounts};
 use crate::field::{Error, ErrorList, Path};
-use crate::kinds::checks::{dns_label_problems, one_of, report, required, required_one_of};
+use crate::kinds::checks::{dns_label_problems, report, required, required_one_of};
 use crate::kinds::json::{at, has, int, list, list_mut, text};
 
 /// The volumes of a pod, by name, with their source.
@@ -126,7 +127,7 @@ fn check_resize(errors: &mut ErrorList, container: &Value, pod_policy: &str, pat
 fn check_main(errors: &mut ErrorList, container: &Value, grace_s: i64, path: &Path) {
     check_lifecycle(errors, at(container, "lifecycle"), grace_s, &path.child("lifecycle"));
     check_all_probes(errors, container, path);
-    one_of(errors, container, path, "restartPolicy", &["Always", "OnFailure", "Never"]);
+    check_restart(errors, container, path);
 }
 
 fn check_all_probes(errors: &mut ErrorList, container: &Value, path: &Path) {
@@ -148,11 +149,10 @@ fn check_all_probes(errors: &mut ErrorList, container: &Value, path: &Path) {
 
 /// Init containers that do not stay (sidecars do, with `restartPolicy: Always`) are not probed.
 fn check_init(errors: &mut ErrorList, container: &Value, grace_s: i64, path: &Path) {
-    match text(container, "restartPolicy") {
-        "Always" => return check_main(errors, container, grace_s, path),
-        "" => {}
-        _ => one_of(errors, container, path, "restartPolicy", &["Always", "OnFailure", "Never"]),
+    if text(container, "restartPolicy") == "Always" {
+        return check_main(errors, container, grace_s, path);
     }
+    check_restart(errors, container, path);
     if has(container, "lifecycle") {
         let detail = "may not be set for init containers without restartPolicy=Always";
         errors.push(Error::forbidden(path.child("lifecycle"), detail));
@@ -172,9 +172,17 @@ fn check_ephemeral(errors: &mut ErrorList, container: &Value, spec: &Value, path
     if !target.is_empty() && !known {
         errors.push(Error::not_found(path.child("targetContainerName"), target));
     }
-    for key in
-        ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "restartPolicy", "resizePolicy"]
-    {
+    let keys = [
+        "ports",
+        "livenessProbe",
+        "readinessProbe",
+        "startupProbe",
+        "lifecycle",
+        "restartPolicy",
+        "restartPolicyRules",
+        "resizePolicy",
+    ];
+    for key in keys {
         let value = at(container, key);
         if !value.is_null() && value.as_array().is_none_or(|items| !items.is_empty()) {
             errors.push(Error::forbidden(path.child(key), "cannot be set for an Ephemeral Container"));

@@ -9,6 +9,7 @@ mod ports;
 mod probes;
 mod qos;
 mod resources;
+mod restart;
 mod scheduling;
 mod security;
 mod sources;
@@ -18,6 +19,7 @@ mod tests;
 mod update;
 mod volumes;
 mod warnings;
+mod windows;
 
 use serde_json::Value;
 
@@ -51,6 +53,8 @@ pub(crate) fn check_spec(errors: &mut ErrorList, spec: &Value, path: &Path) {
     check_labels(errors, spec, "nodeSelector", &path.child("nodeSelector"));
     security::check_pod_security(errors, at(spec, "securityContext"), &path.child("securityContext"));
     security::check_host_namespaces(errors, spec, path);
+    security::check_sysctls(errors, spec, &path.child("securityContext").child("sysctls"));
+    windows::check_host_process(errors, spec, path);
     scheduling::check_affinity(errors, at(spec, "affinity"), &path.child("affinity"));
     check_dns_config(errors, spec, &path.child("dnsConfig"));
     scheduling::check_gates(errors, spec, path);
@@ -68,7 +72,18 @@ pub(crate) fn check_spec(errors: &mut ErrorList, spec: &Value, path: &Path) {
         "" => errors.push(Error::required(path.child("os").child("name"), "cannot be empty")),
         other => errors.push(Error::not_supported(path.child("os"), other, &["linux", "windows"])),
     }
+    windows::check_system(errors, spec, path);
+    let name = text(spec, "hostnameOverride");
+    if !name.is_empty() {
+        report(errors, &path.child("hostnameOverride"), name, dns_subdomain_problems(name));
+    }
+    if name.len() > MAX_HOSTNAME_BYTES {
+        errors.push(Error::too_long(path.child("hostnameOverride"), MAX_HOSTNAME_BYTES));
+    }
 }
+
+/// What the kernel takes.
+const MAX_HOSTNAME_BYTES: usize = 64;
 
 fn check_names(errors: &mut ErrorList, spec: &Value, path: &Path) {
     let mut check = |key: &str, problems: fn(&str) -> Vec<String>| {

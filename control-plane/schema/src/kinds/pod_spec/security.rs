@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::volumes::check_local;
+use super::windows;
 use crate::field::{Error, ErrorList, Path};
 use crate::kinds::checks::{in_range, one_of};
 use crate::kinds::json::{at, has, list, text, truth};
@@ -53,19 +54,31 @@ pub(super) fn check_pod_security(errors: &mut ErrorList, context: &Value, path: 
     one_of(errors, context, path, "fsGroupChangePolicy", &["Always", "OnRootMismatch"]);
     one_of(errors, context, path, "supplementalGroupsPolicy", &["Merge", "Strict"]);
     one_of(errors, context, path, "seLinuxChangePolicy", &["MountOption", "Recursive"]);
+    windows::check_options(errors, at(context, "windowsOptions"), &path.child("windowsOptions"));
+}
+
+/// A pod's sysctls: of namespaces that it has for itself.
+pub(super) fn check_sysctls(errors: &mut ErrorList, spec: &Value, path: &Path) {
     let mut seen = Vec::new();
-    for (index, sysctl) in list(context, "sysctls").iter().enumerate() {
-        let (path, name) = (path.child("sysctls").index(index).child("name"), text(sysctl, "name"));
+    for (index, sysctl) in list(spec, "securityContext.sysctls").iter().enumerate() {
+        let (path, name) = (path.index(index).child("name"), text(sysctl, "name"));
         if name.is_empty() {
-            errors.push(Error::required(path, ""));
+            errors.push(Error::required(path.clone(), ""));
         } else if !is_sysctl_name(name) {
             let detail = "must have at most 253 characters and match regex \
                           ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
-            errors.push(Error::invalid(path, name, detail));
+            errors.push(Error::invalid(path.clone(), name, detail));
         } else if seen.contains(&name) {
-            errors.push(Error::duplicate(path, name));
+            errors.push(Error::duplicate(path.clone(), name));
         } else {
             seen.push(name);
+        }
+        let dotted = name.replace('/', ".");
+        let of_ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|prefix| dotted.starts_with(prefix));
+        if dotted.starts_with("net.") && truth(spec, "hostNetwork") {
+            errors.push(Error::invalid(path, name, "may not be specified when 'hostNetwork' is true"));
+        } else if (of_ipc || dotted == "kernel.sem") && truth(spec, "hostIPC") {
+            errors.push(Error::invalid(path, name, "may not be specified when 'hostIPC' is true"));
         }
     }
 }
@@ -104,6 +117,7 @@ pub(super) fn check_container_security(errors: &mut ErrorList, context: &Value, 
         return;
     }
     check_common(errors, context, path);
+    windows::check_options(errors, at(context, "windowsOptions"), &path.child("windowsOptions"));
     one_of(errors, context, path, "procMount", &["Default", "Unmasked"]);
     if has(context, "allowPrivilegeEscalation") && !truth(context, "allowPrivilegeEscalation") {
         if truth(context, "privileged") {

@@ -223,3 +223,159 @@ fn claims_namespaces_and_profiles_go_together() {
         ]
     );
 }
+
+/// What is wrong with a pod whose spec has this, too; the container has `of_container`.
+fn with(of_pod: &str, of_container: &str) -> Vec<String> {
+    problems(&format!(
+        "{{metadata: {{name: a}}, spec: {{{of_pod} containers: [{{name: c, image: 'nginx:1', {of_container}}}]}}}}"
+    ))
+}
+
+#[test]
+fn sysctls_of_the_nodes_own_namespaces_are_not_a_pods() {
+    let sysctls = |names: &[&str], host: &str| {
+        let list: Vec<String> = names.iter().map(|name| format!("{{name: {name}, value: '1'}}")).collect();
+        with(&format!("{host} securityContext: {{sysctls: [{}]}},", list.join(", ")), "")
+    };
+    let names = ["net.core.somaxconn", "kernel.shm_rmid_forced", "net/ipv4/ip_forward", "kernel.sem"];
+    assert_eq!(sysctls(&names, ""), [""; 0]);
+    assert_eq!(
+        sysctls(&names, "hostNetwork: true,"),
+        [
+            "spec.securityContext.sysctls[0].name: Invalid value: \"net.core.somaxconn\": may not be specified when \
+             'hostNetwork' is true",
+            "spec.securityContext.sysctls[2].name: Invalid value: \"net/ipv4/ip_forward\": may not be specified when \
+             'hostNetwork' is true",
+        ]
+    );
+    assert_eq!(
+        sysctls(&names, "hostIPC: true,"),
+        [
+            "spec.securityContext.sysctls[1].name: Invalid value: \"kernel.shm_rmid_forced\": may not be specified when \
+             'hostIPC' is true",
+            "spec.securityContext.sysctls[3].name: Invalid value: \"kernel.sem\": may not be specified when 'hostIPC' is true",
+        ]
+    );
+}
+
+#[test]
+fn a_containers_restart_rules_are_checked() {
+    let good = "restartPolicy: Never, restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [42]}}]";
+    assert_eq!(with("", good), [""; 0]);
+    assert_eq!(
+        with("", "restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [42]}}]"),
+        ["spec.containers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used"]
+    );
+    assert_eq!(
+        with("", "restartPolicy: Sometimes, restartPolicyRules: [{action: Stop, exitCodes: {operator: Is}}, {}]"),
+        [
+            "spec.containers[0].restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \
+             \"OnFailure\"",
+            "spec.containers[0].restartPolicyRules[0].action: Unsupported value: \"Stop\": supported values: \"Restart\", \
+             \"RestartAllContainers\"",
+            "spec.containers[0].restartPolicyRules[0].exitCodes.operator: Unsupported value: \"Is\": supported values: \
+             \"In\", \"NotIn\"",
+            "spec.containers[0].restartPolicyRules[1].action: Required value: must be specified",
+            "spec.containers[0].restartPolicyRules[1].exitCodes: Required value: must be specified",
+        ]
+    );
+    let rules = vec!["{action: Restart, exitCodes: {operator: In, values: [1]}}"; 21].join(", ");
+    assert_eq!(
+        with("", &format!("restartPolicy: Never, restartPolicyRules: [{rules}]")),
+        ["spec.containers[0].restartPolicyRules: Too many: 21: must have at most 20 items"]
+    );
+}
+
+#[test]
+fn what_is_for_windows_is_checked() {
+    let user = |name: &str| with("", &format!("securityContext: {{windowsOptions: {{runAsUserName: '{name}'}}}}"));
+    for good in ["ContainerAdministrator", "CONTOSO\\jane", "corp.example.com\\svc-1"] {
+        assert_eq!(user(good), [""; 0], "{good}");
+    }
+    for (bad, says) in [
+        ("", "runAsUserName cannot be an empty string"),
+        ("a\\b\\c", "runAsUserName cannot contain more than one backslash"),
+        (".dot\\u", "runAsUserName's Domain doesn't match the NetBios nor the DNS format"),
+        ("d\\", "runAsUserName's User cannot be empty"),
+        ("..", "runAsUserName's User cannot contain only periods or spaces"),
+        ("a|b", "runAsUserName's User cannot contain the following characters: \"/\\:;|=,+*?<>@[]"),
+    ] {
+        let problems = user(bad);
+        let path = "spec.containers[0].securityContext.windowsOptions.runAsUserName: Invalid value: ";
+        assert!(problems.len() == 1 && problems[0].starts_with(path) && problems[0].ends_with(says), "{problems:?}");
+    }
+    let host = "securityContext: {windowsOptions: {hostProcess: true}},";
+    assert_eq!(
+        with(host, ""),
+        ["spec.hostNetwork: Invalid value: false: hostNetwork must be true if pod contains any hostProcess containers"]
+    );
+    assert_eq!(with(&format!("hostNetwork: true, {host}"), ""), [""; 0]);
+    assert_eq!(
+        with(&format!("hostNetwork: true, {host}"), "securityContext: {windowsOptions: {hostProcess: false}}"),
+        ["spec.containers[0].securityContext.windowsOptions.hostProcess: Invalid value: false: pod hostProcess value \
+             must be identical if both are specified, was true"]
+    );
+    assert_eq!(
+        with("os: {name: linux}, hostNetwork: true, securityContext: {windowsOptions: {hostProcess: true}},", ""),
+        ["spec.securityContext.windowsOptions: Forbidden: windows options cannot be set for a linux pod"]
+    );
+    assert_eq!(
+        with("os: {name: windows}, hostPID: true,", "securityContext: {privileged: false, runAsUser: 1}"),
+        [
+            "spec.hostPID: Forbidden: cannot be set for a windows pod",
+            "spec.containers[0].securityContext.privileged: Forbidden: cannot be set for a windows pod",
+            "spec.containers[0].securityContext.runAsUser: Forbidden: cannot be set for a windows pod",
+        ]
+    );
+}
+
+#[test]
+fn certificates_and_bundles_in_volumes_are_checked() {
+    let projected =
+        |source: &str| with(&format!("volumes: [{{name: v, projected: {{sources: [{{{source}}}]}}}}],"), "");
+    let at = "spec.volumes[0].projected.sources[0]";
+    let good = "podCertificate: {signerName: example.com/s, keyType: ED25519, credentialBundlePath: b.pem}";
+    assert_eq!(projected(good), [""; 0]);
+    assert_eq!(
+        projected("podCertificate: {signerName: s, keyType: DSA, maxExpirationSeconds: 60}"),
+        [
+            format!(
+                "{at}.podCertificate.signerName: Invalid value: \"s\": must be a fully qualified domain and path of the form 'example.com/signer-name'"
+            ),
+            format!(
+                "{at}.podCertificate.keyType: Unsupported value: \"DSA\": supported values: \"ECDSAP256\", \"ECDSAP384\", \"ECDSAP521\", \"ED25519\", \"RSA3072\", \"RSA4096\""
+            ),
+            format!(
+                "{at}.podCertificate.maxExpirationSeconds: Invalid value: 60: if provided, maxExpirationSeconds must be >= 3600"
+            ),
+            format!(
+                "{at}.podCertificate: Required value: specify at least one of credentialBundlePath, keyPath, and certificateChainPath"
+            ),
+        ]
+    );
+    assert_eq!(
+        projected(
+            "podCertificate: {signerName: example.com/s, keyType: RSA3072, keyPath: ../k, certificateChainPath: k}, "
+        ),
+        [format!("{at}.podCertificate.keyPath: Invalid value: \"../k\": must not contain '..'")]
+    );
+    assert_eq!(
+        projected("podCertificate: {signerName: example.com/s, keyType: RSA3072, keyPath: k, certificateChainPath: k}"),
+        ["spec.volumes[0].projected: Invalid value: \"k\": conflicting duplicate paths"]
+    );
+    assert_eq!(
+        projected("clusterTrustBundle: {name: b, labelSelector: {matchLabels: {a: b}}, path: ca.pem}"),
+        [format!(
+            "{at}.clusterTrustBundle.labelSelector: Invalid value: {{\"matchLabels\":{{\"a\":\"b\"}}}}: labelSelector must be unset if name is specified"
+        )]
+    );
+    let bad = projected("clusterTrustBundle: {signerName: nobody, path: ca.pem}");
+    assert!(bad.len() == 1 && bad[0].contains("fully qualified domain and path"), "{bad:?}");
+}
+
+#[test]
+fn a_pods_own_hostname_fits_the_kernel() {
+    assert_eq!(with("hostnameOverride: a.example.com,", ""), [""; 0]);
+    let long = format!("hostnameOverride: {},", "a".repeat(65));
+    assert!(with(&long, "").iter().any(|problem| problem.contains("spec.hostnameOverride: Too long")));
+}

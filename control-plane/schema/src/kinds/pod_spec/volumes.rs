@@ -8,8 +8,11 @@ use super::containers::Volumes;
 use super::env::{check_field_ref, check_resource_ref};
 use super::sources::check_required;
 use crate::field::{Error, ErrorList, Path};
-use crate::kinds::checks::{check_labels, config_key_problems, dns_label_problems, one_of, report, required};
+use crate::kinds::checks::{
+    check_labels, check_selector, config_key_problems, dns_label_problems, one_of, report, required,
+};
 use crate::kinds::json::{at, has, int, list, text};
+use crate::kinds::trust::{MIN_SECONDS, check_signer, most_seconds};
 use crate::quantity::Quantity;
 
 /// The kinds of volume that the API knows.
@@ -138,9 +141,13 @@ fn check_items(errors: &mut ErrorList, source: &Value, path: &Path) {
 /// A file's place in its volume.
 fn check_file_path(errors: &mut ErrorList, item: &Value, path: &Path) {
     let Some(file) = required(errors, item, path, "path") else { return };
-    check_local(errors, file, &path.child("path"));
+    check_local_file(errors, file, &path.child("path"));
+}
+
+fn check_local_file(errors: &mut ErrorList, file: &str, path: &Path) {
+    check_local(errors, file, path);
     if file.starts_with("..") && !file.starts_with("../") {
-        errors.push(Error::invalid(path.child("path"), file, "must not start with '..'"));
+        errors.push(Error::invalid(path.clone(), file, "must not start with '..'"));
     }
 }
 
@@ -183,9 +190,8 @@ fn check_downward(errors: &mut ErrorList, source: &Value, path: &Path) {
 fn check_projected(errors: &mut ErrorList, source: &Value, path: &Path) {
     check_mode(errors, source, "defaultMode", path);
     let mut files = BTreeSet::new();
-    let mut place = |errors: &mut ErrorList, file: &Value| {
-        let file = text(file, "path").to_owned();
-        if !file.is_empty() && !files.insert(file.clone()) {
+    let mut place = |errors: &mut ErrorList, file: &str| {
+        if !file.is_empty() && !files.insert(file.to_owned()) {
             errors.push(Error::invalid(path.clone(), file, "conflicting duplicate paths"));
         }
     };
@@ -205,9 +211,12 @@ fn check_projected(errors: &mut ErrorList, source: &Value, path: &Path) {
                 "downwardAPI" => check_downward(errors, source, &path),
                 "serviceAccountToken" => check_token(errors, source, &path),
                 "clusterTrustBundle" => check_trust(errors, source, &path),
+                "podCertificate" => check_certificate(errors, source, &path),
                 _ => {}
             }
-            list(source, "items").iter().chain([source]).for_each(|file| place(errors, file));
+            let files = list(source, "items").iter().chain([source]).map(|file| text(file, "path"));
+            let certificates = CERTIFICATE_PATHS.iter().map(|key| text(source, key));
+            files.chain(certificates).for_each(|file| place(errors, file));
         }
     }
 }
@@ -226,15 +235,56 @@ fn check_trust(errors: &mut ErrorList, source: &Value, path: &Path) {
         (true, false) if text(source, "name").is_empty() => {
             errors.push(Error::required(path.child("name"), "must be a valid object name"));
         }
+        (true, false) => {
+            if has(source, "labelSelector") {
+                let (selector, detail) =
+                    (at(source, "labelSelector"), "labelSelector must be unset if name is specified");
+                errors.push(Error::invalid(path.child("labelSelector"), selector.clone(), detail));
+            }
+        }
         (false, true) if text(source, "signerName").is_empty() => {
             errors.push(Error::required(path.child("signerName"), "must be a valid signer name"));
+        }
+        (false, true) => {
+            check_signer(errors, text(source, "signerName"), &path.child("signerName"));
+            check_selector(errors, at(source, "labelSelector"), &path.child("labelSelector"));
         }
         (false, false) => {
             errors.push(Error::required(path.clone(), "either name or signerName must be specified"));
         }
-        _ => {}
     }
     check_file_path(errors, source, path);
+}
+
+/// Where a pod's certificate goes, and its key.
+const CERTIFICATE_PATHS: [&str; 3] = ["credentialBundlePath", "keyPath", "certificateChainPath"];
+const KEY_TYPES: [&str; 6] = ["ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519", "RSA3072", "RSA4096"];
+
+/// A certificate that is made for the pod.
+fn check_certificate(errors: &mut ErrorList, source: &Value, path: &Path) {
+    check_signer(errors, text(source, "signerName"), &path.child("signerName"));
+    let key_type = text(source, "keyType");
+    if !KEY_TYPES.contains(&key_type) {
+        errors.push(Error::not_supported(path.child("keyType"), key_type, &KEY_TYPES));
+    }
+    if let Some(seconds) = int(source, "maxExpirationSeconds") {
+        let path = path.child("maxExpirationSeconds");
+        let most = most_seconds(text(source, "signerName"));
+        if seconds < MIN_SECONDS {
+            let detail = format!("if provided, maxExpirationSeconds must be >= {MIN_SECONDS}");
+            errors.push(Error::invalid(path, seconds, detail));
+        } else if seconds > most {
+            let detail = format!("if provided, maxExpirationSeconds must be <= {most}");
+            errors.push(Error::invalid(path, seconds, detail));
+        }
+    }
+    if CERTIFICATE_PATHS.iter().all(|key| text(source, key).is_empty()) {
+        let detail = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
+        errors.push(Error::required(path.clone(), detail));
+    }
+    for key in CERTIFICATE_PATHS.iter().filter(|key| !text(source, key).is_empty()) {
+        check_local_file(errors, text(source, key), &path.child(key));
+    }
 }
 
 /// Upstream's bounds of a token's life.
