@@ -94,6 +94,9 @@ pub struct ServerConfig {
     /// What is encrypted in the store (`apiserver.config.k8s.io/v1 EncryptionConfiguration`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encryption_provider_config: Option<PathBuf>,
+    /// Whether that file is read again when it changes.
+    #[serde(skip_serializing_if = "is_default")]
+    pub encryption_provider_config_automatic_reload: bool,
     /// The URLs of an etcd cluster that objects are kept in; without any, they are kept in `data_dir`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub etcd_servers: Vec<String>,
@@ -189,6 +192,7 @@ impl Default for ServerConfig {
             requestheader_group_headers: vec!["X-Remote-Group".into()],
             requestheader_extra_headers_prefix: vec!["X-Remote-Extra-".into()],
             encryption_provider_config: None,
+            encryption_provider_config_automatic_reload: false,
             etcd_servers: Vec::new(),
             etcd_cafile: None,
             etcd_certfile: None,
@@ -285,6 +289,9 @@ pub struct Args {
     /// What to encrypt in the store: a file of kind EncryptionConfiguration, apiserver.config.k8s.io/v1
     #[arg(long)]
     encryption_provider_config: Option<PathBuf>,
+    /// Read that file again when it changes
+    #[arg(long)]
+    encryption_provider_config_automatic_reload: bool,
     /// The URLs of an etcd cluster to keep objects in, with commas; by default, they are kept in the data directory
     #[arg(long, value_delimiter = ',')]
     etcd_servers: Vec<String>,
@@ -353,6 +360,7 @@ impl Args {
         replace_list(&mut config.requestheader_group_headers, self.requestheader_group_headers);
         replace_list(&mut config.requestheader_extra_headers_prefix, self.requestheader_extra_headers_prefix);
         config.encryption_provider_config = self.encryption_provider_config.or(config.encryption_provider_config);
+        config.encryption_provider_config_automatic_reload |= self.encryption_provider_config_automatic_reload;
         replace_list(&mut config.etcd_servers, self.etcd_servers);
         config.etcd_cafile = self.etcd_cafile.or(config.etcd_cafile);
         config.etcd_certfile = self.etcd_certfile.or(config.etcd_certfile);

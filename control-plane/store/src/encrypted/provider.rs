@@ -14,6 +14,7 @@ use crypto_secretbox::XSalsa20Poly1305;
 use xebec_clock::Random;
 
 use super::PREFIX;
+use super::kms::Kms;
 
 /// A cipher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ impl Cipher {
     }
 
     /// `nonce | ciphertext`.
-    fn seal(self, secret: &[u8], context: &str, plain: &[u8], random: &Random) -> Option<Vec<u8>> {
+    pub(super) fn seal(self, secret: &[u8], context: &str, plain: &[u8], random: &Random) -> Option<Vec<u8>> {
         let mut nonce = vec![0; self.nonce_length()];
         random.fill(&mut nonce);
         let sealed = match self {
@@ -88,7 +89,7 @@ impl Cipher {
         Some(nonce)
     }
 
-    fn open(self, secret: &[u8], context: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn open(self, secret: &[u8], context: &str, sealed: &[u8]) -> Option<Vec<u8>> {
         if sealed.len() < self.nonce_length() {
             return None;
         }
@@ -141,6 +142,8 @@ pub(super) enum Provider {
     Identity,
     /// A cipher with named keys.
     Keyed { cipher: Cipher, keys: Vec<(String, Vec<u8>)> },
+    /// Somebody else has the keys.
+    Kms(Arc<Kms>),
 }
 
 /// The first writes, all read.
@@ -149,7 +152,11 @@ pub(super) struct Providers(pub(super) Arc<[Provider]>);
 
 impl Providers {
     pub(super) fn seal(&self, context: &str, plain: Bytes, random: &Random) -> Result<Bytes, String> {
-        let Some(Provider::Keyed { cipher, keys }) = self.0.first() else { return Ok(plain) };
+        let (cipher, keys) = match self.0.first() {
+            None | Some(Provider::Identity) => return Ok(plain),
+            Some(Provider::Kms(kms)) => return kms.seal(context, &plain),
+            Some(Provider::Keyed { cipher, keys }) => (cipher, keys),
+        };
         let Some((name, secret)) = keys.first() else { return Err("there is no key to encrypt with".into()) };
         let sealed = cipher.seal(secret, context, &plain, random).ok_or("the value cannot be encrypted")?;
         let mut out = cipher.prefix();
@@ -160,29 +167,41 @@ impl Providers {
     }
 
     /// The plain value, `None` if it is the stored one, and whether it should be encrypted anew.
-    pub(super) fn open(&self, context: &str, stored: &[u8]) -> Result<(Option<Bytes>, bool), String> {
+    pub(super) async fn open(&self, context: &str, stored: &[u8]) -> Result<(Option<Bytes>, bool), String> {
         for (index, provider) in self.0.iter().enumerate() {
             match provider {
                 Provider::Identity if !stored.starts_with(PREFIX) => return Ok((None, index > 0)),
                 Provider::Identity => {}
                 Provider::Keyed { cipher, keys } => {
                     let Some(rest) = stored.strip_prefix(cipher.prefix().as_slice()) else { continue };
-                    let found = keys.iter().enumerate().find_map(|(at, (name, secret))| {
-                        let sealed = rest.strip_prefix(name.as_bytes())?.strip_prefix(b":")?;
-                        Some((at, cipher.open(secret, context, sealed)))
-                    });
-                    return match found {
-                        Some((at, Some(plain))) => Ok((Some(plain.into()), index + at > 0)),
-                        Some((_, None)) => {
-                            Err("the value is damaged, or its key is not the one it was written with".into())
-                        }
-                        None => {
-                            Err(format!("no matching key was found for the provided {} transformer", cipher.name()))
-                        }
-                    };
+                    let (plain, at) = open_keyed(*cipher, keys, context, rest)?;
+                    return Ok((Some(plain), index + at > 0));
+                }
+                Provider::Kms(kms) => {
+                    let Some(rest) = kms.strip(stored) else { continue };
+                    let (plain, stale) = kms.open(context, rest).await?;
+                    return Ok((Some(plain), stale || index > 0));
                 }
             }
         }
         Err("no matching prefix found; the provider that wrote it must stay in the configuration".into())
+    }
+}
+
+/// The plain value, and the number of its key.
+fn open_keyed(
+    cipher: Cipher,
+    keys: &[(String, Vec<u8>)],
+    context: &str,
+    rest: &[u8],
+) -> Result<(Bytes, usize), String> {
+    let found = keys.iter().enumerate().find_map(|(at, (name, secret))| {
+        let sealed = rest.strip_prefix(name.as_bytes())?.strip_prefix(b":")?;
+        Some((at, cipher.open(secret, context, sealed)))
+    });
+    match found {
+        Some((at, Some(plain))) => Ok((plain.into(), at)),
+        Some((_, None)) => Err("the value is damaged, or its key is not the one it was written with".into()),
+        None => Err(format!("no matching key was found for the provided {} transformer", cipher.name())),
     }
 }

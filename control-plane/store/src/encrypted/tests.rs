@@ -9,12 +9,16 @@ fn configuration(resources: &str, providers: &str) -> EncryptionConfiguration {
     EncryptionConfiguration::parse(&text).unwrap()
 }
 
+fn sources() -> (Clock, Random) {
+    (Clock::system(), Random::seeded(1))
+}
+
 const OLD: &str = "{name: old, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}";
 const NEW: &str = "{name: new, secret: ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=}";
 
 fn over(inner: &Arc<MemoryStore>, providers: &str) -> EncryptedStore {
     let configuration = configuration("secrets, configmaps", providers);
-    EncryptedStore::new(inner.clone(), &configuration, Random::seeded(1)).unwrap()
+    EncryptedStore::new(inner.clone(), &configuration, sources()).unwrap()
 }
 
 async fn put(store: &dyn Store, key: &str, value: &str) {
@@ -99,10 +103,11 @@ fn the_most_particular_rule_counts() {
          {{resources: ['*.apps', '*.'], providers: [{{secretbox: {{keys: [{OLD}]}}}}]}}, \
          {{resources: [secrets, widgets.example.com], providers: [{{aesgcm: {{keys: [{OLD}]}}}}]}}]}}"
     );
-    let rules = EncryptionConfiguration::parse(&text).unwrap().rules().unwrap();
+    let rules = EncryptionConfiguration::parse(&text).unwrap().rules(|_| unreachable!("no plugins")).unwrap();
     let cipher = |key: &str| match &rules.of(key).unwrap().0[0] {
         provider::Provider::Identity => "identity",
         provider::Provider::Keyed { cipher, .. } => cipher.name(),
+        provider::Provider::Kms(_) => "kms",
     };
     assert_eq!(cipher("/registry/core/secrets/ns/a"), "aesgcm");
     assert_eq!(cipher("/registry/core/pods/ns/a"), "secretbox");
@@ -111,16 +116,38 @@ fn the_most_particular_rule_counts() {
     assert_eq!(cipher("/registry/batch/jobs/ns/a"), "identity");
 }
 
+const GOOD_KMS: &str = "{apiVersion: v2, name: a, endpoint: 'unix:///run/kms.sock', timeout: 5s}";
+
 #[test]
 fn mistakes_are_named() {
     let with = |part: &str| {
         format!("{{apiVersion: apiserver.config.k8s.io/v1, kind: EncryptionConfiguration, resources: [{part}]}}")
     };
+    let kms = |part: &str| format!("{{resources: [secrets], providers: [{{kms: {part}}}]}}");
+    EncryptionConfiguration::parse(&with(&kms(GOOD_KMS))).unwrap();
     for (text, says) in [
         ("{kind: EncryptionConfiguration}".to_owned(), "apiVersion"),
         (with(""), "resources: at least one"),
         (with("{resources: [secrets], providers: []}"), "providers: at least one"),
-        (with("{resources: [secrets], providers: [{kms: {}}]}"), "kms is not supported"),
+        (with(&kms("{}")), "KMSv1 is deprecated"),
+        (with(&kms("{apiVersion: v3}")), "unsupported apiVersion v3"),
+        (with(&kms("{apiVersion: v2, endpoint: 'unix:///x'}")), "kms.name: name is a mandatory field for a kms"),
+        (with(&kms("{apiVersion: v2, name: 'a:b', endpoint: 'unix:///x'}")), "must not contain ':'"),
+        (with(&kms("{apiVersion: v2, name: a}")), "endpoint is a mandatory field"),
+        (with(&kms("{apiVersion: v2, name: a, endpoint: 'tcp://x'}")), "unsupported scheme \"tcp\""),
+        (with(&kms("{apiVersion: v2, name: a, endpoint: 'unix://x'}")), "unix:///PATH"),
+        (
+            with(&kms("{apiVersion: v2, name: a, endpoint: 'unix:///x', timeout: 0s}")),
+            "timeout should be a positive value",
+        ),
+        (
+            with(&kms("{apiVersion: v2, name: a, endpoint: 'unix:///x', cachesize: 5}")),
+            "cachesize is not supported in v2",
+        ),
+        (
+            with(&format!("{0}, {1}", kms(GOOD_KMS), kms(GOOD_KMS).replace("secrets", "configmaps"))),
+            "duplicate KMS provider name a, names must be unique",
+        ),
         (with("{resources: [secrets], providers: [{aescbc: {keys: []}}]}"), "keys: at least one"),
         (with("{resources: [secrets], providers: [{aescbc: {keys: [{name: a, secret: '???'}]}}]}"), "base64"),
         (
@@ -142,8 +169,24 @@ mod suite {
 
     fn fresh() -> Arc<EncryptedStore> {
         let configuration = configuration("'*.*'", &format!("{{aesgcm: {{keys: [{OLD}]}}}}"));
-        Arc::new(EncryptedStore::new(Arc::new(MemoryStore::new()), &configuration, Random::seeded(1)).unwrap())
+        Arc::new(EncryptedStore::new(Arc::new(MemoryStore::new()), &configuration, sources()).unwrap())
     }
 
     crate::conformance_tests!(fresh);
+}
+
+#[tokio::test]
+async fn another_configuration_counts_from_when_it_is_there() {
+    let inner = Arc::new(MemoryStore::new());
+    let store = over(&inner, &format!("{{aescbc: {{keys: [{OLD}]}}}}, {{identity: {{}}}}"));
+    put(&store, SECRET, "x").await;
+    let both = configuration("secrets", &format!("{{secretbox: {{keys: [{NEW}]}}}}, {{aescbc: {{keys: [{OLD}]}}}}"));
+    assert!(!store.is_stale(SECRET));
+    store.reload(&both).await.unwrap();
+    assert_eq!(value(&store, SECRET).await.unwrap(), "x");
+    assert!(store.is_stale(SECRET), "it is to be written again");
+    assert!(!store.is_stale("/registry/core/configmaps/ns/a"), "nothing says any more how to write these");
+    put(&store, SECRET, "x").await;
+    assert!(!store.is_stale(SECRET));
+    assert!(value(&*inner, SECRET).await.unwrap().starts_with("k8s:enc:secretbox:v1:new:"));
 }
