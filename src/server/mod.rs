@@ -4,11 +4,14 @@ mod admin;
 mod audit_log;
 pub mod config;
 mod datapath;
+mod encryption;
 mod nodes;
 mod pod_routes;
 pub mod ranges;
+mod several;
 mod tls;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -16,18 +19,22 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use xebec_apiserver::aggregation::Identity;
 use xebec_apiserver::audit::{Policy, Sink};
 use xebec_apiserver::authn::UserInfo;
 use xebec_apiserver::authn::front_proxy::FrontProxyConfig;
 use xebec_apiserver::bootstrap;
 use xebec_apiserver::extension::Check;
+use xebec_apiserver::members::{Member, Members};
 use xebec_apiserver::resource_metrics::{self, ResourceMetrics};
 use xebec_apiserver::standard::{Options, Standard};
 use xebec_apiserver::{ApiServer, Config};
@@ -35,13 +42,17 @@ use xebec_clock::{Clock, Random};
 use xebec_pki::{ClusterCa, ServiceAccountKeys};
 use xebec_schema::registry::Registry;
 use xebec_store::Store;
-use xebec_store::encrypted::{EncryptedStore, EncryptionConfiguration};
 use xebec_store::etcd::{EtcdConfig, EtcdStore};
 use xebec_store::sqlite::SqliteStore;
 
 use crate::token::JOIN_GROUP;
 use config::ServerConfig;
 use datapath::Datapath;
+use encryption::Encryption;
+use several::{DataDir, Office};
+
+/// How long what has to be given back at the end may take: leases, mostly.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// `xebec server`: runs until SIGTERM or SIGINT.
 pub fn main(args: config::Args) -> anyhow::Result<()> {
@@ -69,14 +80,18 @@ struct Server {
     /// What the nodes' datapath does and holds; there from the API server's start.
     datapath: Arc<OnceLock<Arc<Datapath>>>,
     stop: CancellationToken,
+    /// What has something to give back when the server stops.
+    farewells: TaskTracker,
+    data_dir: DataDir,
 }
 
 async fn run(config: ServerConfig) -> anyhow::Result<()> {
     let server = Server::prepare(config)?;
     let listener = server.listen().await?;
-    let store = server.encrypted(open_store(&server.config).await?)?;
+    let (store, health) = server.store().await?;
+    several::check_cluster(&*store, server.ca.certificate_pem(), &server.config.data_dir).await?;
     let bootstrapped = Arc::new(AtomicBool::new(false));
-    let api = server.start_api(store, &bootstrapped).await?;
+    let api = server.start_api((store, health), &bootstrapped).await?;
     let proxies_ca = server.front_proxy()?.map(|proxies| proxies.client_ca_pem).unwrap_or_default();
     let tls = tls::config(&server.ca, &server.certificate_names(), &proxies_ca, &server.clock, &server.stop)?;
     admin::write_kubeconfig(&server.config, &server.url(), &server.ca, &server.clock)?;
@@ -87,9 +102,9 @@ async fn run(config: ServerConfig) -> anyhow::Result<()> {
     tracing::info!("serving at {}", server.url());
     let stop = server.stop.clone();
     let ended = async {
-        server.bootstrap(&api).await?;
+        let members = server.bootstrap(&api).await?;
         bootstrapped.store(true, Ordering::Release);
-        server.run_components(&api).await
+        server.run_components(&api, members).await
     };
     tokio::select! {
         biased;
@@ -97,6 +112,10 @@ async fn run(config: ServerConfig) -> anyhow::Result<()> {
         result = ended => result?,
     }
     stop.cancel();
+    server.farewells.close();
+    if tokio::time::timeout(FAREWELL, server.farewells.wait()).await.is_err() {
+        tracing::warn!("leases could not be given back in time; other servers take over when they end");
+    }
     serving.await.context("serving ended badly")?.context("cannot serve any more")
 }
 
@@ -117,6 +136,7 @@ impl Server {
         let what = || format!("cannot use the data directory {} (--data-dir)", dir.display());
         fs::create_dir_all(dir).with_context(what)?;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).with_context(what)?;
+        let data_dir = DataDir::take(dir, &Random::system())?;
         let (clock, random) = (Clock::system(), Random::system());
         let ca = Arc::new(ClusterCa::load_or_create(dir, &clock, &random).with_context(what)?);
         let front_proxy = dir.join("front-proxy");
@@ -130,7 +150,21 @@ impl Server {
             None => default_address()?,
         };
         let (metrics, datapath, stop) = (Arc::default(), Arc::default(), CancellationToken::new());
-        Ok(Self { advertise, clock, random, ca, front_proxy_ca, keys, metrics, datapath, stop, config })
+        let farewells = TaskTracker::new();
+        Ok(Self {
+            advertise,
+            clock,
+            random,
+            ca,
+            front_proxy_ca,
+            keys,
+            metrics,
+            datapath,
+            stop,
+            farewells,
+            data_dir,
+            config,
+        })
     }
 
     fn url(&self) -> String {
@@ -162,23 +196,23 @@ impl Server {
         if !self.config.bind_address.is_unspecified() {
             names.push(self.config.bind_address.to_string());
         }
-        if let Ok(host) = nix::unistd::gethostname() {
-            names.push(host.to_string_lossy().into_owned());
-        }
+        names.push(several::hostname());
         names.extend(self.config.tls_names.iter().cloned());
         let mut seen = std::collections::BTreeSet::new();
         names.retain(|n| !n.is_empty() && seen.insert(n.clone()));
         names
     }
 
-    /// The store with what is to be encrypted encrypted.
-    fn encrypted(&self, store: Arc<dyn Store>) -> anyhow::Result<Arc<dyn Store>> {
-        let Some(path) = &self.config.encryption_provider_config else { return Ok(store) };
-        let what = || format!("cannot use {} (--encryption-provider-config)", path.display());
-        let text = fs::read_to_string(path).with_context(what)?;
-        let configuration = EncryptionConfiguration::parse(&text).with_context(what)?;
-        let store = EncryptedStore::new(store, &configuration, self.random.clone()).with_context(what)?;
-        Ok(Arc::new(store))
+    /// The store, with what is to be encrypted encrypted, and what tells how the plugins are that have its keys.
+    async fn store(&self) -> anyhow::Result<(Arc<dyn Store>, BTreeMap<String, Check>)> {
+        let store = open_store(&self.config).await?;
+        let Some(path) = &self.config.encryption_provider_config else { return Ok((store, BTreeMap::new())) };
+        let reloads = self.config.encryption_provider_config_automatic_reload;
+        let sources = (self.clock.clone(), self.random.clone());
+        let encryption = Encryption::open(store, path, reloads, sources).await?;
+        let (store, health) = (Arc::clone(&encryption.store) as Arc<dyn Store>, encryption.health());
+        tokio::spawn(self.stop.clone().run_until_cancelled_owned(encryption.follow()));
+        Ok((store, health))
     }
 
     /// The proxies that may say who their users are.
@@ -214,7 +248,11 @@ impl Server {
         Ok(Some((policy, log)))
     }
 
-    async fn start_api(&self, store: Arc<dyn Store>, bootstrapped: &Arc<AtomicBool>) -> anyhow::Result<ApiServer> {
+    async fn start_api(
+        &self,
+        (store, health): (Arc<dyn Store>, BTreeMap<String, Check>),
+        bootstrapped: &Arc<AtomicBool>,
+    ) -> anyhow::Result<ApiServer> {
         let nodes = nodes::Agents::new(Arc::clone(&self.ca), self.clock.clone());
         let standard = Standard {
             clock: self.clock.clone(),
@@ -255,7 +293,8 @@ impl Server {
                     false => Err("the objects of a new cluster are being made".to_owned()),
                 };
                 let ready: Check = Arc::new(ready);
-                extensions.readiness.insert("poststarthook/bootstrap".into(), Arc::clone(&ready));
+                extensions.started = Some(Arc::clone(&ready));
+                extensions.health = health;
                 // They run in this process from then on: when one of them ends, it does.
                 for component in ["controller-manager", "scheduler"] {
                     extensions.components.insert(component.into(), Arc::clone(&ready));
@@ -266,8 +305,8 @@ impl Server {
         ApiServer::start(config).await.context("cannot read the store")
     }
 
-    /// Makes what every cluster has, where it is missing.
-    async fn bootstrap(&self, api: &ApiServer) -> anyhow::Result<()> {
+    /// Makes what every cluster has, where it is missing, and takes this server's place among the others.
+    async fn bootstrap(&self, api: &ApiServer) -> anyhow::Result<Members> {
         let facts = bootstrap::Facts {
             advertise_address: self.advertise,
             secure_port: self.config.port,
@@ -286,19 +325,36 @@ impl Server {
         desired.extend(resource_metrics::roles());
         desired.extend(datapath::roles());
         if self.advertise.is_loopback() {
-            // Endpoints can't be loopback addresses, and nobody elsewhere could use them.
             tracing::warn!("{} is this machine only: pods and other machines can't reach this server", self.advertise);
-            desired.retain(|o| !matches!(o["kind"].as_str(), Some("Endpoints" | "EndpointSlice")));
         }
+        // What the service kubernetes leads to is all servers' to say.
+        desired.retain(|o| !matches!(o["kind"].as_str(), Some("Endpoints" | "EndpointSlice")));
         bootstrap::reconcile(&client, desired).await.context("cannot make a new cluster's objects")?;
         for token in &self.config.bootstrap_tokens {
             add_token(&client, token).await?;
         }
-        Ok(())
+        let own = Member { address: self.advertise, port: self.config.port, hostname: several::hostname() };
+        let mut members = Members::new(api.clone(), own);
+        members.join().await.context("cannot write down this server as the service kubernetes")?;
+        Ok(members)
+    }
+
+    /// What it takes to be the one server that runs the controllers, if there are others.
+    fn office(&self, api: &ApiServer) -> Option<Office> {
+        api.shared().store.is_shared().then(|| Office {
+            identity: self.data_dir.identity.clone(),
+            clock: self.clock.clone(),
+            random: self.random.clone(),
+        })
+    }
+
+    /// Runs something that has a lease to give back if there are other servers, which wait for it.
+    fn spawn(&self, api: &ApiServer, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        if api.shared().store.is_shared() { self.farewells.spawn(task) } else { tokio::spawn(task) }
     }
 
     /// Runs the controllers and the scheduler; they end when the server is to stop, and not before.
-    async fn run_components(&self, api: &ApiServer) -> anyhow::Result<()> {
+    async fn run_components(&self, api: &ApiServer, members: Members) -> anyhow::Result<()> {
         let pool = |net: &ipnet::IpNet| net.to_string().parse().map_err(|e| anyhow::anyhow!("{e}"));
         let config = xebec_controllers::Config {
             pod_ranges: self.config.pod_ranges(),
@@ -309,19 +365,21 @@ impl Server {
             ..xebec_controllers::Config::default()
         };
         let client = |name| api.client(UserInfo::system(name));
-        let controllers = xebec_controllers::run_all(
-            client("system:kube-controller-manager"),
-            self.clock.clone(),
-            self.random.clone(),
-            config,
-            self.stop.clone(),
-        );
-        let scheduler = xebec_scheduler::run(
-            client("system:kube-scheduler"),
-            self.clock.clone(),
-            self.random.clone(),
-            self.stop.clone(),
-        );
+        let (controlling, scheduling) = (client("system:kube-controller-manager"), client("system:kube-scheduler"));
+        let (clock, random) = (self.clock.clone(), self.random.clone());
+        let controllers = {
+            let (client, clock, random) = (controlling.clone(), clock.clone(), random.clone());
+            move |stop| xebec_controllers::run_all(client.clone(), clock.clone(), random.clone(), config.clone(), stop)
+        };
+        let scheduler = {
+            let client = scheduling.clone();
+            move |stop| xebec_scheduler::run(client.clone(), clock.clone(), random.clone(), stop)
+        };
+        let stop = || self.stop.clone();
+        let (first, second) = (self.office(api), self.office(api));
+        let controllers = several::act(first, "kube-controller-manager", controlling, stop(), controllers);
+        let scheduler = several::act(second, "kube-scheduler", scheduling, stop(), scheduler);
+        self.farewells.spawn(members.follow(stop()));
         let maintenance = bootstrap::maintain(client("system:apiserver"), self.clock.clone());
         tokio::spawn(self.stop.clone().run_until_cancelled_owned(maintenance));
         if let Some(metrics) = self.metrics.get() {
@@ -332,7 +390,7 @@ impl Server {
             datapath.connect(client("system:apiserver"));
         }
         tokio::spawn(pod_routes::run(api.clone(), self.stop.clone()));
-        let (controllers, scheduler) = tokio::join!(tokio::spawn(controllers), tokio::spawn(scheduler));
+        let (controllers, scheduler) = tokio::join!(self.spawn(api, controllers), self.spawn(api, scheduler));
         controllers.context("the controllers ended badly")?;
         scheduler.context("the scheduler ended badly")
     }

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -49,6 +49,21 @@ impl Body {
     /// A body that is produced while it is sent.
     pub fn stream(stream: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static) -> Self {
         Self::Stream(Box::pin(stream), None)
+    }
+
+    /// The same, which holds on to `what` until it is at its end.
+    #[must_use]
+    pub fn with<T: Send + 'static>(self, what: T) -> Self {
+        match self {
+            Self::Stream(stream, size) => {
+                let stream = stream.map(move |piece| {
+                    let _ = &what;
+                    piece
+                });
+                Self::Stream(Box::pin(stream), size)
+            }
+            whole => whole,
+        }
     }
 }
 

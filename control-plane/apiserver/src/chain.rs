@@ -13,7 +13,7 @@ use http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response};
 use xebec_schema::resource::Resource;
-use xebec_schema::status::Status;
+use xebec_schema::status::{Details, Status};
 
 use crate::authn::UserInfo;
 use crate::authn::impersonation::impersonate;
@@ -27,6 +27,7 @@ use crate::respond::{self, Wanted};
 use crate::server::{InProcessUser, Shared};
 use crate::trail::Trail;
 use crate::verbs::conversions::Conversions;
+use crate::verbs::create::store_error;
 use crate::{aggregation, cache, discovery, subresource, verbs, versions, virtual_kinds, warnings};
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
@@ -105,8 +106,7 @@ pub async fn handle(server: Arc<Shared>, request: Request<RequestBody>) -> Respo
 
     let wanted = wanted.unwrap_or_else(|_| Wanted::plain());
     let response = result.unwrap_or_else(|status| respond::status(&status, wanted));
-    server.metrics.request(trail.verb, response.status().as_u16());
-    let response = trail.finish(response, panicked);
+    let response = trail.finish(&server, response, panicked);
     let mut response = respond::compress(response, wanted.gzip);
     let headers = response.headers_mut();
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
@@ -127,8 +127,11 @@ async fn serve(
 ) -> Result<Response<Body>, Status> {
     let registry = server.registry.load_full();
     let target = request::parse(&registry, &parts.method, parts.uri.path(), &query);
+    if matches!(target, Target::Resource(_)) && !names_state(&query) {
+        server.cache.current().await.map_err(|error| store_error(&error))?;
+    }
     let caller = authenticate(&server, &parts).await;
-    trail.begin(&server, &target, caller.as_ref().ok(), &parts, audit_id);
+    trail.begin(&server, &target, caller.as_ref().ok(), (&parts, &query), audit_id);
     let caller = caller?;
     let user = impersonate(&caller, &parts.headers, &*server.authorization).await?;
     trail.served_as(&user, &caller);
@@ -139,7 +142,7 @@ async fn serve(
     };
     let decision = server.authorization.authorize(&attributes).await;
     trail.decided(&decision);
-    permitted(&attributes, decision)?;
+    permitted(&attributes, decision).map_err(|refused| unless_starting(&server, refused))?;
 
     if let Some(remote) = server.aggregated.of_path(parts.uri.path()) {
         return Ok(aggregation::proxy::serve(&remote, &user, parts, body, &server.stop).await);
@@ -183,12 +186,27 @@ async fn serve(
     response
 }
 
+/// Whether a request says itself which state it wants to see. All others see what was acknowledged before they came, by
+/// whichever server.
+fn names_state(query: &Query) -> bool {
+    !query.get("resourceVersion").is_empty() || !query.get("continue").is_empty()
+}
+
 /// Who asks.
 async fn authenticate(server: &Shared, parts: &Parts) -> Result<UserInfo, Status> {
     match parts.extensions.get::<InProcessUser>() {
         Some(InProcessUser(user)) => Ok(UserInfo::clone(user)),
-        None => server.authentication.caller(parts).await,
+        None => server.authentication.caller(parts).await.map_err(|refused| unless_starting(server, refused)),
     }
+}
+
+/// A refusal, or the request to come back: until the first objects are there, a server knows neither whom nor what a cluster
+/// lets in.
+fn unless_starting(server: &Shared, refused: Status) -> Status {
+    let Some(Err(why)) = server.extensions.started.as_ref().map(|started| started()) else { return refused };
+    let mut status = Status::new(503, "ServiceUnavailable", format!("the server is starting: {why}"));
+    status.details = Some(Box::new(Details { retry_after_seconds: 1, ..Details::default() }));
+    status
 }
 
 /// May they? Nobody permits it: no.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HOST, HeaderValue, IF_NONE_MATCH, VARY};
@@ -18,10 +17,11 @@ use xebec_schema::{convert, discovery, openapi};
 
 use crate::aggregation::{Remote, Remotes, merge};
 use crate::body::Body;
-use crate::chain;
+use crate::metrics::Objects;
 use crate::query::Query;
 use crate::respond::{self, Wanted};
 use crate::server::Shared;
+use crate::{chain, health};
 
 /// The API level, as `/version` says it.
 const MINOR: &str = "37";
@@ -35,9 +35,6 @@ const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@
 
 /// The same as clients can parse it: an `@` is no part of a media type (kube-openapi `handler`).
 const OPENAPI_V2_PROTOBUF_ANSWERED: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-
-/// How long the store may take to answer a health check.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Documents made from the table, kept for as long as it stays the same.
 #[derive(Default)]
@@ -106,7 +103,7 @@ pub async fn serve(
         server.documents.get(&registry, &served_by_others, name, make).ok_or_else(Status::no_such_path)
     };
     match segments.as_slice() {
-        [] | [""] => Ok(respond::encoded(200, &paths(&registry), wanted)),
+        [] | [""] => Ok(respond::encoded(200, &paths(server, &registry), wanted)),
         [root @ ("api" | "apis")] if aggregated => {
             let core = *root == "api";
             let name = format!("{path} aggregated");
@@ -157,7 +154,9 @@ pub async fn serve(
             openapi_v3(parts, document(path, &|registry| openapi::v3_document(registry, group, version))?)
         }
         ["version"] => Ok(respond::encoded(200, &version(), wanted)),
-        ["healthz" | "livez" | "readyz", ..] => Ok(health(server, &segments, query).await),
+        [endpoint @ ("healthz" | "livez" | "readyz"), check @ ..] => {
+            Ok(health::serve(server, endpoint, &check.join("/"), query).await?)
+        }
         ["metrics"] => Ok(respond::raw(200, "text/plain; version=0.0.4", metrics(server, &registry).into_bytes())),
         _ => match server.extensions.documents.get(path) {
             Some((media_type, document)) => {
@@ -234,7 +233,7 @@ fn tagged(parts: &Parts, bytes: Bytes, tag: HeaderValue, content_type: &'static 
 }
 
 /// The index of paths.
-fn paths(registry: &Registry) -> Value {
+fn paths(server: &Shared, registry: &Registry) -> Value {
     let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
     for group in registry.groups().into_iter().filter(|group| !group.is_empty()) {
         paths.push(format!("/apis/{group}"));
@@ -243,6 +242,9 @@ fn paths(registry: &Registry) -> Value {
     paths.extend(
         ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(Into::into),
     );
+    for endpoint in health::ENDPOINTS {
+        paths.extend(health::names(server, endpoint).map(|check| format!("/{endpoint}/{check}")));
+    }
     paths.sort();
     json!({"paths": paths})
 }
@@ -259,63 +261,11 @@ fn version() -> Value {
     })
 }
 
-/// `/readyz`, `/readyz?verbose`, `/readyz/store` (apiserver `server/healthz`).
-async fn health(server: &Shared, segments: &[&str], query: &Query) -> Response<Body> {
-    let mut checks: Vec<(String, Result<(), String>)> = vec![("ping".into(), Ok(()))];
-    let store = tokio::time::timeout(HEALTH_TIMEOUT, server.store.revision()).await;
-    checks.push((
-        "store".into(),
-        match store {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("no answer".into()),
-        },
-    ));
-    if segments[0] == "readyz" {
-        let stopping = if server.stop.is_cancelled() { Err("the server is shutting down".into()) } else { Ok(()) };
-        checks.push(("shutdown".into(), stopping));
-        for (name, check) in &server.extensions.readiness {
-            checks.push((name.clone(), check()));
-        }
-    }
-    let excluded: Vec<&str> = query.all("exclude").collect();
-    let unknown: Vec<String> =
-        excluded.iter().filter(|e| !checks.iter().any(|(n, _)| n == *e)).map(|e| format!("{e:?}")).collect();
-    if let Some(only) = segments.get(1) {
-        checks.retain(|(name, _)| name == only);
-        if checks.is_empty() {
-            return respond::raw(404, "text/plain; charset=utf-8", format!("unknown check {only}\n").into_bytes());
-        }
-    }
-    let left_out = |name: &str| excluded.contains(&name) && segments.len() == 1;
-    let failed = checks.iter().any(|(name, result)| result.is_err() && !left_out(name));
-    let mut text = String::new();
-    for (name, result) in &checks {
-        let _ = match result {
-            _ if left_out(name) => writeln!(text, "[+]{name} excluded: ok"),
-            Ok(()) => writeln!(text, "[+]{name} ok"),
-            Err(why) => writeln!(text, "[-]{name} failed: {why}"),
-        };
-    }
-    let path = segments[0];
-    if !unknown.is_empty() {
-        let unknown = unknown.join(",");
-        let _ = writeln!(text, "warn: some health checks cannot be excluded: no matches for {unknown}");
-    }
-    if failed {
-        let _ = writeln!(text, "{path} check failed");
-        return respond::raw(500, "text/plain; charset=utf-8", text.into_bytes());
-    }
-    let _ = writeln!(text, "{path} check passed");
-    let body = if query.has("verbose") { text } else { "ok".to_owned() };
-    respond::raw(200, "text/plain; charset=utf-8", body.into_bytes())
-}
-
 fn metrics(server: &Shared, registry: &Registry) -> String {
     let mut objects = Vec::new();
     for row in registry.iter().filter(|row| !row.virtual_kind && !convert::is_converted(row)) {
         if let Some(cache) = server.cache.resource(&row.group, &row.plural) {
-            objects.push((row.qualified_plural(), cache.len()));
+            objects.push(Objects { group: row.group.to_string(), plural: row.plural.to_string(), count: cache.len() });
         }
     }
     let mut out = server.metrics.render(&objects);

@@ -51,8 +51,11 @@ pub struct Extensions {
     pub fairness: Option<Arc<Fairness>>,
     /// Notes what is asked and answered; without it, nothing is noted.
     pub audit: Option<Arc<Auditor>>,
-    /// Parts of readiness beyond the server's own, by name.
-    pub readiness: BTreeMap<String, Check>,
+    /// Whether what every cluster has is there: until then, who is not known or may do nothing is told to come back.
+    /// Without it, the server is ready from the start.
+    pub started: Option<Check>,
+    /// Parts of health beyond the server's own, by name.
+    pub health: BTreeMap<String, Check>,
     /// The parts of the control plane besides this server, by name: what component statuses tell of.
     pub components: BTreeMap<String, Check>,
 }

@@ -19,7 +19,7 @@ use xebec_store::{Store, StoreError};
 use crate::aggregation::{Aggregated, Aggregator};
 use crate::authn::UserInfo;
 use crate::authn::chain::Chain;
-use crate::authz::{Attributes, Authorizer, Decision, Union};
+use crate::authz::{Attributes, Authorizer, Decision, Union, Verdict};
 use crate::body::{Body, BoxError, RequestBody};
 use crate::cache::WatchCache;
 use crate::compaction::Forgotten;
@@ -29,7 +29,7 @@ use crate::fairness::ADJUSTMENT_PERIOD;
 use crate::metrics::Metrics;
 use crate::reader::{Entry, Reader};
 use crate::webhook::WebhookClient;
-use crate::{chain, compaction, discovery, event_ttl, versions};
+use crate::{allocate, chain, compaction, discovery, event_ttl, versions};
 
 /// Makes the extensions, once there is something to read from.
 pub type Extend = Box<dyn FnOnce(Arc<dyn Reader>) -> Extensions + Send>;
@@ -122,6 +122,7 @@ impl ApiServer {
     pub async fn start(config: Config) -> Result<Self, StoreError> {
         let found = Found::read(&*config.store).await?;
         let rows = versions::all_stored(&config.registry).chain(found.stored().cloned());
+        let rows = rows.chain([allocate::records_row()]);
         let cache = WatchCache::load(config.store.clone(), rows, config.stop.clone()).await?;
         let mut extensions = (config.extend)(cache.clone());
         let mut authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Administrators)];
@@ -215,9 +216,9 @@ impl ApiServer {
 struct Administrators;
 
 impl Authorizer for Administrators {
-    fn decide(&self, attributes: &Attributes) -> Option<Decision> {
+    fn decide<'a>(&'a self, attributes: &Attributes) -> Verdict<'a> {
         let may = attributes.user.in_group("system:masters");
-        Some(if may { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) })
+        Verdict::Now(if may { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) })
     }
 }
 

@@ -24,7 +24,7 @@ use crate::authz::config::{AuthorizationConfig, Method, WebhookConfig};
 use crate::authz::node::NodeAuthorizer;
 use crate::authz::rbac::Rbac;
 use crate::authz::webhook::Webhook;
-use crate::authz::{Attributes, Authorizer, Decision, Union};
+use crate::authz::{Attributes, Authorizer, Decision, Union, Verdict};
 use crate::extension::{Answer, Extensions, NodeConnector};
 use crate::fairness::{self, Fairness};
 use crate::reader::Reader;
@@ -163,8 +163,8 @@ impl Standard {
 struct Always(bool);
 
 impl Authorizer for Always {
-    fn decide(&self, _: &Attributes) -> Option<Decision> {
-        Some(match self.0 {
+    fn decide<'a>(&'a self, _: &Attributes) -> Verdict<'a> {
+        Verdict::Now(match self.0 {
             true => Decision::Allow(String::new()),
             false => Decision::NoOpinion("Everything is forbidden.".into()),
         })

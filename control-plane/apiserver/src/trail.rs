@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 use http::{Method, Response};
 use http_body_util::{BodyExt, Full};
 use serde_json::Value;
+use tokio::time::Instant;
 use xebec_schema::status::Status;
 
 use crate::audit::record::{UntilDropped, readable};
@@ -18,6 +18,7 @@ use crate::authn::UserInfo;
 use crate::authz::{Attributes, Decision};
 use crate::body::{self, Body, RequestBody};
 use crate::fairness::{Ticket, width};
+use crate::metrics::requests::{Asked, UnderWay};
 use crate::query::Query;
 use crate::request::Target;
 use crate::respond;
@@ -31,8 +32,12 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// See the module.
 pub(crate) struct Trail {
-    /// The request's verb, for the counters.
-    pub(crate) verb: &'static str,
+    /// The request's verb.
+    verb: &'static str,
+    /// What is asked for, for the counters.
+    asked: Asked,
+    begun: Instant,
+    under_way: Option<UnderWay>,
     /// The answer goes on for as long as the client wants.
     long: bool,
     /// UIDs of flow schema and priority level.
@@ -42,23 +47,26 @@ pub(crate) struct Trail {
 
 impl Trail {
     pub(crate) fn new() -> Self {
-        Self { verb: "other", long: false, flow: None, record: None }
+        let (asked, begun) = (Asked::unknown(), Instant::now());
+        Self { verb: "other", asked, begun, under_way: None, long: false, flow: None, record: None }
     }
 
     /// Begins to note the request, if the policy says so. `caller` makes it; nobody, if their credentials are bad.
     pub(crate) fn begin(
         &mut self,
-        server: &Shared,
+        server: &Arc<Shared>,
         target: &Target,
         caller: Option<&UserInfo>,
-        parts: &Parts,
+        (parts, query): (&Parts, &Query),
         audit_id: Option<&HeaderValue>,
     ) {
+        self.asked = Asked::of(target, parts, query);
         if let Target::Resource(path) = target {
             self.verb = path.verb;
             self.long = path.verb == "watch"
                 || matches!(path.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy");
         }
+        self.under_way = Some(UnderWay::new(server, &self.asked, self.long));
         let Some(auditor) = &server.extensions.audit else { return };
         let nobody = UserInfo::default();
         let attributes = target.attributes(caller.unwrap_or(&nobody), &parts.method, parts.uri.path());
@@ -146,8 +154,20 @@ impl Trail {
         }
     }
 
-    /// The end: notes the answer, and says in it how it was treated. `panicked`: the server failed.
-    pub(crate) fn finish(self, mut response: Response<Body>, panicked: bool) -> Response<Body> {
+    /// The end: counts and notes the answer, and says in it how it was treated. `panicked`: the server failed.
+    pub(crate) fn finish(mut self, server: &Shared, response: Response<Body>, panicked: bool) -> Response<Body> {
+        let took = (!self.long).then(|| self.begun.elapsed());
+        let asked = std::mem::replace(&mut self.asked, Asked::unknown());
+        server.metrics.requests.answered(asked, response.status().as_u16(), took);
+        let under_way = self.under_way.take();
+        let response = self.note(response, panicked);
+        if !self.long {
+            return response;
+        }
+        response.map(|body| body.with(under_way))
+    }
+
+    fn note(&mut self, mut response: Response<Body>, panicked: bool) -> Response<Body> {
         if let Some((schema, level)) = &self.flow {
             for (name, uid) in [(SCHEMA_UID, schema), (LEVEL_UID, level)] {
                 if let Ok(value) = HeaderValue::from_str(uid) {
@@ -155,7 +175,7 @@ impl Trail {
                 }
             }
         }
-        let Some(mut record) = self.record else { return response };
+        let Some(mut record) = self.record.take() else { return response };
         let code = response.status().as_u16();
         let failed = code >= 400;
         let answered: Option<Value> = match response.body() {
@@ -175,15 +195,7 @@ impl Trail {
             record.emit(Stage::ResponseStarted);
         }
         response.map(|body| match body {
-            Body::Stream(stream, size) => {
-                let noted = UntilDropped(record);
-                let stream = stream.map(move |piece| {
-                    // Holds on to what is noted at the end.
-                    let _ = &noted;
-                    piece
-                });
-                Body::Stream(Box::pin(stream), size)
-            }
+            Body::Stream(..) => body.with(UntilDropped(record)),
             whole => {
                 record.emit(Stage::ResponseComplete);
                 whole

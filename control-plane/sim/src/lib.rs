@@ -15,6 +15,8 @@ mod trace;
 #[cfg(test)]
 mod device_tests;
 #[cfg(test)]
+mod servers_tests;
+#[cfg(test)]
 mod sets_tests;
 #[cfg(test)]
 mod tests;

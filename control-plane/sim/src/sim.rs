@@ -22,6 +22,7 @@ use xebec_controllers::runtime::informer::read_list;
 use xebec_controllers::runtime::kind::Kind;
 use xebec_pki::ServiceAccountKeys;
 use xebec_schema::registry::Registry;
+use xebec_store::Store;
 
 use crate::invariants::{self, Mirror};
 use crate::node::Node;
@@ -236,8 +237,13 @@ impl Sim {
     }
 }
 
-async fn start_server(
-    store: &Arc<RecordingStore>,
+/// The API server over a store.
+///
+/// # Panics
+///
+/// If it does not start.
+pub(crate) async fn start_server<S: Store>(
+    store: &Arc<S>,
     clock: &Clock,
     random: &Random,
     cancel: &CancellationToken,
@@ -275,7 +281,8 @@ fn service_cidr() -> IpNet {
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16))
 }
 
-fn facts() -> Facts {
+/// What its cluster is made of.
+pub(crate) fn facts() -> Facts {
     Facts {
         advertise_address: IpAddr::V4(Ipv4Addr::new(172, 30, 0, 2)),
         secure_port: 6443,

@@ -236,6 +236,10 @@ impl Store for EtcdStore {
         let found = self.fetch("\0", GetOptions::new().with_limit(1)).await.map_err(|e| engine(&e))?;
         Ok(ours(found.header().map_or(1, etcd_client::ResponseHeader::revision)))
     }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
 }
 
 fn key_of(condition: &Condition) -> &str {

@@ -16,13 +16,14 @@ pub mod encrypted;
 pub mod etcd;
 mod fanout;
 pub mod memory;
+pub mod shared;
 pub mod sqlite;
 
 /// A point in the store's history. 0 is before the first write.
 pub type Revision = u64;
 
 /// A key with its value as of some revision.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyValue {
     /// The key, `/registry/...`.
     pub key: String,
@@ -174,6 +175,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// The current revision.
     async fn revision(&self) -> Result<Revision, StoreError>;
+
+    /// Whether others may write to it: then what this process knows of it may be behind.
+    fn is_shared(&self) -> bool {
+        false
+    }
 
     /// Whether the key's value should be written again though it is the same: it is kept in a form that is no longer
     /// wanted.

@@ -135,8 +135,8 @@ pub trait Plugin: Send + Sync + 'static {
     }
 
     /// Refuses, or says what has to be written together with the object. Asked last, just before the object is
-    /// stored, and again if somebody else was faster.
-    async fn ride(&self, _review: &Review<'_>) -> Result<Rider, Status> {
+    /// stored, and again if somebody else was faster. Only what the plugin itself chose for the object may it change here.
+    async fn ride(&self, _review: &mut Review<'_>) -> Result<Rider, Status> {
         Ok(Rider::default())
     }
 }

@@ -85,7 +85,7 @@ impl Plugin for ResourceQuota {
         true
     }
 
-    async fn ride(&self, review: &Review<'_>) -> Result<Rider, Status> {
+    async fn ride(&self, review: &mut Review<'_>) -> Result<Rider, Status> {
         let kind = Kind { group: &review.resource.group, plural: &review.resource.plural };
         let create = match review.operation {
             Operation::Create => true,
@@ -125,7 +125,7 @@ mod tests {
 
     async fn ride(reader: &Arc<FakeReader>, dry_run: bool) -> Result<Rider, Status> {
         let registry = Registry::builtin();
-        let review = Review {
+        let mut review = Review {
             user: &UserInfo::system("x"),
             resource: registry.get("", "v1", "pods").unwrap(),
             requested: registry.get("", "v1", "pods").unwrap(),
@@ -142,7 +142,7 @@ mod tests {
             warnings: Vec::new(),
             annotations: Vec::new(),
         };
-        ResourceQuota::new(reader.clone(), &Clock::system()).ride(&review).await
+        ResourceQuota::new(reader.clone(), &Clock::system()).ride(&mut review).await
     }
 
     fn quota(used: &str) -> Value {

@@ -3,7 +3,8 @@
 //! The allocator is an admission plugin, the last to change a service. What it gives out is held for its service until
 //! that is seen stored, or for a while; by then the write has failed and it is free again. So nothing is to be undone
 //! when a write fails, nor on deletion: what looks taken is looked up in the store, and if no service there has it, it is
-//! free.
+//! free. What another server gave out at the same time is found when the service is to be stored ([`records`]): then
+//! another address or port is chosen, unless this very one was asked for.
 
 mod families;
 mod held;
@@ -24,14 +25,18 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use xebec_clock::{Clock, Random};
 use xebec_schema::field::Error as FieldError;
+use xebec_schema::resource::Resource;
 use xebec_schema::status::Status;
 
 use self::held::Held;
 use self::range::{AddressRange, PortRange};
+use self::records::Thing;
 use crate::admission::{Operation, Plugin, Review, Rider};
-use crate::json::{decode, text};
+use crate::json::{decode, list, text};
 use crate::reader::Reader;
 
+/// How often another address or port is chosen when other servers give out the same.
+const CHOICES: usize = 64;
 /// How long a service may take from admission to the store.
 const PENDING: Duration = Duration::from_secs(15);
 
@@ -95,6 +100,28 @@ impl ServiceAllocator {
         }
         result
     }
+
+    /// Lets go of what somebody else has. Whether it was chosen here, so that another will do.
+    fn give_up(&self, lost: Thing) -> bool {
+        let mut state = self.state.lock();
+        match lost {
+            Thing::Address(address) => {
+                let chosen = state.addresses.was_chosen(&address);
+                state.addresses.release(address);
+                chosen
+            }
+            Thing::Port(port) => {
+                let chosen = state.ports.was_chosen(&port);
+                state.ports.release(port);
+                chosen
+            }
+        }
+    }
+}
+
+/// How nodes' ports are kept that services hold.
+pub(crate) fn records_row() -> Arc<Resource> {
+    Arc::new(records::port_row())
 }
 
 /// Why a service cannot have what it needs.
@@ -103,6 +130,18 @@ enum Failure {
     Fields(Vec<FieldError>),
     /// There is nothing left.
     Full(String),
+}
+
+impl Failure {
+    fn status(self, service: &Value, name: &str) -> Status {
+        match self {
+            Self::Fields(errors) => {
+                let name = if name.is_empty() { text(service, "/metadata/generateName") } else { name };
+                Status::invalid("", "Service", name, &errors)
+            }
+            Self::Full(why) => Status::internal(why),
+        }
+    }
 }
 
 impl State {
@@ -160,29 +199,32 @@ impl Trial<'_> {
         entry.is_some_and(|entry| service::addresses(&decode(&entry.bytes)).contains(&address))
     }
 
-    /// Takes the address, unless somebody else has it.
-    fn take_address(&mut self, address: IpAddr) -> bool {
+    /// Takes the address, unless somebody else has it. `chosen`: the service asks for any.
+    fn take_address(&mut self, address: IpAddr, chosen: bool) -> bool {
         if let Some(holder) = self.state.addresses.other(&address, self.owner)
             && (holder.is_pending() || self.is_stored(&holder.owner, |s| service::addresses(s).contains(&address)))
         {
             return false;
         }
-        if records::is_taken(&*self.allocator.reader, address, self.owner) {
+        if Thing::Address(address).is_taken(&*self.allocator.reader, self.owner) {
             return false;
         }
-        if self.state.addresses.take(address, self.owner) {
+        if self.state.addresses.take(address, self.owner, chosen) {
             self.taken.push(address);
         }
         true
     }
 
-    fn take_port(&mut self, port: u16) -> bool {
+    fn take_port(&mut self, port: u16, chosen: bool) -> bool {
         if let Some(holder) = self.state.ports.other(&port, self.owner)
             && (holder.is_pending() || self.is_stored(&holder.owner, |s| service::node_ports(s).contains(&port)))
         {
             return false;
         }
-        if self.state.ports.take(port, self.owner) {
+        if Thing::Port(port).is_taken(&*self.allocator.reader, self.owner) {
+            return false;
+        }
+        if self.state.ports.take(port, self.owner, chosen) {
             self.ports.push(port);
         }
         true
@@ -224,8 +266,8 @@ impl Trial<'_> {
                 }
                 None => "the provided network does not match the current range".to_owned(),
             }
-        } else if !self.take_address(address) {
-            "provided IP is already allocated".to_owned()
+        } else if !self.take_address(address, false) {
+            return Err(Failure::Fields(vec![address_taken(address)]));
         } else {
             return Ok(address);
         };
@@ -239,13 +281,13 @@ impl Trial<'_> {
     fn any_address(&mut self, ranges: &[&AddressRange]) -> Result<IpAddr, Failure> {
         let random = &self.allocator.random;
         for candidate in ranges.iter().flat_map(|range| range.candidates(random)) {
-            if self.state.addresses.is_free(&candidate) && self.take_address(candidate) {
+            if self.state.addresses.is_free(&candidate) && self.take_address(candidate, true) {
                 return Ok(candidate);
             }
         }
         // All are given out; some of them may be held for nobody.
         for candidate in ranges.iter().flat_map(|range| range.candidates(random)) {
-            if self.take_address(candidate) {
+            if self.take_address(candidate, true) {
                 return Ok(candidate);
             }
         }
@@ -254,12 +296,12 @@ impl Trial<'_> {
 
     fn any_port(&mut self) -> Result<u16, Failure> {
         for candidate in self.allocator.ports.candidates(&self.allocator.random) {
-            if self.state.ports.is_free(&candidate) && self.take_port(candidate) {
+            if self.state.ports.is_free(&candidate) && self.take_port(candidate, true) {
                 return Ok(candidate);
             }
         }
         for candidate in self.allocator.ports.candidates(&self.allocator.random) {
-            if self.take_port(candidate) {
+            if self.take_port(candidate, true) {
                 return Ok(candidate);
             }
         }
@@ -274,7 +316,7 @@ impl Trial<'_> {
         let Some(port) = u16::try_from(port).ok().filter(|p| range.contains(*p)) else {
             return Err(error(format!("provided port is not in the valid range. The range of valid ports is {range}")));
         };
-        if !self.take_port(port) {
+        if !self.take_port(port, false) {
             return Err(error("provided port is already allocated".into()));
         }
         Ok(port)
@@ -331,34 +373,62 @@ impl Plugin for ServiceAllocator {
             service::carry_over(service, old);
         }
         service::drop_unneeded(service, review.old);
-        self.allocate(service, review.old, &owner, review.dry_run).map_err(|failure| match failure {
-            Failure::Fields(errors) => {
-                let name = if review.name.is_empty() { text(service, "/metadata/generateName") } else { review.name };
-                Status::invalid("", "Service", name, &errors)
-            }
-            Failure::Full(why) => Status::internal(why),
-        })
+        self.allocate(service, review.old, &owner, review.dry_run)
+            .map_err(|failure| failure.status(service, review.name))
     }
 
     fn rides(&self) -> bool {
         true
     }
 
-    async fn ride(&self, review: &Review<'_>) -> Result<Rider, Status> {
+    async fn ride(&self, review: &mut Review<'_>) -> Result<Rider, Status> {
         let about = review.resource.group.is_empty() && review.resource.plural == "services";
         if !about || !review.subresource.is_empty() {
             return Ok(Rider::default());
         }
-        let addresses = |service: &Value| match service::needs_addresses(service) {
-            true => service::addresses(service),
-            false => Vec::new(),
-        };
-        let had = review.old.map(addresses).unwrap_or_default();
-        let wanted = match review.operation {
-            Operation::Create | Operation::Update => review.object.as_ref().map(addresses).unwrap_or_default(),
-            Operation::Delete | Operation::Connect => Vec::new(),
-        };
+        let owner = (review.namespace.to_owned(), review.name.to_owned());
+        let had = review.old.map(Thing::all_of).unwrap_or_default();
         let maker = records::Maker { reader: &*self.reader, clock: &self.clock, random: &self.random };
-        maker.ride(&(review.namespace.to_owned(), review.name.to_owned()), &had, &wanted)
+        for _ in 0..CHOICES {
+            let wanted = match review.operation {
+                Operation::Create | Operation::Update => review.object.as_ref().map(Thing::all_of).unwrap_or_default(),
+                Operation::Delete | Operation::Connect => Vec::new(),
+            };
+            let lost = match maker.ride(&owner, &had, &wanted) {
+                Ok(rider) => return Ok(rider),
+                Err(lost) => lost,
+            };
+            let Some(service) = review.object.as_mut() else { return Ok(Rider::default()) };
+            for thing in lost {
+                if !self.give_up(thing) {
+                    return Err(taken(thing, service, review.name));
+                }
+                service::forget(service, thing);
+            }
+            self.allocate(service, review.old, &owner, review.dry_run)
+                .map_err(|failure| failure.status(service, review.name))?;
+        }
+        Err(Status::too_many_requests("what is chosen for the service keeps being taken; please try again", 1))
     }
+}
+
+/// 422 for what was asked for, and somebody else was faster.
+fn taken(lost: Thing, service: &Value, name: &str) -> Status {
+    let error = match lost {
+        Thing::Address(address) => address_taken(address),
+        Thing::Port(port) => {
+            let mut ports = list(service, "/spec/ports").iter();
+            let path = match ports.position(|p| p["nodePort"] == port) {
+                Some(index) => format!("spec.ports[{index}].nodePort"),
+                None => "spec.healthCheckNodePort".to_owned(),
+            };
+            FieldError::invalid(xebec_schema::field::Path::new(path), port, "provided port is already allocated")
+        }
+    };
+    Status::invalid("", "Service", name, &[error])
+}
+
+fn address_taken(address: IpAddr) -> FieldError {
+    let why = format!("failed to allocate IP {address}: provided IP is already allocated");
+    FieldError::invalid(xebec_schema::field::Path::new("spec.clusterIPs"), vec![Value::from(address.to_string())], why)
 }

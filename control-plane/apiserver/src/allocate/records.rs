@@ -1,15 +1,16 @@
-//! Addresses of services as objects (KEP-1880): an `IPAddress` for each cluster address, written and removed in the very
-//! transaction that writes or removes its service, so that whoever else wants the address for something (a gateway) and
-//! the service cannot both have it; and the `ServiceCIDR`s that addresses may come from.
+//! What services hold, on record: an `IPAddress` for each cluster address (KEP-1880) and a record of ours for each node
+//! port, written and removed in the very transaction that writes or removes its service. So neither two services, each of
+//! another server, can have the same, nor a service and whoever else wants an address for something (a gateway). And the
+//! `ServiceCIDR`s that addresses may come from.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use xebec_clock::{Clock, Random};
-use xebec_schema::field::{Error as FieldError, Path};
-use xebec_schema::status::Status;
+use xebec_schema::resource::{PLAIN, Resource};
 use xebec_store::{Condition, Operation as StoreOperation};
 
 use super::range::AddressRange;
@@ -20,6 +21,8 @@ use crate::json::{decode, list, strings, text};
 use crate::reader::{Entry, Reader};
 
 const GROUP: &str = "networking.k8s.io";
+/// Where node ports are on record: no group that a definition can have, and served to nobody.
+const PORTS: (&str, &str) = ("xebec", "nodeports");
 /// The range that the cluster began with.
 const DEFAULT_CIDR: &str = "kubernetes";
 
@@ -44,43 +47,118 @@ fn is_ready(cidr: &Value) -> bool {
     list(cidr, "/status/conditions").iter().any(|c| text(c, "/type") == "Ready" && text(c, "/status") == "True")
 }
 
-/// Whether an address object stands for something else than the service `owner`, or another service that has it.
-pub(super) fn is_taken(reader: &dyn Reader, address: IpAddr, owner: &Owner) -> bool {
-    find(reader, address).is_some_and(|entry| holder(reader, &entry, address, owner) == Holder::Other)
+/// How node ports' records are kept.
+pub(super) fn port_row() -> Resource {
+    let name = |text: &'static str| Cow::Borrowed(text);
+    Resource {
+        group: name(PORTS.0),
+        version: name("v1"),
+        kind: name("NodePort"),
+        list_kind: name("NodePortList"),
+        plural: name(PORTS.1),
+        singular: name("nodeport"),
+        short_names: Cow::Borrowed(&[]),
+        categories: Cow::Borrowed(&[]),
+        namespaced: false,
+        verbs: Cow::Borrowed(&[]),
+        subresources: Cow::Borrowed(&[]),
+        schema: name(""),
+        strategy: PLAIN,
+        columns: &[],
+        virtual_kind: false,
+        custom: None,
+    }
+}
+
+/// What only one service can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Thing {
+    /// A cluster address.
+    Address(IpAddr),
+    /// A port on every node.
+    Port(u16),
+}
+
+impl Thing {
+    /// Everything that a service holds.
+    pub(super) fn all_of(service: &Value) -> Vec<Self> {
+        let addresses = if service::needs_addresses(service) { service::addresses(service) } else { Vec::new() };
+        let mut out: Vec<Self> = addresses.into_iter().map(Self::Address).collect();
+        for port in service::node_ports(service).into_iter().map(Self::Port) {
+            // Two protocols may share one.
+            if !out.contains(&port) {
+                out.push(port);
+            }
+        }
+        out
+    }
+
+    fn is_held_by(self, service: &Value) -> bool {
+        match self {
+            Self::Address(address) => service::addresses(service).contains(&address),
+            Self::Port(port) => service::node_ports(service).contains(&port),
+        }
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Address(address) => address.to_string(),
+            Self::Port(port) => port.to_string(),
+        }
+    }
+
+    fn kind(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Address(_) => (GROUP, "ipaddresses"),
+            Self::Port(_) => PORTS,
+        }
+    }
+
+    fn key(self) -> String {
+        let (group, plural) = self.kind();
+        format!("{}{group}/{plural}/{}", cache::ROOT, cache::key("", &self.name()))
+    }
+
+    /// Its record, if there is one.
+    fn find(self, reader: &dyn Reader) -> Option<Arc<Entry>> {
+        let (group, plural) = self.kind();
+        reader.get(group, plural, "", &self.name())
+    }
+
+    /// Whether its record stands for something else than the service `owner`, or another service that has it.
+    pub(super) fn is_taken(self, reader: &dyn Reader, owner: &Owner) -> bool {
+        self.find(reader).is_some_and(|entry| self.holder(reader, &entry, owner) == Holder::Other)
+    }
+
+    fn holder(self, reader: &dyn Reader, entry: &Entry, owner: &Owner) -> Holder {
+        let object = decode(&entry.bytes);
+        let parent = |key: &str| text(&object, &format!("/spec/parentRef/{key}")).to_owned();
+        if !parent("group").is_empty() || parent("resource") != "services" {
+            return Holder::Other;
+        }
+        let parent = (parent("namespace"), parent("name"));
+        if parent == *owner {
+            return Holder::Owner;
+        }
+        let has = |entry: Arc<Entry>| self.is_held_by(&decode(&entry.bytes));
+        match reader.get("", "services", &parent.0, &parent.1).is_some_and(has) {
+            true => Holder::Other,
+            false => Holder::Nobody,
+        }
+    }
 }
 
 #[derive(PartialEq, Eq)]
 enum Holder {
     /// The service itself.
     Owner,
-    /// A service that is gone, or has the address no more.
+    /// A service that is gone, or has it no more.
     Nobody,
     /// Something or somebody else.
     Other,
 }
 
-fn find(reader: &dyn Reader, address: IpAddr) -> Option<Arc<Entry>> {
-    reader.get(GROUP, "ipaddresses", "", &address.to_string())
-}
-
-fn holder(reader: &dyn Reader, entry: &Entry, address: IpAddr, owner: &Owner) -> Holder {
-    let object = decode(&entry.bytes);
-    let parent = |key: &str| text(&object, &format!("/spec/parentRef/{key}")).to_owned();
-    if !parent("group").is_empty() || parent("resource") != "services" {
-        return Holder::Other;
-    }
-    let parent = (parent("namespace"), parent("name"));
-    if parent == *owner {
-        return Holder::Owner;
-    }
-    let has = |entry: Arc<Entry>| service::addresses(&decode(&entry.bytes)).contains(&address);
-    match reader.get("", "services", &parent.0, &parent.1).is_some_and(has) {
-        true => Holder::Other,
-        false => Holder::Nobody,
-    }
-}
-
-/// What address objects are made of.
+/// What records are made of.
 pub(super) struct Maker<'a> {
     pub(super) reader: &'a dyn Reader,
     pub(super) clock: &'a Clock,
@@ -88,60 +166,57 @@ pub(super) struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// What is written together with a service that had some addresses and is to have others.
+    /// What is written together with a service that held some things and is to hold others.
     ///
     /// # Errors
     ///
-    /// 422 if an address is somebody else's by now.
-    pub(super) fn ride(&self, owner: &Owner, had: &[IpAddr], wanted: &[IpAddr]) -> Result<Rider, Status> {
-        let mut rider = Rider::default();
-        for address in wanted {
-            let key = key(*address);
-            match find(self.reader, *address) {
+    /// What is somebody else's by now.
+    pub(super) fn ride(&self, owner: &Owner, had: &[Thing], wanted: &[Thing]) -> Result<Rider, Vec<Thing>> {
+        let (mut rider, mut lost) = (Rider::default(), Vec::new());
+        for thing in wanted {
+            let key = thing.key();
+            match thing.find(self.reader) {
                 None => rider.conditions.push(Condition::Absent(key.clone())),
-                Some(entry) => match holder(self.reader, &entry, *address, owner) {
+                Some(entry) => match thing.holder(self.reader, &entry, owner) {
                     Holder::Owner => continue,
                     Holder::Nobody => rider.conditions.push(Condition::Unchanged(key.clone(), entry.revision)),
                     Holder::Other => {
-                        let why = format!("failed to allocate IP {address}: provided IP is already allocated");
-                        let path = Path::new("spec.clusterIPs");
-                        let error = FieldError::invalid(path, vec![Value::from(address.to_string())], why);
-                        return Err(Status::invalid("", "Service", &owner.1, &[error]));
+                        lost.push(*thing);
+                        continue;
                     }
                 },
             }
-            rider.operations.push(StoreOperation::Put(key, entry::encode(&self.object(*address, owner))));
+            rider.operations.push(StoreOperation::Put(key, entry::encode(&self.record(*thing, owner))));
         }
-        for address in had.iter().filter(|address| !wanted.contains(address)) {
-            if let Some(entry) = find(self.reader, *address)
-                && holder(self.reader, &entry, *address, owner) == Holder::Owner
+        if !lost.is_empty() {
+            return Err(lost);
+        }
+        for thing in had.iter().filter(|thing| !wanted.contains(thing)) {
+            if let Some(entry) = thing.find(self.reader)
+                && thing.holder(self.reader, &entry, owner) == Holder::Owner
             {
-                rider.conditions.push(Condition::Unchanged(key(*address), entry.revision));
-                rider.operations.push(StoreOperation::Delete(key(*address)));
+                rider.conditions.push(Condition::Unchanged(thing.key(), entry.revision));
+                rider.operations.push(StoreOperation::Delete(thing.key()));
             }
         }
         Ok(rider)
     }
 
-    fn object(&self, address: IpAddr, owner: &Owner) -> Value {
-        json!({
-            "metadata": {
-                "name": address.to_string(),
-                "uid": self.random.uuid(),
-                "generation": 1,
-                "creationTimestamp": self.clock.now_seconds().to_string(),
-                "labels": {
-                    "ipaddress.kubernetes.io/ip-family": if address.is_ipv4() { "IPv4" } else { "IPv6" },
-                    "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
-                },
-            },
-            "kind": "IPAddress",
-            "apiVersion": "networking.k8s.io/v1",
+    fn record(&self, thing: Thing, owner: &Owner) -> Value {
+        let mut record = json!({
+            "metadata": {"name": thing.name(), "uid": self.random.uuid()},
             "spec": {"parentRef": {"resource": "services", "namespace": owner.0, "name": owner.1}},
-        })
+        });
+        if let Thing::Address(address) = thing {
+            record["kind"] = "IPAddress".into();
+            record["apiVersion"] = "networking.k8s.io/v1".into();
+            record["metadata"]["generation"] = 1.into();
+            record["metadata"]["creationTimestamp"] = self.clock.now_seconds().to_string().into();
+            record["metadata"]["labels"] = json!({
+                "ipaddress.kubernetes.io/ip-family": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+            });
+        }
+        record
     }
-}
-
-fn key(address: IpAddr) -> String {
-    format!("{}{GROUP}/ipaddresses/{}", cache::ROOT, cache::key("", &address.to_string()))
 }

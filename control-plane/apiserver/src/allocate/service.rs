@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::range::AddressRange;
+use super::records::Thing;
 use crate::json::{list, strings, text};
 
 pub(super) fn kind(service: &Value) -> &str {
@@ -86,6 +87,31 @@ pub(super) fn set_addresses(service: &mut Value, addresses: &[IpAddr]) {
     let Some(first) = addresses.first() else { return };
     service["spec"]["clusterIP"] = first.to_string().into();
     service["spec"]["clusterIPs"] = addresses.iter().map(|a| Value::from(a.to_string())).collect();
+}
+
+/// Takes out a chosen address or port that it cannot have, so that another is chosen.
+pub(super) fn forget(service: &mut Value, lost: Thing) {
+    match lost {
+        Thing::Address(address) => {
+            // What comes after a chosen address has been chosen, too.
+            let left: Vec<IpAddr> = addresses(service).into_iter().take_while(|a| *a != address).collect();
+            if let Some(spec) = service["spec"].as_object_mut() {
+                spec.remove("clusterIP");
+                spec.remove("clusterIPs");
+            }
+            set_addresses(service, &left);
+        }
+        Thing::Port(port) => {
+            for index in 0..ports(service) {
+                if node_port(service, index) == i64::from(port) {
+                    set_node_port(service, index, 0);
+                }
+            }
+            if service["spec"]["healthCheckNodePort"] == port {
+                service["spec"]["healthCheckNodePort"] = 0.into();
+            }
+        }
+    }
 }
 
 pub(super) fn set(service: &mut Value, key: &str, value: impl Into<Value>) {

@@ -377,7 +377,7 @@ impl World {
     ) -> Result<Rider, Status> {
         let registry = Registry::builtin();
         let user = UserInfo::system("x");
-        let review = Review {
+        let mut review = Review {
             user: &user,
             resource: registry.get("", "v1", "services").unwrap(),
             requested: registry.get("", "v1", "services").unwrap(),
@@ -394,7 +394,7 @@ impl World {
             warnings: Vec::new(),
             annotations: Vec::new(),
         };
-        self.allocator.ride(&review).await
+        self.allocator.ride(&mut review).await
     }
 
     fn put_address(&self, address: &str, parent: Value) {
@@ -469,4 +469,70 @@ async fn ranges_are_added_and_taken_away_while_running() {
     put(cidr("kubernetes", "10.0.0.0/30", "False", json!("2026-01-01T00:00:00Z")));
     world.delete("a");
     assert!(world.put("d", json!({})).await.unwrap_err().ends_with(full));
+}
+
+/// What another server has written.
+fn port_record(port: u16, name: &str) -> Value {
+    json!({"metadata": {"name": port.to_string()},
+        "spec": {"parentRef": {"resource": "services", "namespace": "ns", "name": name}}})
+}
+
+fn node_port_service(port: u16) -> Value {
+    json!({"metadata": {"name": "a", "namespace": "ns"},
+        "spec": {"type": "NodePort", "clusterIP": "None", "ports": [{"port": 80, "nodePort": port}]}})
+}
+
+#[tokio::test]
+async fn a_node_port_is_on_record_with_its_service() {
+    let world = usual();
+    let key = "/registry/xebec/nodeports/30080".to_owned();
+    let service = node_port_service(30080);
+    let rider = world.ride(Operation::Create, "a", Some(service.clone()), None).await.unwrap();
+    assert_eq!(rider.conditions, [xebec_store::Condition::Absent(key.clone())]);
+    world.reader.put("xebec", "nodeports", port_record(30080, "a"));
+    let same = world.ride(Operation::Update, "a", Some(service.clone()), Some(&service)).await.unwrap();
+    assert!(same.operations.is_empty());
+    let moved = world.ride(Operation::Update, "a", Some(node_port_service(30081)), Some(&service)).await.unwrap();
+    assert_eq!(moved.operations.len(), 2, "one comes, one goes");
+    let gone = world.ride(Operation::Delete, "a", None, Some(&service)).await.unwrap();
+    assert_eq!(gone.operations, [xebec_store::Operation::Delete(key)]);
+}
+
+#[tokio::test]
+async fn what_another_server_gave_out_meanwhile_is_chosen_anew() {
+    let world = world(&["10.0.0.0/29"], (30000, 30001));
+    let asked = json!({"type": "NodePort", "ports": [port(80, "TCP")]});
+    let admitted = world.admit("a", asked, None, false).await.unwrap();
+    let address = text(&admitted, "/spec/clusterIP").to_owned();
+    let number = admitted["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
+    // Another server stores a service with the same.
+    let mut other = admitted.clone();
+    other["metadata"]["name"] = "b".into();
+    world.reader.put("", "services", other);
+    world.put_address(&address, json!({"resource": "services", "namespace": "ns", "name": "b"}));
+    world.reader.put("xebec", "nodeports", port_record(u16::try_from(number).unwrap(), "b"));
+    let rider = world.ride(Operation::Create, "a", Some(admitted.clone()), None).await.unwrap();
+    let written: Vec<&str> = rider
+        .conditions
+        .iter()
+        .map(|c| match c {
+            xebec_store::Condition::Absent(key) => key.as_str(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(written.len(), 2);
+    assert!(!written.iter().any(|key| key.ends_with(&format!("/{address}")) || key.ends_with(&format!("/{number}"))));
+    // The other way round: who asks for what is taken is refused.
+    let taken = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": number}]});
+    let refused = world.admit("c", taken, None, false).await.unwrap_err().message;
+    assert!(
+        refused.ends_with(
+            "spec.ports[0].nodePort: Invalid value: {number}: provided port is already allocated"
+                .replace("{number}", &number.to_string())
+                .as_str()
+        ),
+        "{refused}"
+    );
+    let late = world.ride(Operation::Create, "a", Some(node_port_service(u16::try_from(number).unwrap())), None).await;
+    assert!(late.err().unwrap().message.ends_with("provided port is already allocated"));
 }

@@ -141,18 +141,19 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
+    use crate::authz::Verdict;
 
     /// Permits what its list has, as `resource[/subresource]:[namespace/]name`.
     struct Permits(&'static [&'static str]);
 
     impl Authorizer for Permits {
-        fn decide(&self, a: &Attributes) -> Option<Decision> {
+        fn decide<'a>(&'a self, a: &Attributes) -> Verdict<'a> {
             assert_eq!(a.verb, "impersonate");
             let resource =
                 if a.subresource.is_empty() { a.resource.clone() } else { format!("{}/{}", a.resource, a.subresource) };
             let name = if a.namespace.is_empty() { a.name.clone() } else { format!("{}/{}", a.namespace, a.name) };
             let listed = self.0.contains(&format!("{resource}:{name}").as_str());
-            Some(if listed { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) })
+            Verdict::Now(if listed { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) })
         }
     }
 

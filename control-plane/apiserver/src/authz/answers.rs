@@ -1,8 +1,9 @@
 //! Decisions for code that cannot wait for them: it is run again once they are there.
 
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
-use super::{Attributes, Authorizer, Decision};
+use super::{Attributes, Authorizer, Decision, Verdict};
 
 /// How many questions may have to be asked for one piece of code.
 const MAX_ASKED: usize = 64;
@@ -11,7 +12,7 @@ const MAX_ASKED: usize = 64;
 pub struct Answers<'a> {
     authorizer: &'a dyn Authorizer,
     known: Mutex<Vec<(Attributes, Decision)>>,
-    wanted: Mutex<Vec<Attributes>>,
+    wanted: Mutex<Vec<(Attributes, BoxFuture<'a, Decision>)>>,
 }
 
 impl<'a> Answers<'a> {
@@ -22,18 +23,19 @@ impl<'a> Answers<'a> {
 
     /// The decision; if it is not known yet, none, and it is asked for before the code is run again.
     pub fn decide(&self, attributes: &Attributes) -> Decision {
-        if let Some(decision) = self.authorizer.decide(attributes) {
-            return decision;
-        }
         let known = self.known.lock();
         if let Some((_, decision)) = known.iter().find(|(asked, _)| asked == attributes) {
             return decision.clone();
         }
+        let asking = match self.authorizer.decide(attributes) {
+            Verdict::Now(decision) => return decision,
+            Verdict::Ask(asking) => asking,
+        };
         let mut wanted = self.wanted.lock();
         if known.len() + wanted.len() >= MAX_ASKED {
             return Decision::Failed { why: "too many authorization checks".into(), denied: true };
         }
-        wanted.push(attributes.clone());
+        wanted.push((attributes.clone(), asking));
         Decision::NoOpinion(String::new())
     }
 
@@ -46,8 +48,8 @@ impl<'a> Answers<'a> {
                 return result;
             }
             drop(result);
-            for attributes in wanted {
-                let decision = self.authorizer.ask(&attributes).await;
+            for (attributes, asking) in wanted {
+                let decision = asking.await;
                 self.known.lock().push((attributes, decision));
             }
         }
@@ -56,23 +58,21 @@ impl<'a> Answers<'a> {
 
 #[cfg(test)]
 mod tests {
-    use futures::future::BoxFuture;
-
     use super::*;
 
     /// Has to think about every verb but `get`.
     struct Slow;
 
     impl Authorizer for Slow {
-        fn decide(&self, attributes: &Attributes) -> Option<Decision> {
-            (attributes.verb == "get").then(|| Decision::Allow("known".into()))
-        }
-
-        fn ask<'a>(&'a self, attributes: &'a Attributes) -> BoxFuture<'a, Decision> {
-            Box::pin(async move {
+        fn decide<'a>(&'a self, attributes: &Attributes) -> Verdict<'a> {
+            if attributes.verb == "get" {
+                return Verdict::Now(Decision::Allow("known".into()));
+            }
+            let no = Decision::Deny(format!("no {}", attributes.verb));
+            Verdict::Ask(Box::pin(async move {
                 tokio::task::yield_now().await;
-                Decision::Deny(format!("no {}", attributes.verb))
-            })
+                no
+            }))
         }
     }
 

@@ -61,24 +61,26 @@ pub enum Decision {
     },
 }
 
+/// How an authorizer comes to its decision.
+pub enum Verdict<'a> {
+    /// By what is in memory.
+    Now(Decision),
+    /// Somebody has to be asked first.
+    Ask(BoxFuture<'a, Decision>),
+}
+
 /// A method of authorization. Most read only what is in memory, and decide without waiting.
 pub trait Authorizer: Send + Sync + 'static {
-    /// Decides by what is in memory; `None` if somebody has to be asked first.
-    fn decide(&self, attributes: &Attributes) -> Option<Decision>;
-
-    /// Asks whoever has to be asked.
-    fn ask<'a>(&'a self, attributes: &'a Attributes) -> BoxFuture<'a, Decision> {
-        let decided = self.decide(attributes).unwrap_or_else(|| Decision::NoOpinion(String::new()));
-        Box::pin(std::future::ready(decided))
-    }
+    /// Decides, or says who has to be asked for that.
+    fn decide<'a>(&'a self, attributes: &Attributes) -> Verdict<'a>;
 }
 
 impl dyn Authorizer {
     /// Decides, and waits only if somebody has to be asked.
     pub async fn authorize(&self, attributes: &Attributes) -> Decision {
         match self.decide(attributes) {
-            Some(decision) => decision,
-            None => self.ask(attributes).await,
+            Verdict::Now(decision) => decision,
+            Verdict::Ask(asking) => asking.await,
         }
     }
 }

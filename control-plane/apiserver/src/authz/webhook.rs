@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use xebec_schema::cel::Activation;
 
 use super::config::WebhookConfig;
-use super::{Attributes, Authorizer, Decision};
+use super::{Attributes, Authorizer, Decision, Verdict};
 use crate::admission::dynamic::{Matched, all_hold};
 use crate::json::text;
 use crate::reader::Reader;
@@ -50,7 +49,7 @@ impl Webhook {
         Decision::Failed { why, denied: self.config.fail_closed }
     }
 
-    async fn review(&self, spec: Value, question: &str) -> Decision {
+    async fn review(&self, spec: Value, question: String) -> Decision {
         let review = json!({
             "apiVersion": format!("authorization.k8s.io/{}", self.config.version),
             "kind": "SubjectAccessReview",
@@ -83,20 +82,13 @@ impl Webhook {
 }
 
 impl Authorizer for Webhook {
-    fn decide(&self, attributes: &Attributes) -> Option<Decision> {
+    fn decide<'a>(&'a self, attributes: &Attributes) -> Verdict<'a> {
         let spec = spec(attributes, &self.config.version);
-        self.without_asking(&spec, &spec.to_string())
-    }
-
-    fn ask<'a>(&'a self, attributes: &'a Attributes) -> BoxFuture<'a, Decision> {
-        Box::pin(async move {
-            let spec = spec(attributes, &self.config.version);
-            let question = spec.to_string();
-            match self.without_asking(&spec, &question) {
-                Some(decision) => decision,
-                None => self.review(spec, &question).await,
-            }
-        })
+        let question = spec.to_string();
+        match self.without_asking(&spec, &question) {
+            Some(decision) => Verdict::Now(decision),
+            None => Verdict::Ask(Box::pin(self.review(spec, question))),
+        }
     }
 }
 

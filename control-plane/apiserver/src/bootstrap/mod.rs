@@ -22,7 +22,7 @@ use xebec_clock::Clock;
 use xebec_schema::registry::Registry;
 
 use crate::fairness;
-pub use objects::{FRONT_PROXY, Facts, address_in};
+pub use objects::{FRONT_PROXY, Facts, address_in, endpoints};
 pub use plan::{Change, plan};
 pub use reconcile::{Error, reconcile};
 
@@ -34,7 +34,7 @@ pub fn desired(facts: &Facts) -> Vec<Value> {
     out.extend(roles::objects());
     out.push(objects::service_cidr(facts));
     out.extend(objects::services(facts));
-    out.extend(objects::endpoints(facts));
+    out.extend(endpoints(&[facts.advertise_address], facts.secure_port));
     out.extend(objects::config_maps(facts));
     out.extend(definitions::objects());
     out

@@ -130,26 +130,28 @@ pub(super) fn service_cidr(facts: &Facts) -> Value {
     })
 }
 
-/// Where the service `kubernetes` leads: it has no selector, so these are the server's to write.
-pub(super) fn endpoints(facts: &Facts) -> Vec<Value> {
-    let address = facts.advertise_address.to_string();
-    let port = json!([{"name": "https", "port": facts.secure_port, "protocol": "TCP"}]);
+/// Where the service `kubernetes` leads, of servers that are all reached by one port: it has no selector, so these are the
+/// servers' to write.
+pub fn endpoints(addresses: &[IpAddr], port: u16) -> Vec<Value> {
+    let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
+    let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
     vec![
         json!({
             "apiVersion": "v1",
             "kind": "Endpoints",
             "metadata": {"name": "kubernetes", "namespace": "default",
                 "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-            "subsets": [{"addresses": [{"ip": address}], "ports": port}],
+            "subsets": [{"addresses": texts.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>(), "ports": ports}],
         }),
         json!({
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
             "metadata": {"name": "kubernetes", "namespace": "default",
                 "labels": {"kubernetes.io/service-name": "kubernetes"}},
-            "addressType": family(facts.advertise_address),
-            "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
-            "ports": port,
+            "addressType": addresses.first().map_or("IPv4", |address| family(*address)),
+            "endpoints": texts.iter().map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}}))
+                .collect::<Vec<_>>(),
+            "ports": ports,
         }),
     ]
 }

@@ -2,16 +2,19 @@
 //!
 //! One task follows the store and applies each change, so every reader sees changes in the store's order. A writer waits
 //! until the cache has its change ([`WatchCache::caught_up`]) before it answers: what a client has been told, it finds
-//! in its next list, and the cache is as current as the store for everything this server wrote.
+//! in its next list, and the cache is as current as the store for everything this server wrote. Where other servers write
+//! to the same store, a request that has to see the newest state first waits for what they wrote
+//! ([`WatchCache::current`]).
 
 pub mod entry;
+mod newest;
 pub mod resource;
 pub mod ring;
 mod signal;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -25,6 +28,7 @@ use xebec_store::{Batch, Event, ListOptions, Store, StoreError};
 
 use crate::reader::{Entry, Reader};
 use entry::Header;
+use newest::Newest;
 use resource::ResourceCache;
 
 /// Everything we store is below.
@@ -53,6 +57,9 @@ const HISTORY: u64 = 4096;
 /// How long the store may take to tell its history.
 const HISTORY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long what others have written may take to come.
+const CURRENT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What will be stored, and its header.
 type Announced = (Bytes, Header);
 type ByGroup = HashMap<Box<str>, HashMap<Box<str>, Arc<ResourceCache>>>;
@@ -66,6 +73,9 @@ pub struct WatchCache {
     /// Everything up to this revision has been applied.
     progress: AtomicU64,
     waiting: Mutex<BTreeMap<u64, Vec<oneshot::Sender<()>>>>,
+    newest: Newest,
+    /// What the store tells is applied, and nothing is being read again.
+    following: AtomicBool,
     stop: CancellationToken,
     /// Headers of objects that writers of this server are about to store, so that they need not be parsed again.
     prepared: Mutex<HashMap<Box<str>, Vec<Announced>>>,
@@ -103,6 +113,8 @@ impl WatchCache {
             loading: Mutex::default(),
             progress: AtomicU64::new(start),
             waiting: Mutex::default(),
+            newest: Newest::default(),
+            following: AtomicBool::new(true),
             stop,
             prepared: Mutex::default(),
         });
@@ -180,9 +192,29 @@ impl WatchCache {
         }
     }
 
+    /// Whether the cache follows the store, and is not being filled anew.
+    pub fn is_following(&self) -> bool {
+        self.following.load(Ordering::Acquire)
+    }
+
     /// Everything up to this revision is in the cache.
     pub fn progress(&self) -> u64 {
         self.progress.load(Ordering::Acquire)
+    }
+
+    /// Waits until the cache has everything that anybody has written to the store so far. A store of this server's own
+    /// need not be asked: a write is answered when the cache has it.
+    ///
+    /// # Errors
+    ///
+    /// The store does not say how far it is, or what it has does not come.
+    pub async fn current(&self) -> Result<(), StoreError> {
+        if !self.store.is_shared() {
+            return Ok(());
+        }
+        let revision = self.newest.of(&*self.store).await?;
+        let late = |_| StoreError::Engine(format!("what it has up to revision {revision} does not come"));
+        tokio::time::timeout(CURRENT_TIMEOUT, self.caught_up(revision)).await.map_err(late)
     }
 
     /// Waits until the cache has everything up to `revision`, or the server stops.
@@ -246,12 +278,14 @@ impl WatchCache {
                 return;
             }
             tracing::warn!(%error, "the store ended its watch; reading everything again");
+            self.following.store(false, Ordering::Release);
             let fresh = tokio::select! {
                 biased;
                 fresh = self.reload() => fresh,
                 () = stop.cancelled() => return,
             };
             stream = fresh.ready_chunks(BATCHES);
+            self.following.store(true, Ordering::Release);
             self.wake();
         }
     }

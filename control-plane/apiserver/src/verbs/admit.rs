@@ -1,14 +1,17 @@
 //! Runs the admission plugins.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::Instant;
 use xebec_schema::status::Status;
 use xebec_store::{Condition, Operation as StoreOperation, Txn};
 
 use crate::admission::dynamic::Reinvocation;
 use crate::admission::{Operation, Plugin, Review, Rider};
 use crate::chain::Call;
+use crate::metrics::admission::{self as metrics, Step};
 
 /// Which request is put before the plugins.
 #[derive(Clone, Copy)]
@@ -72,13 +75,13 @@ pub async fn ride(call: &Call, admission: Admission<'_>, object: &mut Value) -> 
         return Ok(riders);
     }
     let name = name_of(call, Some(object));
-    let review = review(call, admission, &name, Some(std::mem::take(object)));
+    let mut review = review(call, admission, &name, Some(std::mem::take(object)));
     let mut result = Ok(());
     for plugin in plugins {
         if !plugin.rides() {
             continue;
         }
-        match plugin.ride(&review).await {
+        match plugin.ride(&mut review).await {
             Ok(rider) if rider.operations.is_empty() && rider.conditions.is_empty() => {}
             Ok(rider) => riders.0.push(rider),
             Err(status) => {
@@ -127,7 +130,18 @@ async fn run(
     let (server, name) = (call.server.clone(), name_of(call, object.as_ref()));
     let mut review = review(call, admission, &name, object);
     let plugins = &server.extensions.plugins;
-    let result = if mutate { mutated(plugins, &mut review).await } else { validated(plugins, &mut review).await };
+    let (begun, mut timed) = (Instant::now(), Vec::with_capacity(plugins.len()));
+    let result = if mutate {
+        mutated(plugins, &mut review, &mut timed).await
+    } else {
+        validated(plugins, &mut review, &mut timed).await
+    };
+    let step = Step {
+        kind: if mutate { "admit" } else { "validate" },
+        operation: metrics::operation(admission.operation),
+        rejected: result.is_err(),
+    };
+    server.metrics.admission.stepped(step, begun.elapsed(), &timed);
     // Also of a request that is refused, people want to know why.
     let Review { object, warnings, annotations, .. } = review;
     call.warnings.extend(warnings);
@@ -135,22 +149,36 @@ async fn run(
     result.map(|()| object)
 }
 
-async fn validated(plugins: &[Arc<dyn Plugin>], review: &mut Review<'_>) -> Result<(), Status> {
+/// Plugins, and how long each took.
+type Timed = Vec<(&'static str, Duration)>;
+
+async fn timed(
+    plugin: &dyn Plugin,
+    timed: &mut Timed,
+    done: impl Future<Output = Result<(), Status>>,
+) -> Result<(), Status> {
+    let begun = Instant::now();
+    let done = done.await;
+    timed.push((plugin.name(), begun.elapsed()));
+    done
+}
+
+async fn validated(plugins: &[Arc<dyn Plugin>], review: &mut Review<'_>, times: &mut Timed) -> Result<(), Status> {
     for plugin in plugins {
-        plugin.validate(review).await?;
+        timed(&**plugin, times, plugin.validate(review)).await?;
     }
     Ok(())
 }
 
 /// In order; when a webhook or policy has changed the object, all before it see it once more.
-async fn mutated(plugins: &[Arc<dyn Plugin>], review: &mut Review<'_>) -> Result<(), Status> {
+async fn mutated(plugins: &[Arc<dyn Plugin>], review: &mut Review<'_>, times: &mut Timed) -> Result<(), Status> {
     for (at, plugin) in plugins.iter().enumerate() {
-        plugin.mutate(review).await?;
+        timed(&**plugin, times, plugin.mutate(review)).await?;
         let last = plugins.get(at + 1).is_none_or(|next| !next.is_dynamic());
         if plugin.is_dynamic() && last && review.reinvocation.wanted && !review.reinvocation.again {
             review.reinvocation.again = true;
             for plugin in &plugins[..=at] {
-                plugin.mutate(review).await?;
+                timed(&**plugin, times, plugin.mutate(review)).await?;
             }
         }
     }

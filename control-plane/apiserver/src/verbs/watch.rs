@@ -130,7 +130,6 @@ async fn events(call: &mut Call) -> Result<Response<Body>, Status> {
         },
         cache: call.cache()?,
         filter,
-        _counted: Counted::new(call.server.clone()),
     };
     let stream = if call.wanted.protobuf { PROTOBUF_STREAM } else { "application/json" };
     let mut response = Response::new(Body::stream(watch.run(options)));
@@ -141,27 +140,10 @@ async fn events(call: &mut Call) -> Result<Response<Body>, Status> {
 /// Events in frames of their own.
 const PROTOBUF_STREAM: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 
-/// Counts a watch for as long as it lasts.
-struct Counted(Arc<Shared>);
-
-impl Counted {
-    fn new(server: Arc<Shared>) -> Self {
-        server.metrics.watcher();
-        Self(server)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.metrics.watcher_gone();
-    }
-}
-
 struct Watch {
     view: Encoder,
     cache: Arc<ResourceCache>,
     filter: Filter,
-    _counted: Counted,
 }
 
 /// Where a watch is when its answer begins.

@@ -115,6 +115,17 @@ pub enum CallError {
     TooLarge,
 }
 
+impl CallError {
+    /// The HTTP code that stands for it where calls are counted.
+    pub fn code(&self) -> u16 {
+        match self {
+            Self::Target(_) => 400,
+            Self::Answer { code, .. } => *code,
+            Self::Resolve(_) | Self::Transport { .. } | Self::Timeout { .. } | Self::TooLarge => 503,
+        }
+    }
+}
+
 /// What client-go makes of an HTTP error.
 fn http_error(code: u16, body: &str) -> String {
     match code {

@@ -7,7 +7,7 @@ use crate::harness::{Cluster, PODS, pod};
 const QUOTAS: &str = "/api/v1/namespaces/default/resourcequotas";
 
 /// A quota as the controller leaves it when there is nothing yet.
-async fn quota(cluster: &Cluster, name: &str, spec: Value) {
+pub async fn quota(cluster: &Cluster, name: &str, spec: Value) {
     let used: serde_json::Map<_, _> =
         spec["hard"].as_object().unwrap().keys().map(|key| (key.clone(), json!("0"))).collect();
     let mut quota = cluster.post(QUOTAS, &json!({"metadata": {"name": name}, "spec": spec})).await.expect(201);

@@ -95,7 +95,21 @@ impl Cluster {
     }
 
     pub async fn with(standard: Standard) -> Self {
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let this = Self::over(Arc::new(MemoryStore::new()), standard).await;
+        this.make_first_objects().await;
+        this
+    }
+
+    /// Makes what every cluster has.
+    pub async fn make_first_objects(&self) {
+        let client = self.server.client(UserInfo::system("system:apiserver"));
+        bootstrap::reconcile(&client, bootstrap::desired(&facts())).await.unwrap();
+        let account = json!({"metadata": {"name": "default"}});
+        self.post("/api/v1/namespaces/default/serviceaccounts", &account).await.expect(201);
+    }
+
+    /// A server over a store, as it is.
+    pub async fn over(store: Arc<dyn Store>, standard: Standard) -> Self {
         let stop = CancellationToken::new();
         let config = Config {
             store,
@@ -105,13 +119,7 @@ impl Cluster {
             stop: stop.clone(),
             extend: Box::new(move |reader| standard.extensions(reader)),
         };
-        let server = ApiServer::start(config).await.unwrap();
-        let client = server.client(UserInfo::system("system:apiserver"));
-        bootstrap::reconcile(&client, bootstrap::desired(&facts())).await.unwrap();
-        let this = Self { server, stop };
-        let account = json!({"metadata": {"name": "default"}});
-        this.post("/api/v1/namespaces/default/serviceaccounts", &account).await.expect(201);
-        this
+        Self { server: ApiServer::start(config).await.unwrap(), stop }
     }
 
     pub async fn send(&self, user: UserInfo, method: &str, path: &str, content: &str, body: &Value) -> Answer {
@@ -126,6 +134,14 @@ impl Cluster {
 
     pub async fn ask(&self, method: &str, path: &str, body: &Value) -> Answer {
         self.send(UserInfo::system("admin"), method, path, "application/json", body).await
+    }
+
+    /// What is served at a path that is no resource.
+    pub async fn text(&self, path: &str) -> String {
+        let request = Request::get(path).body(Full::new(Bytes::new())).unwrap();
+        let response = self.server.in_process(UserInfo::system("admin")).call(request).await.unwrap();
+        let bytes = response.into_body().collect().await.unwrap_or_else(|_| panic!("{path} breaks off")).to_bytes();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     pub async fn get(&self, path: &str) -> Answer {

@@ -11,5 +11,6 @@ mod hook;
 mod oidc;
 mod pod_security;
 mod policies;
+mod servers;
 mod subresources;
 mod webhooks;

@@ -439,3 +439,50 @@ async fn an_eviction_is_reviewed_as_what_it_is() {
     assert_eq!(request["kind"], json!({"group": "policy", "version": "v1", "kind": "Eviction"}));
     assert_eq!(request["object"]["metadata"]["name"], "p");
 }
+
+#[tokio::test]
+async fn calls_are_counted() {
+    let no = Hook::local(|review| match review["request"]["name"].as_str() {
+        Some("no") => answer(review, json!({"allowed": false, "status": {"code": 418, "message": "tea"}})),
+        Some("bad") => (500, Vec::new()),
+        _ => allow(review),
+    })
+    .await;
+    let failing = Hook::local(|_| (503, Vec::new())).await;
+    let hooks = vec![
+        webhook("no.example.com", &no, json!({})),
+        webhook("open.example.com", &failing, json!({"failurePolicy": "Ignore"})),
+    ];
+    let cluster = with(VALIDATING, hooks).await;
+    cluster.post(MAPS, &map("yes")).await.expect(201);
+    cluster.post(MAPS, &map("no")).await.expect(418);
+    cluster.post(MAPS, &map("bad")).await.expect(500);
+    let metrics = cluster.text("/metrics").await;
+    let labels = |name: &str, rejected: &str| {
+        format!("name=\"{name}.example.com\",operation=\"CREATE\",rejected=\"{rejected}\",type=\"validating\"}} ")
+    };
+    let rejection = |error: &str, code: u16| {
+        format!(
+            "{{error_type=\"{error}\",name=\"no.example.com\",operation=\"CREATE\",rejection_code=\"{code}\",type=\"validating\"}} 1\n"
+        )
+    };
+    const PREFIX: &str = "apiserver_admission_webhook_";
+    for line in [
+        format!("{PREFIX}request_total{{code=\"200\",{}1\n", labels("no", "false")),
+        format!("{PREFIX}request_total{{code=\"418\",{}1\n", labels("no", "true")),
+        format!("{PREFIX}request_total{{code=\"500\",{}1\n", labels("no", "true")),
+        format!("{PREFIX}request_total{{code=\"503\",{}3\n", labels("open", "false")),
+        format!("{PREFIX}admission_duration_seconds_count{{{}2\n", labels("no", "true")),
+        format!("{PREFIX}rejection_count{}", rejection("no_error", 418)),
+        format!("{PREFIX}rejection_count{}", rejection("calling_webhook_error", 500)),
+        format!("{PREFIX}fail_open_count{{name=\"open.example.com\",type=\"validating\"}} 3\n"),
+        "apiserver_admission_controller_admission_duration_seconds_count{name=\"ValidatingAdmissionWebhook\",\
+         operation=\"CREATE\",rejected=\"true\",type=\"validate\"} 2\n"
+            .to_owned(),
+        "apiserver_admission_step_admission_duration_seconds_count{operation=\"CREATE\",rejected=\"true\",\
+         type=\"validate\"} 2\n"
+            .to_owned(),
+    ] {
+        assert!(metrics.contains(&line), "{line}\n{metrics}");
+    }
+}

@@ -39,6 +39,10 @@ impl Answer {
             .unwrap_or_else(|_| panic!("{} is not JSON: {}", self.code, String::from_utf8_lossy(&self.bytes)))
     }
 
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
     pub fn message(&self) -> String {
         self.value()["message"].as_str().unwrap_or_default().to_owned()
     }

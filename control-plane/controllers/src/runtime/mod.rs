@@ -3,6 +3,7 @@
 pub mod api;
 pub mod cache;
 pub mod discovery;
+pub mod election;
 pub mod executor;
 pub mod informer;
 pub mod kind;

@@ -13,17 +13,17 @@ use crate::json::decode;
 use crate::reader::Reader;
 
 /// What expressions see of a request.
-pub(super) struct Seen<'a> {
+pub(super) struct Seen<'a, 'x> {
     pub object: Value,
     pub old_object: Value,
     pub request: Value,
     pub namespace: Value,
-    authorizer: Rights<'a>,
+    authorizer: Rights<'a, 'x>,
     resource_check: AuthorizationRequest,
 }
 
-impl<'a> Seen<'a> {
-    pub fn new(review: &'a Review<'_>, row: &Resource, reader: &dyn Reader, authorizer: &'a Answers<'a>) -> Self {
+impl<'a, 'x> Seen<'a, 'x> {
+    pub fn new(review: &'a Review<'_>, row: &Resource, reader: &dyn Reader, authorizer: &'a Answers<'x>) -> Self {
         let namespace = Some(review.namespace).filter(|name| !name.is_empty() && review.resource.namespaced);
         let namespace = namespace.and_then(|name| reader.get("", "namespaces", "", name));
         Self {
@@ -95,12 +95,12 @@ pub(crate) fn all_hold<'a>(programs: impl Iterator<Item = &'a Program>, on: &Act
 }
 
 /// The server's authorizer, as expressions ask it.
-struct Rights<'a> {
-    authorizer: &'a Answers<'a>,
+struct Rights<'a, 'x> {
+    authorizer: &'a Answers<'x>,
     user: &'a UserInfo,
 }
 
-impl cel::Authorizer for Rights<'_> {
+impl cel::Authorizer for Rights<'_, '_> {
     fn authorize(&self, request: &AuthorizationRequest) -> cel::Decision {
         let user = match &request.service_account {
             None => self.user.clone(),

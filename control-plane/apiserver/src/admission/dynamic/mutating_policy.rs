@@ -89,7 +89,7 @@ fn mutated(
     review: &Review<'_>,
     row: &Resource,
     params: &Value,
-    seen: &Seen<'_>,
+    seen: &Seen<'_, '_>,
     budget: &mut Budget,
 ) -> Result<Option<Value>, String> {
     let Some(object) = &review.object else { return Ok(None) };

@@ -114,7 +114,7 @@ impl Verdict {
     }
 }
 
-fn evaluate(bound: &Bound, binding: &Binding, seen: &Seen<'_>, params: &Value, verdict: &mut Verdict) {
+fn evaluate(bound: &Bound, binding: &Binding, seen: &Seen<'_, '_>, params: &Value, verdict: &mut Verdict) {
     let on = seen.activation().value("params", params).composed(&bound.policy.variables);
     let object = |message: String| Objection { message, reason: "Invalid".into(), index: 0 };
     match expressions::conditions(&bound.policy.conditions, &on) {

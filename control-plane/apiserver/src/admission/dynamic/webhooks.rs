@@ -2,11 +2,13 @@
 //! `admission/plugin/webhook/{mutating,validating}/dispatcher.go`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::join_all;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use xebec_clock::Random;
 use xebec_schema::resource::Resource;
 use xebec_schema::status::Status;
@@ -18,6 +20,7 @@ use super::hooks::{Hook, Hooks};
 use super::request;
 use crate::admission::{Plugin, Review};
 use crate::authz::{Answers, Authorizer};
+use crate::metrics::admission::{self as metrics, Step, Why};
 use crate::reader::Reader;
 use crate::webhook::WebhookClient;
 
@@ -34,9 +37,20 @@ pub struct Webhooks {
 /// What a webhook made of a request that did not go well.
 enum Failure {
     /// It could not be asked, or made no sense.
-    Call(String),
+    Call {
+        /// What went wrong.
+        why: String,
+        /// The HTTP code that this is counted as.
+        code: u16,
+    },
     /// It said no; or the request cannot be put to it.
     Refused(Status),
+}
+
+impl Failure {
+    fn call(why: String, code: u16) -> Self {
+        Self::Call { why, code }
+    }
 }
 
 /// How a call ends that the webhook's failure policy has been applied to.
@@ -82,18 +96,45 @@ impl Webhooks {
     }
 
     async fn call(&self, hook: &Hook, review: &Review<'_>, row: &Resource) -> Result<Outcome, Status> {
-        match self.ask(hook, review, row).await {
+        let begun = Instant::now();
+        let asked = self.ask(hook, review, row).await;
+        self.count(hook, review, &asked, begun.elapsed());
+        match asked {
             Ok(answer) if answer.allowed => Ok(Outcome::Answered(answer)),
             Ok(answer) => Err(answer::denied(&hook.name, &answer.status)),
             Err(Failure::Refused(status)) => Err(status),
-            Err(Failure::Call(why)) if hook.fail => {
+            Err(Failure::Call { why, .. }) if hook.fail => {
                 Err(Status::internal(format!("failed calling webhook {:?}: {why}", hook.name)))
             }
-            Err(Failure::Call(why)) => {
+            Err(Failure::Call { why, .. }) => {
                 tracing::warn!("Failed calling webhook, failing open {}: {why}", hook.name);
                 Ok(Outcome::FailedOpen)
             }
         }
+    }
+
+    /// Counts a call, and what came of it.
+    fn count(&self, hook: &Hook, review: &Review<'_>, asked: &Result<Answer, Failure>, took: Duration) {
+        let Some(metrics) = review.call.map(|call| &call.server.metrics.admission) else { return };
+        let (code, rejected) = match asked {
+            Ok(answer) if answer.allowed => (200, None),
+            Ok(answer) => {
+                let code = answer::denied(&hook.name, &answer.status).code;
+                (code, Some((Why::Said, code)))
+            }
+            Err(Failure::Call { code, .. }) => (*code, hook.fail.then_some((Why::Calling, *code))),
+            Err(Failure::Refused(_)) => (0, Some((Why::Internal, 0))),
+        };
+        let kind = if self.mutating { "admit" } else { "validating" };
+        let operation = metrics::operation(review.operation);
+        let step = Step { kind, operation, rejected: rejected.is_some() };
+        if let Some((why, code)) = rejected {
+            metrics.rejected(step, &hook.name, why, code);
+        }
+        if matches!(asked, Err(Failure::Call { .. })) && !hook.fail {
+            metrics.failed_open(kind, &hook.name);
+        }
+        metrics.called(step, &hook.name, took, code);
     }
 
     async fn ask(&self, hook: &Hook, review: &Review<'_>, row: &Resource) -> Result<Answer, Failure> {
@@ -101,7 +142,8 @@ impl Webhooks {
             let why = format!("admission webhook {:?} does not support dry run", hook.name);
             return Err(Failure::Refused(Status::bad_request(why)));
         }
-        let target = hook.target.as_ref().map_err(|why| Failure::Call(format!("could not get REST client: {why}")))?;
+        let target = hook.target.as_ref();
+        let target = target.map_err(|why| Failure::call(format!("could not get REST client: {why}"), 400))?;
         let uid = self.random.uuid();
         let mut request = request::request(review, row);
         request["uid"] = uid.as_str().into();
@@ -109,9 +151,9 @@ impl Webhooks {
         request["oldObject"] = request::old_object(review, row);
         let version = if hook.v1 { "admission.k8s.io/v1" } else { "admission.k8s.io/v1beta1" };
         let body = json!({"kind": "AdmissionReview", "apiVersion": version, "request": request});
-        let body = serde_json::to_vec(&body).map_err(|e| Failure::Call(e.to_string()))?;
+        let body = serde_json::to_vec(&body).map_err(|e| Failure::call(e.to_string(), 503))?;
         let answered = self.client.post(target, Bytes::from(body), hook.timeout).await;
-        let answered = answered.map_err(|e| Failure::Call(format!("failed to call webhook: {e}")))?;
+        let answered = answered.map_err(|e| Failure::call(format!("failed to call webhook: {e}"), e.code()))?;
         answer::read(&answered, &uid, hook.v1, self.mutating).map_err(|why| {
             // What is no JSON has not even been received.
             let stage = if why.starts_with("couldn't get") {
@@ -119,7 +161,7 @@ impl Webhooks {
             } else {
                 "received invalid webhook response"
             };
-            Failure::Call(format!("{stage}: {why}"))
+            Failure::call(format!("{stage}: {why}"), 503)
         })
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub(crate) use self::graph::names_other_objects;
 use self::graph::{Graph, What};
 use super::rbac::Rule;
-use super::{Attributes, Authorizer, Decision};
+use super::{Attributes, Authorizer, Decision, Verdict};
 use crate::authn::UserInfo;
 use crate::reader::Reader;
 
@@ -213,7 +213,7 @@ impl NodeAuthorizer {
 }
 
 impl Authorizer for NodeAuthorizer {
-    fn decide(&self, attributes: &Attributes) -> Option<Decision> {
-        Some(self.authorize(attributes))
+    fn decide<'a>(&'a self, attributes: &Attributes) -> Verdict<'a> {
+        Verdict::Now(self.authorize(attributes))
     }
 }

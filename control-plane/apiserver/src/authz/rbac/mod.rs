@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 pub use rule::Rule;
 
 use self::index::{Binding, Index, Subject};
-use super::{Attributes, Authorizer, Decision};
+use super::{Attributes, Authorizer, Decision, Verdict};
 use crate::authn::UserInfo;
 use crate::reader::Reader;
 
@@ -106,8 +106,8 @@ impl Rbac {
 }
 
 impl Authorizer for Rbac {
-    fn decide(&self, attributes: &Attributes) -> Option<Decision> {
-        Some(self.authorize(attributes))
+    fn decide<'a>(&'a self, attributes: &Attributes) -> Verdict<'a> {
+        Verdict::Now(self.authorize(attributes))
     }
 }
 
