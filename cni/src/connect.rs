@@ -56,6 +56,9 @@ pub struct Connection<'a> {
     pub netns: &'a Path,
     /// The pod's address.
     pub address: Ipv4Addr,
+    /// Whether it gets it. If not it has one of IPv6 alone (see [`v6`]), and this is a number by which the node tells its
+    /// pods apart.
+    pub has_v4: bool,
     /// Largest packet, in bytes of IP.
     pub mtu: u32,
     /// The source address of the node's own packets to the pod.
@@ -128,6 +131,9 @@ impl Connection<'_> {
         if !outer.is_up || !inner.is_up {
             return Err(Error::Damaged(format!("{} or {} is down", self.host_interface, self.pod_interface)));
         }
+        if !self.has_v4 {
+            return Ok(Connected { host_index: outer.index, host_mac: outer.mac, pod_mac: inner.mac });
+        }
         if !pod.addresses()?.contains(&(inner.index, self.net())) {
             return Err(missing(&format!("address {} in the pod", self.address)));
         }
@@ -161,6 +167,9 @@ impl Connection<'_> {
     fn set_up_pod(&self, pod: &mut Netlink, link: &Link) -> Result<(), Error> {
         let loopback = self.find(pod, "lo")?;
         pod.set_up(loopback.index, true)?;
+        if !self.has_v4 {
+            return Ok(pod.set_up(link.index, true)?);
+        }
         pod.add_address(link.index, self.net())?;
         pod.set_up(link.index, true)?;
         pod.set_neighbour(link.index, GATEWAY, self.macs()[0])?;
@@ -174,6 +183,9 @@ impl Connection<'_> {
     fn set_up_host(&self, host: &mut Netlink, link: &Link) -> Result<(), Error> {
         sysctl::set(&format!("net/ipv4/conf/{}/rp_filter", self.host_interface), "0")?;
         host.set_up(link.index, true)?;
+        if !self.has_v4 {
+            return Ok(());
+        }
         host.set_neighbour(link.index, self.address, self.macs()[1])?;
         let (destination, source) = (self.net().into(), self.node.map(Into::into));
         let route = Route { destination, gateway: None, interface: link.index, source };

@@ -97,7 +97,8 @@ fn connection<'a>(
     mtu: u32,
 ) -> Result<Connection<'a>, Failure> {
     let pod_interface = &environment.interface;
-    Ok(Connection { host_interface, pod_interface, netns: environment.netns()?, address, mtu, node: network.node_ip })
+    let (netns, node) = (environment.netns()?, network.node_ip);
+    Ok(Connection { host_interface, pod_interface, netns, address, has_v4: true, mtu, node })
 }
 
 fn add(network: &Network, pool: &Pool, environment: &Environment) -> Result<Value, Failure> {

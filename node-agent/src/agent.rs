@@ -31,7 +31,8 @@ use crate::drain::peers::{HttpsAsk, Peers};
 use crate::drain::{ClusterServices, quiet};
 use crate::images::ImageStore;
 use crate::network::{
-    LoadBalancerMode, Network, NetworkConfig, NetworkConfig6, PodIdentity, SetupError, Tunnel, Xdp, run as follow_nodes,
+    LoadBalancerMode, Network, NetworkConfig, NetworkConfig4, NetworkConfig6, PodIdentity, SetupError, Tunnel, Xdp,
+    run as follow_nodes,
 };
 use crate::node::{self, Machine, NodeConfig};
 use crate::pods::env::Facts;
@@ -169,7 +170,9 @@ pub enum AgentError {
     #[error("the ConfigMap kube-system/xebec-cluster does not describe a cluster: {0}")]
     Cluster(String),
     /// The node's address.
-    #[error("the node's address {0} is not IPv4, and the pod network needs that")]
+    #[error(
+        "the node's address {0} is not of the family that the cluster's pods have first: give another as --node-ip"
+    )]
     NodeAddress(IpAddr),
 }
 
@@ -481,17 +484,23 @@ fn start_network(
     cluster: &ClusterFacts,
     pod_cidrs: &Listed<IpNet>,
 ) -> Result<Network, AgentError> {
-    let IpAddr::V4(node_address) = config.node_ip else { return Err(AgentError::NodeAddress(config.node_ip)) };
     let needed = |net: Option<Ipv4Net>, what: &str| {
-        net.ok_or_else(|| AgentError::Cluster(format!("{what} has no IPv4 range, which every cluster needs")))
+        net.ok_or_else(|| AgentError::Cluster(format!("{what} has no IPv4 range, and clusterCidr has one")))
+    };
+    let v4 = match (config.node_ip, cluster.cluster_cidr.v4()) {
+        (IpAddr::V4(node_address), Some(cluster_cidr)) => Some(NetworkConfig4 {
+            node_address,
+            pod_cidr: needed(pod_cidrs.v4(), "the node's podCIDRs")?,
+            cluster_cidr,
+            service_cidr: needed(cluster.service_cidr.v4(), "serviceCidr")?,
+        }),
+        (IpAddr::V6(_), None) => None,
+        (address, _) => return Err(AgentError::NodeAddress(address)),
     };
     Ok(Network::start(&NetworkConfig {
         node_name: config.node_name.clone(),
-        node_address,
         uplink: config.uplink.clone(),
-        pod_cidr: needed(pod_cidrs.v4(), "the node's podCIDRs")?,
-        cluster_cidr: needed(cluster.cluster_cidr.v4(), "clusterCidr")?,
-        service_cidr: needed(cluster.service_cidr.v4(), "serviceCidr")?,
+        v4,
         v6: network6(config, cluster, pod_cidrs),
         node_ports: cluster.node_ports()?,
         tunnel: config.tunnel,
@@ -513,12 +522,16 @@ fn network6(config: &AgentConfig, cluster: &ClusterFacts, pod_cidrs: &Listed<IpN
         );
         return None;
     };
-    if config.node_ip6.is_none() {
+    let node_address = match config.node_ip {
+        IpAddr::V4(_) => config.node_ip6,
+        IpAddr::V6(only) => Some(only),
+    };
+    if node_address.is_none() {
         tracing::warn!(
             "the node has no IPv6 address, so that its pods reach no more than the cluster by IPv6: give --node-ip IPV4,IPV6"
         );
     }
-    Some(NetworkConfig6 { node_address: config.node_ip6, pod_cidr, cluster_cidr, service_cidr })
+    Some(NetworkConfig6 { node_address, pod_cidr, cluster_cidr, service_cidr })
 }
 
 impl ClusterFacts {

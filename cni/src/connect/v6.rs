@@ -1,4 +1,4 @@
-//! A pod's second address, of IPv6, on the pair that its first one made: the same way of an address alone, a gateway
+//! A pod's address of IPv6, its second one or its only one, on the pair that was made before: the same way of an address alone, a gateway
 //! that exists nowhere, and neighbours that are set for good. No router is asked for, and no duplicate looked for.
 
 use std::net::Ipv6Addr;

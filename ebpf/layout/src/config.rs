@@ -32,7 +32,7 @@ pub struct Config {
     /// First and last port that source NAT may take, in the machine's byte order. Apart from NodePorts and from the
     /// range that the node's own sockets are given.
     pub nat_ports: [u16; 2],
-    /// The largest packet that fits into the tunnel, in bytes of IP.
+    /// The largest packet that fits into the tunnel between IPv4 addresses, in bytes of IP; between those of IPv6, 20 less.
     pub vxlan_mtu: u32,
     /// The uplink's MAC address.
     pub uplink_mac: [u8; 6],

@@ -145,7 +145,7 @@ impl Flow {
 pub(crate) const fn idle_limit_s(flags: u8, proto: u8) -> u32 {
     if flags & flow_flags::CLOSING != 0 {
         10
-    } else if proto != crate::proto::TCP {
+    } else if proto != crate::proto::TCP && proto != crate::proto::SCTP {
         120
     } else if flags & flow_flags::REPLIED != 0 {
         // RFC 5382 REQ-5: an established connection's mapping lasts at least 2 hours and 4 minutes.

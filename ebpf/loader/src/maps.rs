@@ -272,6 +272,28 @@ impl AsRawFd for Events {
 }
 
 impl Maps {
+    /// How many entries there are in each of the maps that the agent alone writes: what is in them stands for an object that
+    /// there is, and goes with it.
+    pub fn entries_by_map(&self) -> Result<Vec<(&'static str, usize)>, Error> {
+        use xebec_ebpf_layout::map as names;
+        Ok(vec![
+            (names::SERVICES, self.services.count()?),
+            (names::SLOTS, self.slots.count()?),
+            (names::MEMBERS, self.members.count()?),
+            (names::SOURCE_RANGES, self.source_ranges.entries()?.len()),
+            (names::BACKENDS, self.backends.count()?),
+            (names::SERVICE_COUNTERS, self.service_counters.count()?),
+            (names::LOCAL_PODS, self.local_pods.count()?),
+            (names::PEERS, self.peers.entries()?.len()),
+            (names::NODE_ADDRESSES, self.node_addresses.count()?),
+            (names::LB_ADDRESSES, self.lb_addresses.count()?),
+            (names::FORMER_OWNERS, self.former_owners.count()?),
+            (names::IDENTITIES, self.identities.count()?),
+            (names::BLOCKS, self.blocks.entries()?.len()),
+            (names::RULES, self.rules.entries()?.len()),
+        ])
+    }
+
     /// Opens the maps pinned in `dir`.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         Self::build(|name| {

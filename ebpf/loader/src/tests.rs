@@ -5,6 +5,7 @@ mod mtu;
 mod packet;
 mod packet6;
 mod policy;
+mod sctp;
 mod services;
 mod trace;
 mod upgrade;

@@ -6,7 +6,7 @@
 use aya_ebpf::programs::TcContext;
 use xebec_ebpf_layout::{ALIVE_PORT, ALIVE_QUESTION, DropReason, Port, proto};
 
-use crate::config::config;
+use crate::config::node_like;
 use crate::nat::{self, Tuple};
 use crate::packet::{Kind, Packet, UDP_LEN};
 use crate::{deliver, reject};
@@ -19,7 +19,7 @@ pub fn is_asked(ctx: &TcContext, packet: &Packet) -> bool {
         && key.dst_port == Port::new(ALIVE_PORT)
         && key.src_port != Port::new(ALIVE_PORT)
         && packet.is(Kind::Flow)
-        && key.dst == config!(node)
+        && key.dst == node_like(&key.dst)
         && ctx.load(packet.l4 as usize + UDP_LEN).is_ok_and(|word: [u8; ALIVE_QUESTION.len()]| word == ALIVE_QUESTION)
 }
 

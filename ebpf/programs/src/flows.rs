@@ -86,11 +86,19 @@ pub fn answers(packet: &Packet, to: &mut Tuple) -> bool {
     (flow.kind == FlowKind::ServiceReply as u8 || flow.kind == FlowKind::MasqueradeReply as u8) && known(packet, to)
 }
 
+/// As [`known`], of packets to a service: the node's own and its pods' are not to be taken for answers here.
+#[inline(always)]
+pub fn asks(packet: &Packet, to: &mut Tuple) -> bool {
+    // SAFETY: read at once.
+    let Some(flow) = (unsafe { FLOWS.get(&packet.key) }) else { return false };
+    flow.kind == FlowKind::ServiceForward as u8 && known(packet, to)
+}
+
 /// Whether a packet to a service follows the flow's earlier choice: not a new connection, and for UDP, which has none,
 /// not to an endpoint that is gone.
 #[inline(always)]
 fn still_stands(packet: &Packet, flow: &Flow) -> bool {
-    if packet.key.proto == proto::TCP {
+    if packet.is_of_connection() {
         return !packet.is_syn();
     }
     // To a pod's own address.

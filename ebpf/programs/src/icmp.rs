@@ -58,7 +58,7 @@ pub fn quote(ctx: &TcContext, packet: &Packet) -> Option<Quote> {
 pub fn error(ctx: &TcContext, packet: &Packet, way: Way) -> Result<i32, DropReason> {
     let pass = Ok(TC_ACT_OK);
     let Some(quote) = quote(ctx, packet) else { return pass };
-    if quote.proto != proto::TCP && quote.proto != proto::UDP {
+    if !matches!(quote.proto, proto::TCP | proto::UDP | proto::SCTP) {
         return pass;
     }
     let Ok(ports) = ctx.load::<[u16; 2]>(quote.l4) else { return pass };
@@ -91,7 +91,7 @@ pub fn error(ctx: &TcContext, packet: &Packet, way: Way) -> Result<i32, DropReas
     }
     let leaves = deliver::leaves_node(&flow.dst);
     nat::readdress_icmp(ctx, packet, from, &flow.dst, leaves)?;
-    deliver::onward(ctx, &flow.dst, leaves)
+    deliver::onward(ctx, packet, &flow.dst, leaves)
 }
 
 /// Writes new addresses into the quoted IP header.

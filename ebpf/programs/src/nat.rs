@@ -10,8 +10,8 @@ use aya_ebpf::programs::TcContext;
 use xebec_ebpf_layout::{Addr, DropReason, Port, StepKind, proto};
 
 use crate::frame::Frame;
-use crate::packet::{ETH_LEN, Kind, Packet};
-use crate::trace;
+use crate::packet::{ETH_LEN, Ipv4, Kind, Packet};
+use crate::{sctp, trace};
 
 /// The tuple to write.
 #[repr(C)]
@@ -48,7 +48,7 @@ struct Tail6 {
 
 /// One's complement sum of a change from `old` to `new` (RFC 1624), to be folded.
 #[inline(always)]
-fn change(old: u32, new: u32) -> u64 {
+pub fn change(old: u32, new: u32) -> u64 {
     u64::from(!old) + u64::from(new)
 }
 
@@ -107,10 +107,15 @@ pub fn rewrite_ip(ctx: &impl Frame, packet: &Packet, src: &Addr, dst: &Addr, hop
     let ip = &packet.ip;
     let (src, dst) = (src.v4_word(), dst.v4_word());
     let ttl = after_hop(ip.ttl, hop)?;
+    ctx.write(ETH_LEN + 8, &Tail { ttl, proto: ip.proto, check: header_check(ip, ttl, src, dst), src, dst })
+}
+
+/// The IPv4 header's checksum with another time to live and other addresses.
+#[inline(always)]
+pub fn header_check(ip: &Ipv4, ttl: u8, src: u32, dst: u32) -> u16 {
     let old = u32::from(u16::from_ne_bytes([ip.ttl, ip.proto]));
     let new = u32::from(u16::from_ne_bytes([ttl, ip.proto]));
-    let sum = u64::from(!ip.check) + change(ip.src, src) + change(ip.dst, dst) + change(old, new);
-    ctx.write(ETH_LEN + 8, &Tail { ttl, proto: ip.proto, check: !fold16(sum), src, dst })
+    !fold16(u64::from(!ip.check) + change(ip.src, src) + change(ip.dst, dst) + change(old, new))
 }
 
 /// The same for IPv6, which has no header checksum.
@@ -210,6 +215,13 @@ pub fn rewrite(ctx: &impl Frame, packet: &Packet, to: &Tuple, hop: bool) -> Resu
             replace_addresses(ctx, packet, l4 + 6, src, dst, BPF_F_MARK_MANGLED_0)?;
             ctx.adjust_l4(l4 + 6, ports, BPF_F_MARK_MANGLED_0)?;
             ctx.write(l4, &[to.src_port.0, to.dst_port.0])?;
+        }
+        proto::SCTP => {
+            if packet.is_v6() {
+                // IPv4's header checksum makes up for its addresses; nothing does for these.
+                ctx.adjust_sum(addresses(packet, src, dst));
+            }
+            sctp::rewrite(ctx, packet, to)?;
         }
         _ => {
             // ICMP echo: one of the two is the identifier, the other zero; no pseudo header, but in IPv6.

@@ -6,6 +6,8 @@ use xebec_ebpf_layout::{Addr, DatagramKey, DatagramPorts, FlowKey, Port, proto};
 use crate::config::{config, dual_stack};
 use crate::frame::Frame;
 use crate::maps::{DATAGRAMS, Scratch, scratch};
+use crate::nat::{self, Tuple};
+use crate::sctp;
 
 /// Length of an Ethernet header; every interface with a hook is an Ethernet one.
 pub const ETH_LEN: usize = 14;
@@ -121,13 +123,13 @@ pub struct Tcp {
 /// What kind of packet it is, as far as translation goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Another protocol, or a fragment whose first one was not seen: not translated. (SCTP's ports are filled in.)
+    /// Another protocol, or a fragment whose first one was not seen: not translated.
     Opaque = 0,
-    /// TCP, UDP or ICMP echo: the key's ports are filled in.
+    /// TCP, UDP, SCTP or ICMP echo: the key's ports are filled in.
     Flow = 1,
     /// An ICMP error, about another packet.
     IcmpError = 2,
-    /// A later fragment of TCP or UDP: the key's ports are those of the first; there is no header after IP's.
+    /// A later fragment of one of these, but ICMP: the key's ports are those of the first; there is no header after IP's.
     Fragment = 3,
 }
 
@@ -147,7 +149,7 @@ pub struct Packet {
     pub l4: u32,
     /// A [`Kind`], as its number: this lives in memory that starts as zeros.
     kind: u8,
-    /// TCP's flags, 0 for others.
+    /// TCP's flags; of SCTP what its first chunk says, in their terms; 0 for others.
     pub tcp_flags: u8,
 }
 
@@ -347,6 +349,8 @@ fn read_l4(ctx: &impl Frame, packet: &mut Packet, l4: usize, protocol: u8, is_la
             let ports: [u16; 2] = ctx.read(l4)?;
             packet.key.src_port = Port(ports[0]);
             packet.key.dst_port = Port(ports[1]);
+            packet.tcp_flags = sctp::first_chunk(ctx, l4).map_or(0, sctp::flags);
+            packet.kind = Kind::Flow as u8;
         }
         proto::ICMP => {
             // Type, code, checksum, identifier.
@@ -441,15 +445,36 @@ impl Packet {
         self.is_v6() || u16::from_be(self.ip.fragment) & 0x4000 != 0
     }
 
-    /// Whether this begins a TCP connection.
+    /// Whether its protocol says where connections begin and end.
     #[inline(always)]
-    pub fn is_syn(&self) -> bool {
-        self.key.proto == proto::TCP && self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    pub fn is_of_connection(&self) -> bool {
+        self.key.proto == proto::TCP || self.key.proto == proto::SCTP
     }
 
-    /// Whether this ends a TCP connection, or half of it.
+    /// Whether this begins a connection.
+    #[inline(always)]
+    pub fn is_syn(&self) -> bool {
+        self.is_of_connection() && self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    }
+
+    /// Whether this ends a connection, or half of it.
     #[inline(always)]
     pub fn is_closing(&self) -> bool {
-        self.key.proto == proto::TCP && self.tcp_flags & (tcp::FIN | tcp::RST) != 0
+        self.is_of_connection() && self.tcp_flags & (tcp::FIN | tcp::RST) != 0
+    }
+
+    /// Makes it what it is after its tuple was rewritten, with no hop counted.
+    #[inline(always)]
+    pub fn becomes(&mut self, to: &Tuple) {
+        if !self.is_v6() {
+            let (src, dst) = (to.src.v4_word(), to.dst.v4_word());
+            self.ip.check = nat::header_check(&self.ip, self.ip.ttl, src, dst);
+            self.ip.src = src;
+            self.ip.dst = dst;
+        }
+        self.key.src = to.src;
+        self.key.dst = to.dst;
+        self.key.src_port = to.src_port;
+        self.key.dst_port = to.dst_port;
     }
 }

@@ -8,7 +8,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
 use xebec_ebpf_layout::{
     Addr, Connection, Direction, DropReason, FlowKey, FragmentKey, LocalPod, Port, RuleKey, StepKind, flow_flags,
-    node_address_flags, proto, verdict,
+    node_address_flags, verdict,
 };
 
 use crate::config::config;
@@ -97,7 +97,7 @@ fn connection(
         }
     }
     let begun = match entry {
-        None if packet.key.proto == proto::TCP && !packet.is_syn() => stood_before(key, pod, now),
+        None if packet.is_of_connection() && !packet.is_syn() => stood_before(key, pod, now),
         _ => Begun::By(direction),
     };
     let (direction, known) = match begun {
@@ -225,7 +225,7 @@ fn touch(entry: &mut Connection, packet: &Packet, mut flags: u8, now: u32) {
 /// What the packet says of its connection's end. One side may have finished long before the other.
 #[inline(always)]
 fn closing(packet: &Packet, direction: Direction) -> u8 {
-    if packet.key.proto != proto::TCP {
+    if !packet.is_of_connection() {
         return 0;
     }
     let finished = match direction {

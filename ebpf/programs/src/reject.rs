@@ -5,15 +5,16 @@ use aya_ebpf::helpers::bpf_skb_change_tail;
 use aya_ebpf::programs::TcContext;
 use xebec_ebpf_layout::{Addr, DropReason, proto};
 
-use crate::deliver;
 use crate::nat::{self, fold16, store};
 use crate::packet::{ETH_LEN, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, Packet, Tcp, icmp_type, icmp6_type, tcp};
+use crate::{deliver, sctp};
 
-/// Answers with a TCP reset, or ICMP "port unreachable" for UDP, out of the interface the packet came in by.
+/// Answers with a TCP reset, an SCTP abort, or ICMP "port unreachable" for UDP, out of the interface the packet came in by.
 #[inline(always)]
 pub fn refuse(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
     match packet.key.proto {
         proto::TCP => reset(ctx, packet),
+        proto::SCTP => Ok(if sctp::abort(ctx, packet)? { deliver::back(ctx) } else { TC_ACT_SHOT }),
         // With options or extensions the quote would have to be longer; nobody sends those.
         proto::UDP if packet.l4 as usize != ETH_LEN + if packet.is_v6() { IPV6_LEN } else { IPV4_LEN } => {
             Ok(TC_ACT_SHOT)

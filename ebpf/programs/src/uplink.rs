@@ -12,12 +12,16 @@ use xebec_ebpf_layout::{
     service_flags,
 };
 
+use crate::association::Outcome;
 use crate::config::{config, in_cluster_net, in_pod_net, node_like};
 use crate::icmp::Way;
 use crate::maps::{NODE_ADDRESSES, Scratch};
 use crate::packet::{ETH_P_ARP, Kind, Packet, tcp};
 use crate::service::Count;
-use crate::{alive, arp, deliver, direct_return, event, flows, handover, icmp, mss, nat, ndp, packet, reject, service};
+use crate::{
+    alive, arp, association, deliver, direct_return, event, flows, handover, icmp, mss, nat, ndp, packet, reject, sctp,
+    service,
+};
 
 const PASS: i32 = TC_ACT_OK;
 const VXLAN_PORT: u16 = 4789;
@@ -87,7 +91,7 @@ fn direct(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
         // If the way back is taken, the client has the same port open through a service, whose answers come first.
         flows::record_plain(scratch, 0, 0, 0)?;
     }
-    deliver::to_local_pod(ctx, &scratch.packet.key.dst).unwrap_or(Ok(PASS))
+    deliver::to_local_pod(ctx, &scratch.packet, &scratch.packet.key.dst).unwrap_or(Ok(PASS))
 }
 
 /// Gives the packet the tuple `scratch.to` and sends it on.
@@ -100,7 +104,7 @@ pub fn translate(ctx: &TcContext, scratch: &Scratch) -> Result<i32, DropReason> 
     if !leaves || !in_cluster_net(&scratch.to.dst) {
         answer_fits(ctx, &scratch.packet)?;
         nat::rewrite(ctx, &scratch.packet, &scratch.to, leaves)?;
-        return deliver::onward(ctx, &scratch.to.dst, leaves);
+        return deliver::onward(ctx, &scratch.packet, &scratch.to.dst, leaves);
     }
     let packet = &scratch.packet;
     let peer = deliver::peer(&scratch.to.dst).ok_or(DropReason::NoPeer)?;
@@ -157,8 +161,8 @@ pub fn begin(
     scratch.to.src_port = key.src_port;
     scratch.to.dst_port = backend.port;
     let leaves = deliver::leaves_node(&backend.addr);
-    // The choice travels in a MAC address, which has no room for one of IPv6.
-    let can_return = config!(vxlan_ifindex) != 0 && !scratch.packet.is_v6();
+    // A backend in another node's own network has no program that would answer.
+    let can_return = config!(vxlan_ifindex) != 0 && in_cluster_net(&backend.addr);
     let direct = leaves && found.flags & service_flags::DIRECT_RETURN != 0 && can_return;
     scratch.to.direct_return = u32::from(direct);
     record(scratch, &found, id, leaves, hash)?;
@@ -169,7 +173,7 @@ pub fn begin(
 
 /// The backend of a new flow.
 #[inline(always)]
-fn choose(scratch: &Scratch, frontend: &ServiceKey, found: &mut Service, hash: u32) -> Option<(u32, Backend)> {
+pub fn choose(scratch: &Scratch, frontend: &ServiceKey, found: &mut Service, hash: u32) -> Option<(u32, Backend)> {
     let key = &scratch.packet.key;
     if found.affinity_timeout_s == 0 {
         return service::choose(frontend, found, hash);
@@ -211,6 +215,14 @@ fn egress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
     if !packet.has_ports() {
         return Ok(PASS);
     }
+    if key.proto == proto::SCTP
+        && !in_pod_net(&key.src)
+        && let Some(verdict) = own_association(ctx, scratch)?
+    {
+        return Ok(verdict);
+    }
+    let packet = &scratch.packet;
+    let key = &packet.key;
     // The tunnel's own packets.
     if config!(vxlan_ifindex) != 0 && key.proto == proto::UDP && key.dst_port.get() == VXLAN_PORT {
         return Ok(PASS);
@@ -239,4 +251,18 @@ fn egress(ctx: &TcContext, scratch: &mut Scratch) -> Result<i32, DropReason> {
     flows::record_with_port(scratch, kinds, 0, 0, hash)?;
     nat::rewrite(ctx, &scratch.packet, &scratch.to, false)?;
     Ok(PASS)
+}
+
+/// A packet of SCTP from a process of the node; none if it is for no service.
+#[inline(always)]
+fn own_association(ctx: &TcContext, scratch: &mut Scratch) -> Result<Option<i32>, DropReason> {
+    match association::send(ctx, scratch)? {
+        Outcome::Keep => return Ok(None),
+        Outcome::Translated => {}
+        Outcome::Refuse => {
+            return Ok(Some(if sctp::abort(ctx, &scratch.packet)? { deliver::up(ctx) } else { TC_ACT_SHOT }));
+        }
+    }
+    let dst = &scratch.to.dst;
+    deliver::onward(ctx, &scratch.packet, dst, deliver::leaves_node(dst)).map(Some)
 }

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
@@ -34,9 +34,9 @@ fn pace(nodes: usize) -> Duration {
 
 /// Asks `others` for ever; tells which of them are silent. With nobody to ask it rests.
 pub async fn watch_over(
-    own: Ipv4Addr,
-    mut others: watch::Receiver<BTreeSet<Ipv4Addr>>,
-    silent: watch::Sender<BTreeSet<Ipv4Addr>>,
+    own: IpAddr,
+    mut others: watch::Receiver<BTreeSet<IpAddr>>,
+    silent: watch::Sender<BTreeSet<IpAddr>>,
 ) {
     let socket = match UdpSocket::bind((own, 0)).await {
         Ok(socket) => socket,
@@ -69,9 +69,9 @@ pub async fn watch_over(
 
 async fn ask_and_listen(
     socket: &UdpSocket,
-    nodes: &BTreeSet<Ipv4Addr>,
+    nodes: &BTreeSet<IpAddr>,
     heard: &mut Heard,
-    silent: &watch::Sender<BTreeSet<Ipv4Addr>>,
+    silent: &watch::Sender<BTreeSet<IpAddr>>,
 ) -> std::convert::Infallible {
     let pace = pace(nodes.len());
     let mut ticks = interval(pace);
@@ -110,13 +110,13 @@ async fn ask_and_listen(
 /// When each node was heard last.
 #[derive(Debug, Default)]
 struct Heard {
-    at: BTreeMap<Ipv4Addr, Instant>,
+    at: BTreeMap<IpAddr, Instant>,
     /// When answers were last looked for.
     last_look: Option<Instant>,
 }
 
 impl Heard {
-    fn keep(&mut self, nodes: &BTreeSet<Ipv4Addr>) {
+    fn keep(&mut self, nodes: &BTreeSet<IpAddr>) {
         self.at.retain(|node, _| nodes.contains(node));
     }
 
@@ -124,16 +124,13 @@ impl Heard {
         &mut self,
         received: io::Result<(usize, SocketAddr)>,
         buffer: &[u8],
-        nodes: &BTreeSet<Ipv4Addr>,
+        nodes: &BTreeSet<IpAddr>,
         now: Instant,
     ) {
         // An error here is a node's kernel that refuses our question: its datapath is not loaded.
         let Ok((length, from)) = received else { return };
-        if let IpAddr::V4(ip) = from.ip()
-            && nodes.contains(&ip)
-            && from.port() == ALIVE_PORT
-            && buffer.get(..length) == Some(&ALIVE_QUESTION[..])
-        {
+        let ip = from.ip();
+        if nodes.contains(&ip) && from.port() == ALIVE_PORT && buffer.get(..length) == Some(&ALIVE_QUESTION[..]) {
             self.at.insert(ip, now);
         }
     }
@@ -147,7 +144,7 @@ impl Heard {
         }
     }
 
-    fn silent(&self, now: Instant, patience: Duration) -> BTreeSet<Ipv4Addr> {
+    fn silent(&self, now: Instant, patience: Duration) -> BTreeSet<IpAddr> {
         self.at.iter().filter(|(_, last)| now.duration_since(**last) > patience).map(|(node, _)| *node).collect()
     }
 }
@@ -165,13 +162,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_was_heard_and_is_not_any_more_is_silent_until_it_is_heard_again() {
-        let (a, b) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let (a, b) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
         let nodes = BTreeSet::from([a, b]);
-        let answer = |from: Ipv4Addr| Ok((ALIVE_QUESTION.len(), SocketAddr::from((from, ALIVE_PORT))));
+        let answer = |from: IpAddr| Ok((ALIVE_QUESTION.len(), SocketAddr::from((from, ALIVE_PORT))));
         let mut heard = Heard::default();
         let begin = Instant::now();
         heard.take(answer(a), &ALIVE_QUESTION, &nodes, begin);
-        heard.take(answer(Ipv4Addr::new(10, 0, 0, 9)), &ALIVE_QUESTION, &nodes, begin);
+        heard.take(answer([10, 0, 0, 9].into()), &ALIVE_QUESTION, &nodes, begin);
         heard.take(answer(b), b"something else", &nodes, begin);
         let patience = INTERVAL * MISSED;
         assert!(heard.silent(begin + patience, patience).is_empty());
@@ -183,13 +180,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_was_away_itself_takes_nobody_for_silent() {
-        let (a, b) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let (a, b) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
         let nodes = BTreeSet::from([a, b]);
-        let answer = |from: Ipv4Addr| Ok((ALIVE_QUESTION.len(), SocketAddr::from((from, ALIVE_PORT))));
+        let answer = |from: IpAddr| Ok((ALIVE_QUESTION.len(), SocketAddr::from((from, ALIVE_PORT))));
         let patience = INTERVAL * MISSED;
         let begin = Instant::now();
         let mut heard = Heard { last_look: Some(begin), ..Heard::default() };
-        let mut look = |from: Option<Ipv4Addr>, at: Duration| {
+        let mut look = |from: Option<IpAddr>, at: Duration| {
             heard.forgive_own_absence(begin + at, INTERVAL);
             if let Some(from) = from {
                 heard.take(answer(from), &ALIVE_QUESTION, &nodes, begin + at);

@@ -12,7 +12,7 @@ use xebec_ebpf_loader::{Counters, Error, Table};
 /// How often to look.
 const EVERY: Duration = Duration::from_secs(15);
 /// How full it may be, in percent. The kernel keeps some entries in reserve for each CPU.
-const FULL_PERCENT: usize = 90;
+const FULL_PERCENT: u64 = 90;
 
 /// The table and its counters.
 pub struct FlowTable {
@@ -22,16 +22,43 @@ pub struct FlowTable {
     pub counters: Counters,
 }
 
+/// How full it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fill {
+    /// Entries that are there.
+    pub present: u64,
+    /// Entries that there is room for.
+    pub room: u64,
+    /// Entries that were ever added.
+    pub added: u64,
+}
+
+impl Fill {
+    /// Counts. With a full table that takes some milliseconds.
+    pub fn read(flows: &Table<FlowKey, Flow>, counters: &Counters) -> Result<Self, Error> {
+        // In this order: what is added meanwhile does not count as evicted.
+        let added = counters.sum(flow_counters::ADDED)?;
+        Ok(Self { present: flows.count()? as u64, room: flows.max_entries().into(), added })
+    }
+
+    /// Entries that had to go for others: nothing else removes one.
+    pub fn evicted(&self) -> u64 {
+        self.added.saturating_sub(self.present)
+    }
+
+    /// What is wrong, if anything is.
+    fn problem(&self) -> Option<String> {
+        let (Self { present, room, .. }, evicted) = (self, self.evicted());
+        (present * 100 >= room * FULL_PERCENT).then(|| {
+            format!("{present} of {room} entries are in use, and {evicted} were evicted so far, idle ones first")
+        })
+    }
+}
+
 impl FlowTable {
     /// What is wrong with it, if anything is.
     pub fn problem(&self) -> Result<Option<String>, Error> {
-        let (present, room) = (self.flows.count()?, self.flows.max_entries() as usize);
-        if present * 100 < room * FULL_PERCENT {
-            return Ok(None);
-        }
-        let added = self.counters.sum(flow_counters::ADDED)?;
-        let evicted = added.saturating_sub(present as u64);
-        Ok(Some(format!("{present} of {room} entries are in use, and {evicted} were evicted so far, idle ones first")))
+        Ok(Fill::read(&self.flows, &self.counters)?.problem())
     }
 
     /// Looks now and then, for ever.
@@ -52,5 +79,18 @@ impl FlowTable {
             }
             tokio::time::sleep(EVERY).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_is_nearly_full_is_a_problem() {
+        let fill = |present| Fill { present, room: 1_000, added: 5_000 };
+        assert_eq!(fill(899).problem(), None);
+        let problem = fill(900).problem().unwrap();
+        assert_eq!(problem, "900 of 1000 entries are in use, and 4100 were evicted so far, idle ones first");
     }
 }

@@ -6,14 +6,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::proxy::LoadBalancerAddresses;
 
-/// The owner of each address; addresses that no node can take are absent.
-pub fn owners(addresses: &LoadBalancerAddresses, fit: &BTreeSet<String>) -> BTreeMap<IpAddr, String> {
+/// The networks on each node's link; `None` of a node that has not said.
+pub type Links = BTreeMap<String, Option<Vec<IpNet>>>;
+
+/// The owner of each address; addresses that no node can take are absent. An address of a network that is on some node's link
+/// is answered for there: nobody would hear the others. One that is on none is routed to the nodes, to any of them.
+pub fn owners(addresses: &LoadBalancerAddresses, fit: &BTreeSet<String>, links: &Links) -> BTreeMap<IpAddr, String> {
     addresses
         .iter()
         .filter_map(|(address, allowed)| {
-            let candidates = fit.iter().filter(|node| allowed.as_ref().is_none_or(|allowed| allowed.contains(*node)));
+            let is_on_a_link = links.values().flatten().flatten().any(|net| net.contains(address));
+            let is_heard = |node: &String| match links.get(node) {
+                Some(Some(nets)) if is_on_a_link => nets.iter().any(|net| net.contains(address)),
+                _ => true,
+            };
+            let may = |node: &String| allowed.as_ref().is_none_or(|allowed| allowed.contains(node));
+            let candidates = fit.iter().filter(|node| may(node) && is_heard(node));
             let owner = candidates.max_by_key(|node| (weight(*address, node), *node))?;
             Some((*address, owner.clone()))
         })

@@ -26,7 +26,7 @@ pub mod xdp;
 #[cfg(test)]
 mod tests;
 
-pub use setup::{LoadBalancerMode, Network, NetworkConfig, NetworkConfig6, SetupError, Tunnel};
+pub use setup::{LoadBalancerMode, Network, NetworkConfig, NetworkConfig4, NetworkConfig6, SetupError, Tunnel};
 pub use xdp::{Xdp, XdpState};
 
 use std::net::IpAddr;

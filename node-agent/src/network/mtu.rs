@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use xebec_ebpf_loader::layout::{ALIVE_PORT, ALIVE_QUESTION};
 
-use super::setup::VXLAN_OVERHEAD;
+use super::setup::vxlan_overhead;
 
 /// How often a path is measured.
 const EVERY: Duration = Duration::from_secs(60);
@@ -24,11 +24,14 @@ const PATIENCE: Duration = Duration::from_millis(250);
 const TRIES: u32 = 3;
 /// What every path has to carry (RFC 8200 section 5, and no IPv4 path of today carries less).
 const LEAST: u32 = 1_280;
-/// Length of the IP and UDP headers.
-const HEADERS: u32 = 28;
+
+/// Length of the IP and UDP headers of packets to this address.
+fn headers(to: IpAddr) -> u32 {
+    if to.is_ipv4() { 28 } else { 48 }
+}
 
 /// The paths that are smaller than the link, by the other node's address, with the largest packet that fits.
-pub type Paths = BTreeMap<Ipv4Addr, u32>;
+pub type Paths = BTreeMap<IpAddr, u32>;
 
 /// What is wrong, for people.
 pub fn problem(paths: &Paths, link: u32) -> Option<String> {
@@ -43,17 +46,17 @@ pub fn problem(paths: &Paths, link: u32) -> Option<String> {
 }
 
 /// What the datapath is to know of a way to a node; 0 if the link's size gets through.
-pub fn limit(paths: &Paths, node: Ipv4Addr, by_tunnel: bool) -> u16 {
+pub fn limit(paths: &Paths, node: IpAddr, by_tunnel: bool) -> u16 {
     let Some(mtu) = paths.get(&node) else { return 0 };
-    let overhead = if by_tunnel { VXLAN_OVERHEAD } else { 0 };
+    let overhead = if by_tunnel { vxlan_overhead(node) } else { 0 };
     u16::try_from(mtu.saturating_sub(overhead)).unwrap_or(0)
 }
 
 /// Measures the paths from `own` to `others` for ever.
 pub async fn watch_over(
-    own: Ipv4Addr,
+    own: IpAddr,
     link: u32,
-    mut others: watch::Receiver<BTreeSet<Ipv4Addr>>,
+    mut others: watch::Receiver<BTreeSet<IpAddr>>,
     found: watch::Sender<Paths>,
 ) {
     let socket = match open(own).await {
@@ -82,7 +85,7 @@ pub async fn watch_over(
     }
 }
 
-fn note(node: Ipv4Addr, result: io::Result<Option<u32>>, link: u32, found: &watch::Sender<Paths>) {
+fn note(node: IpAddr, result: io::Result<Option<u32>>, link: u32, found: &watch::Sender<Paths>) {
     let mtu = match result {
         Ok(Some(mtu)) => mtu,
         // A node that does not answer at all: nothing new is known.
@@ -107,15 +110,18 @@ fn note(node: Ipv4Addr, result: io::Result<Option<u32>>, link: u32, found: &watc
 }
 
 /// A socket whose packets are neither fragmented nor held to what the kernel believes of a path.
-async fn open(own: Ipv4Addr) -> io::Result<UdpSocket> {
+async fn open(own: IpAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((own, 0)).await?;
-    let probe = libc::IP_PMTUDISC_PROBE;
+    let (level, option, probe) = match own {
+        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE),
+        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE),
+    };
     // SAFETY: the pointer and the length are of a live local.
     let set = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_MTU_DISCOVER,
+            level,
+            option,
             (&raw const probe).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
@@ -124,7 +130,7 @@ async fn open(own: Ipv4Addr) -> io::Result<UdpSocket> {
 }
 
 /// The largest packet up to `link` that comes back from a node; `None` if none does.
-async fn measure(socket: &UdpSocket, node: Ipv4Addr, link: u32) -> io::Result<Option<u32>> {
+async fn measure(socket: &UdpSocket, node: IpAddr, link: u32) -> io::Result<Option<u32>> {
     if comes_back(socket, node, link).await? {
         return Ok(Some(link));
     }
@@ -145,8 +151,8 @@ async fn measure(socket: &UdpSocket, node: Ipv4Addr, link: u32) -> io::Result<Op
 }
 
 /// Whether a packet of `size` bytes gets to a node and back.
-async fn comes_back(socket: &UdpSocket, node: Ipv4Addr, size: u32) -> io::Result<bool> {
-    let length = (size - HEADERS) as usize;
+async fn comes_back(socket: &UdpSocket, node: IpAddr, size: u32) -> io::Result<bool> {
+    let length = (size - headers(node)) as usize;
     let mut question = vec![0; length];
     question[..ALIVE_QUESTION.len()].copy_from_slice(&ALIVE_QUESTION);
     let to = SocketAddr::from((node, ALIVE_PORT));
@@ -172,13 +178,13 @@ mod tests {
     use super::*;
 
     /// A node's datapath that sends back what is not larger than `mtu`.
-    async fn peer(own: Ipv4Addr, mtu: u32) {
+    async fn peer(own: IpAddr, mtu: u32) {
         let socket = UdpSocket::bind((own, ALIVE_PORT)).await.unwrap();
         tokio::spawn(async move {
             let mut buffer = vec![0; 65_536];
             loop {
                 let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
-                if length <= (mtu - HEADERS) as usize {
+                if length <= (mtu - headers(own)) as usize {
                     socket.send_to(&buffer[..length], from).await.unwrap();
                 }
             }
@@ -187,29 +193,40 @@ mod tests {
 
     #[tokio::test]
     async fn the_largest_size_that_comes_back_is_found() {
-        let own = Ipv4Addr::LOCALHOST;
+        let own = IpAddr::from([127, 0, 0, 1]);
         let socket = open(own).await.unwrap();
         for (last, mtu) in [(11, 1_500), (12, 1_400), (13, 1_281), (14, 1_280), (15, 9_000)] {
-            let node = Ipv4Addr::new(127, 7, 0, last);
+            let node = IpAddr::from([127, 7, 0, last]);
             peer(node, mtu).await;
             assert_eq!(measure(&socket, node, 1_500).await.unwrap(), Some(mtu.min(1_500)));
         }
-        assert_eq!(measure(&socket, Ipv4Addr::new(127, 7, 0, 99), 1_500).await.unwrap(), None);
+        assert_eq!(measure(&socket, [127, 7, 0, 99].into(), 1_500).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn it_is_measured_by_ipv6_too() {
+        // The loopback network has one address of IPv6, whose port IPv4's tests leave alone.
+        let own = IpAddr::from(std::net::Ipv6Addr::LOCALHOST);
+        let socket = open(own).await.unwrap();
+        peer(own, 1_400).await;
+        assert_eq!(measure(&socket, own, 1_500).await.unwrap(), Some(1_400));
     }
 
     #[test]
     fn the_tunnel_takes_its_share() {
-        let paths = Paths::from([(Ipv4Addr::new(10, 0, 0, 1), 1_400)]);
-        let node = |last| Ipv4Addr::new(10, 0, 0, last);
+        let six: IpAddr = "fd00::1".parse().unwrap();
+        let paths = Paths::from([([10, 0, 0, 1].into(), 1_400), (six, 1_400)]);
+        let node = |last| IpAddr::from([10, 0, 0, last]);
         assert_eq!(limit(&paths, node(1), false), 1_400);
         assert_eq!(limit(&paths, node(1), true), 1_350);
+        assert_eq!((limit(&paths, six, false), limit(&paths, six, true)), (1_400, 1_330));
         assert_eq!(limit(&paths, node(2), false), 0);
     }
 
     #[test]
     fn only_smaller_paths_are_a_problem() {
         let (found, _) = watch::channel(Paths::new());
-        let node = |last| Ipv4Addr::new(10, 0, 0, last);
+        let node = |last| IpAddr::from([10, 0, 0, last]);
         note(node(1), Ok(Some(1_500)), 1_500, &found);
         note(node(2), Ok(None), 1_500, &found);
         assert_eq!(problem(&found.borrow(), 1_500), None);

@@ -1,15 +1,18 @@
 //! Nodes, with the fields that the network uses.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 
 use crate::api::{Meta, Object};
 
 /// Keeps a node from answering for load balancer addresses (KEP-1143).
 pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
+/// The networks on the link of a node's uplink, as its agent knows them: with commas.
+pub const LINKS_ANNOTATION: &str = "net.xebec.io/links";
 
 /// A `v1` Node.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -93,11 +96,6 @@ pub struct NodeCondition {
 }
 
 impl Node {
-    /// Its IPv4 address in the cluster.
-    pub fn internal_ip(&self) -> Option<Ipv4Addr> {
-        self.addresses("InternalIP").next()
-    }
-
     /// Its IPv6 address in the cluster.
     pub fn internal_ip6(&self) -> Option<Ipv6Addr> {
         self.addresses("InternalIP").next()
@@ -111,6 +109,11 @@ impl Node {
     /// Those of a type and a family.
     fn addresses<'a, T: FromStr>(&'a self, kind: &'a str) -> impl Iterator<Item = T> + 'a {
         self.status.addresses.iter().filter(move |a| a.r#type == kind).filter_map(|a| a.address.parse().ok())
+    }
+
+    /// Its address in the cluster of the same family as this one: the one it is known by where nodes are by that.
+    pub fn internal_like(&self, other: IpAddr) -> Option<IpAddr> {
+        self.addresses::<IpAddr>("InternalIP").find(|ip| ip.is_ipv4() == other.is_ipv4())
     }
 
     /// Its pods' IPv4 range.
@@ -135,7 +138,13 @@ impl Node {
     /// Where its agent can be asked.
     pub fn agent(&self) -> Option<SocketAddr> {
         let port = Some(self.status.daemon_endpoints.kubelet.port).filter(|port| *port != 0)?;
-        Some(SocketAddr::new(self.internal_ip()?.into(), port))
+        Some(SocketAddr::new(self.addresses("InternalIP").next()?, port))
+    }
+
+    /// The networks on its link; none if its agent has not said.
+    pub fn links(&self) -> Option<Vec<IpNet>> {
+        let text = self.metadata.annotations.get(LINKS_ANNOTATION)?;
+        Some(text.split(',').filter_map(|net| net.parse().ok()).collect())
     }
 
     /// Whether it is fit to answer for load balancer addresses.

@@ -1,7 +1,7 @@
 //! What the other nodes call for: routes, peers of the tunnel, addresses that NodePorts are served on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 use xebec_cni::netlink::{Mac, Route};
@@ -21,9 +21,9 @@ pub struct Local {
     pub name: String,
     /// All its addresses that NodePorts are served on.
     pub addresses: BTreeSet<IpAddr>,
-    /// The address that others know it by.
-    pub address: Ipv4Addr,
-    /// Dual stack: its IPv6 address, if it has one.
+    /// The address that others know it by: of IPv4, if the cluster has that.
+    pub address: IpAddr,
+    /// Its IPv6 address, if it has one.
     pub address6: Option<Ipv6Addr>,
     /// The interface that has them.
     pub uplink: u32,
@@ -53,9 +53,19 @@ pub struct Plan {
 pub struct PeerEntry(pub Peer);
 
 /// The hardware address of a node's VXLAN device: each has its own, and all can work it out.
-pub fn vtep_mac(node: Ipv4Addr) -> Mac {
-    let [a, b, c, d] = node.octets();
-    [0x0a, 0x5a, a, b, c, d]
+pub fn vtep_mac(node: IpAddr) -> Mac {
+    match node {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            [0x0a, 0x5a, a, b, c, d]
+        }
+        IpAddr::V6(v6) => {
+            // FNV-1a: nodes' addresses may differ in any of their bytes.
+            let mix = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+            let [a, b, c, d] = v6.octets().into_iter().fold(0x811c_9dc5, mix).to_be_bytes();
+            [0x0a, 0x5b, a, b, c, d]
+        }
+    }
 }
 
 /// Works it out.
@@ -69,25 +79,26 @@ pub fn plan<'a>(nodes: impl Iterator<Item = &'a Node>, local: &Local, paths: &Pa
         for ip in node.ips() {
             plan.node_addresses.insert(ip.into(), node_address_flags::PEER);
         }
-        // A node that has only just joined has no range yet.
-        let (Some(ip), Some(pods)) = (node.internal_ip(), node.pod_cidr()) else { continue };
-        match way(ip.into(), local) {
-            Ok(tunnel) => plan.add_peer(ip, ip.into(), pods.trunc().into(), tunnel, (local, paths)),
-            Err(reason) => {
-                plan.unreachable.insert(name.clone(), reason);
-                continue;
+        let Some(ip) = node.internal_like(local.address) else { continue };
+        if ip.is_ipv4() {
+            // A node that has only just joined has no range yet.
+            let Some(pods) = node.pod_cidr() else { continue };
+            match way(ip, local) {
+                Ok(tunnel) => plan.add_peer(ip, ip, pods.trunc().into(), tunnel, (local, paths)),
+                Err(reason) => {
+                    plan.unreachable.insert(name.clone(), reason);
+                    continue;
+                }
             }
         }
         let Some(pods6) = node.pod_cidr6() else { continue };
-        let (ip6, tunnel) = match (local.address6, node.internal_ip6()) {
-            (Some(_), Some(ip6)) => (Some(ip6), way(ip6.into(), local)),
+        let (neighbour, tunnel) = match (local.address6, node.internal_ip6()) {
+            (Some(_), Some(ip6)) => (ip6.into(), way(ip6.into(), local)),
             // One of the two has no IPv6 address: the tunnel, which is one of IPv4, carries it all the same.
-            _ => (None, tunnel(ip.into(), local)),
+            _ => (ip, tunnel(ip, local)),
         };
         match tunnel {
-            Ok(tunnel) => {
-                plan.add_peer(ip, ip6.map_or(ip.into(), IpAddr::V6), pods6.trunc().into(), tunnel, (local, paths))
-            }
+            Ok(tunnel) => plan.add_peer(ip, neighbour, pods6.trunc().into(), tunnel, (local, paths)),
             Err(reason) => {
                 plan.unreachable.insert(name.clone(), format!("by IPv6: {reason}"));
             }
@@ -124,14 +135,14 @@ impl Plan {
     /// `ip` is the node's address at the end of the tunnel, `neighbour` that of the pods' family if it has one.
     fn add_peer(
         &mut self,
-        ip: Ipv4Addr,
+        ip: IpAddr,
         neighbour: IpAddr,
         pods: IpNet,
         tunnel: Option<u32>,
         (local, paths): (&Local, &Paths),
     ) {
         let (flags, node) = match tunnel {
-            Some(_) => (peer_flags::TUNNEL, ip.into()),
+            Some(_) => (peer_flags::TUNNEL, ip),
             None => (0, neighbour),
         };
         // Both families take the same path.
@@ -140,7 +151,7 @@ impl Plan {
         let offset = if matches!(pods, IpNet::V4(_)) { V4_PREFIX } else { 0 };
         self.peers.insert((pods.network().into(), offset + u32::from(pods.prefix_len())), peer);
         let source = match pods {
-            IpNet::V4(_) => Some(IpAddr::V4(local.address)),
+            IpNet::V4(_) => Some(local.address),
             IpNet::V6(_) => local.address6.map(IpAddr::V6),
         };
         let route = match tunnel {

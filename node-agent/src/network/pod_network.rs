@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use xebec_cni::connect::{self, Connection, host_interface};
-use xebec_cni::ipam::{self, Pool};
+use xebec_cni::ipam::{self, Lease, Pool};
 use xebec_ebpf_loader::layout::{Addr, LocalPod};
 use xebec_ebpf_loader::{Datapath, Table, kernel_clock_s};
 
@@ -30,7 +30,8 @@ pub struct NodeNetwork {
 struct Inner {
     pool: Pool,
     mtu: u32,
-    node: Ipv4Addr,
+    /// None if there is no IPv4: then a lease is a number that the pod's IPv6 address goes with.
+    node: Option<Ipv4Addr>,
     v6: Option<NetworkConfig6>,
     kernel: Mutex<Kernel>,
 }
@@ -54,12 +55,12 @@ enum Failure {
 }
 
 impl NodeNetwork {
-    /// Over a loaded datapath. `node` is the node's own address, and what there is of IPv6; `mtu` the largest packet of pods in bytes of IP; `gate`
+    /// Over a loaded datapath. `node` is the node's own IPv4 address, and what there is of IPv6; `mtu` the largest packet of pods in bytes of IP; `gate`
     /// says when a pod's policies are known.
     pub fn new(
         pool: Pool,
         mtu: u32,
-        node: (Ipv4Addr, Option<NetworkConfig6>),
+        node: (Option<Ipv4Addr>, Option<NetworkConfig6>),
         datapath: Datapath,
         local_pods: Table<Addr, LocalPod>,
         gate: Gate,
@@ -104,14 +105,21 @@ impl PodNetwork for NodeNetwork {
 }
 
 impl Inner {
-    /// The IPv6 address that goes with a leased one.
-    fn second(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
-        self.v6.map(|v6| self.pool.paired(address, v6.pod_cidr))
+    /// The IPv6 address that goes with a lease.
+    fn address6(&self, lease: Ipv4Addr) -> Option<Ipv6Addr> {
+        self.v6.map(|v6| self.pool.paired(lease, v6.pod_cidr))
     }
 
-    /// All addresses of the pod that has leased this one.
-    fn addresses(&self, address: Ipv4Addr) -> Vec<IpAddr> {
-        [IpAddr::V4(address)].into_iter().chain(self.second(address).map(IpAddr::V6)).collect()
+    /// All addresses of the pod that has this lease. Never empty: there is one family at least.
+    fn addresses(&self, lease: Ipv4Addr) -> Vec<IpAddr> {
+        let v4 = self.node.map(|_| IpAddr::V4(lease));
+        v4.into_iter().chain(self.address6(lease).map(IpAddr::V6)).collect()
+    }
+
+    /// What the kernel knows of the pod that has this lease.
+    fn local_pod(&self, kernel: &Kernel, lease: Ipv4Addr) -> Result<Option<LocalPod>, Failure> {
+        let Some(address) = self.addresses(lease).first().copied() else { return Ok(None) };
+        Ok(kernel.local_pods.get(&address.into())?)
     }
 
     fn set_up(&self, uid: &str, netns: PathBuf) -> Result<PodAddresses, Failure> {
@@ -122,8 +130,9 @@ impl Inner {
             pod_interface: POD_INTERFACE,
             netns: &netns,
             address,
+            has_v4: self.node.is_some(),
             mtu: self.mtu,
-            node: Some(self.node),
+            node: self.node,
         };
         let connected = connection.create()?;
         let (ifindex, mac, host_mac) = (connected.host_index, connected.pod_mac, connected.host_mac);
@@ -131,7 +140,7 @@ impl Inner {
             let mut kernel = self.kernel.lock();
             let sets = kernel.isolated.get(uid).copied().unwrap_or_default();
             // A pod that is set up again may have been isolated while it ran.
-            let before = kernel.local_pods.get(&address.into())?.filter(|before| before.ifindex == ifindex);
+            let before = self.local_pod(&kernel, address)?.filter(|before| before.ifindex == ifindex);
             let entry = LocalPod {
                 ifindex,
                 mac,
@@ -149,7 +158,7 @@ impl Inner {
             kernel.datapath.attach_pod(&host_interface, connected.host_index)?;
         }
         connection.bring_up()?;
-        if let (Some(v6), Some(second)) = (self.v6, self.second(address)) {
+        if let (Some(v6), Some(second)) = (self.v6, self.address6(address)) {
             connect::v6::connect(&connection, second, v6.node_address)?;
         }
         Ok(PodAddresses(self.addresses(address)))
@@ -208,7 +217,10 @@ impl Subjects for NodeNetwork {
         let entries = self.inner.kernel.lock().local_pods.entries().map_err(|error| error.to_string())?;
         let isolated: BTreeSet<Addr> =
             entries.into_iter().filter(|(_, pod)| pod.is_isolated()).map(|(addr, _)| addr).collect();
-        Ok(leases.into_iter().filter(|l| isolated.contains(&l.address.into())).map(|l| l.owner).collect())
+        let is_isolated = |lease: &Lease| {
+            self.inner.addresses(lease.address).iter().any(|address| isolated.contains(&(*address).into()))
+        };
+        Ok(leases.into_iter().filter(is_isolated).map(|lease| lease.owner).collect())
     }
 }
 
@@ -222,7 +234,7 @@ impl Inner {
             kernel.isolated.insert(uid.to_owned(), sets);
         }
         let Some(address) = self.pool.find(uid)? else { return Ok(()) };
-        let Some(before) = kernel.local_pods.get(&address.into())? else { return Ok(()) };
+        let Some(before) = self.local_pod(&kernel, address)? else { return Ok(()) };
         let mut pod = LocalPod { ingress: sets.ingress.0, egress: sets.egress.0, ..before };
         if !pod.is_isolated() {
             pod.isolated_at_s = 0;

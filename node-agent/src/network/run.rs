@@ -1,10 +1,12 @@
 //! Follows the nodes, and keeps routes, peers and addresses as they call for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use xebec_clock::Random;
@@ -14,13 +16,13 @@ use xebec_ebpf_loader::layout::{Addr, lb_address_flags};
 use super::alive::watch_over;
 use super::announce::{Groups, gratuitous_arp, unsolicited_advertisement};
 use super::handover::{Past, former_owners};
-use super::load_balancer::owners;
+use super::load_balancer::{Links, owners};
 use super::mtu;
-use super::nodes::Node;
+use super::nodes::{LINKS_ANNOTATION, Node};
 use super::peers::{Local, Plan, plan};
 use super::setup::PeerMaps;
-use crate::api::Rest;
 use crate::api::watch::{Change, follow};
+use crate::api::{ApiError, Rest};
 use crate::drain::peers::Nodes;
 use crate::news::tell;
 use crate::proxy::LoadBalancerAddresses;
@@ -45,7 +47,7 @@ pub async fn run(
     cancel: CancellationToken,
 ) {
     let (sender, mut changes) = mpsc::channel(256);
-    let watcher = follow::<Node>(rest, "/api/v1/nodes".to_owned(), String::new(), random, sender);
+    let watcher = follow::<Node>(rest.clone(), "/api/v1/nodes".to_owned(), String::new(), random, sender);
     let mut peers = Peers {
         local,
         uplink,
@@ -55,6 +57,7 @@ pub async fn run(
         owners: BTreeMap::new(),
         groups: Groups::default(),
         paths: mtu::Paths::new(),
+        told: None,
     };
     let (others, heeded) = watch::channel(BTreeSet::new());
     let (silence, mut silent) = watch::channel(BTreeSet::new());
@@ -102,6 +105,10 @@ pub async fn run(
                     RETRY
                 }
             };
+            if let Err(error) = peers.tell_links(&rest).await {
+                tracing::warn!(%error, "cannot tell other nodes which networks are on this node's link; trying again");
+                wait = RETRY;
+            }
         }
     };
     tokio::select! {
@@ -135,6 +142,8 @@ struct Peers {
     groups: Groups,
     /// Which of the other nodes only smaller packets get to.
     paths: mtu::Paths,
+    /// The version of this node's object that others were told its links of.
+    told: Option<String>,
 }
 
 impl Peers {
@@ -153,22 +162,41 @@ impl Peers {
         tell(ready, others.filter_map(|node| Some((node.metadata.name.clone(), node.agent()?))).collect());
     }
 
-    fn tell_others(&self, others: &watch::Sender<BTreeSet<Ipv4Addr>>) {
+    fn tell_others(&self, others: &watch::Sender<BTreeSet<IpAddr>>) {
         let all = self.nodes.values().filter(|node| node.metadata.name != self.local.name);
-        tell(others, all.filter_map(|node| node.internal_ip()).collect());
+        tell(others, all.filter_map(|node| node.internal_like(self.local.address)).collect());
     }
 
     /// The addresses of the other nodes that may answer for load balancer addresses.
-    fn other_addresses(&self) -> BTreeSet<Ipv4Addr> {
+    fn other_addresses(&self) -> BTreeSet<IpAddr> {
         let others = self.nodes.values().filter(|node| node.metadata.name != self.local.name);
-        others.filter(|node| node.takes_load_balancers()).filter_map(|node| node.internal_ip()).collect()
+        let fit = others.filter(|node| node.takes_load_balancers());
+        fit.filter_map(|node| node.internal_like(self.local.address)).collect()
     }
 
-    fn update(
-        &mut self,
-        addresses: Option<&LoadBalancerAddresses>,
-        silent: &BTreeSet<Ipv4Addr>,
-    ) -> Result<(), Failure> {
+    /// The networks on the nodes' links.
+    fn links(&self) -> Links {
+        self.nodes.values().map(|node| (node.metadata.name.clone(), node.links())).collect()
+    }
+
+    /// Tells the others of this node's link, if they do not know it yet.
+    async fn tell_links(&mut self, rest: &Rest) -> Result<(), ApiError> {
+        let Some(own) = self.nodes.get(&self.local.name) else { return Ok(()) };
+        let links: Vec<String> = self.local.on_link.iter().map(IpNet::to_string).collect();
+        let links = links.join(",");
+        // Of this state of the object it has been tried: its change is on its way here.
+        let is_told = self.told.as_ref() == Some(&own.metadata.resource_version);
+        if is_told || own.metadata.annotations.get(LINKS_ANNOTATION) == Some(&links) {
+            return Ok(());
+        }
+        let version = own.metadata.resource_version.clone();
+        let patch = json!({ "metadata": { "annotations": { LINKS_ANNOTATION: links } } });
+        rest.patch::<Value>(&format!("/api/v1/nodes/{}", self.local.name), &patch).await?;
+        self.told = Some(version);
+        Ok(())
+    }
+
+    fn update(&mut self, addresses: Option<&LoadBalancerAddresses>, silent: &BTreeSet<IpAddr>) -> Result<(), Failure> {
         let wanted = plan(self.nodes.values().map(|node| &**node), &self.local, &self.paths);
         for (node, reason) in &wanted.unreachable {
             if self.known.insert(node.clone()) {
@@ -178,13 +206,15 @@ impl Peers {
         self.known.retain(|node| wanted.unreachable.contains_key(node));
         self.apply(&wanted)?;
         let Some(addresses) = addresses else { return Ok(()) };
-        let is_silent = |node: &Node| node.internal_ip().is_some_and(|ip| silent.contains(&ip));
+        let own = self.local.address;
+        let is_silent = |node: &Node| node.internal_like(own).is_some_and(|ip| silent.contains(&ip));
         let fit = self.nodes.values().filter(|node| node.takes_load_balancers() && !is_silent(node));
         let fit: BTreeSet<String> = fit.map(|node| node.metadata.name.clone()).collect();
-        let owners = owners(addresses, &fit);
+        let links = self.links();
+        let owners = owners(addresses, &fit, &links);
         let owned: BTreeSet<IpAddr> =
             owners.iter().filter(|(_, owner)| **owner == self.local.name).map(|(address, _)| *address).collect();
-        self.remember_owners(addresses, &owned, &is_silent)?;
+        self.remember_owners(addresses, &owned, &links, &is_silent)?;
         self.owners = owners;
         self.announce(&owned)
     }
@@ -194,10 +224,15 @@ impl Peers {
         &mut self,
         addresses: &LoadBalancerAddresses,
         owned: &BTreeSet<IpAddr>,
+        links: &Links,
         is_silent: &dyn Fn(&Node) -> bool,
     ) -> Result<(), Failure> {
         let others = self.nodes.values().filter(|node| node.metadata.name != self.local.name && !is_silent(node));
-        let ways = |node: &Arc<Node>| Some((node.metadata.name.clone(), node.pod_cidr()?.network().into()));
+        let pods = |node: &Node| match self.local.address {
+            IpAddr::V4(_) => Some(IpAddr::V4(node.pod_cidr()?.network())),
+            IpAddr::V6(_) => Some(IpAddr::V6(node.pod_cidr6()?.network())),
+        };
+        let ways = |node: &Arc<Node>| Some((node.metadata.name.clone(), pods(node)?.into()));
         let ways: BTreeMap<String, Addr> = others.filter_map(ways).collect();
         let table = &mut self.maps.former_owners;
         let present: BTreeMap<Addr, Addr> = table.entries()?.into_iter().collect();
@@ -205,7 +240,7 @@ impl Peers {
         let past = Past {
             held: held.into_iter().map(|(addr, _)| (addr, present.get(&addr).copied())).collect(),
             last: std::mem::take(&mut self.owners),
-            otherwise: owners(addresses, &ways.keys().cloned().collect()),
+            otherwise: owners(addresses, &ways.keys().cloned().collect(), links),
             ways,
         };
         let wanted = former_owners(owned, &past);

@@ -31,7 +31,16 @@ const VXLAN_PORT: u16 = 4_789;
 /// The one network in it.
 const VNI: u32 = 7_653;
 /// Outer Ethernet excluded: IP, UDP, VXLAN and the inner Ethernet header.
-pub const VXLAN_OVERHEAD: u32 = 20 + 8 + 8 + 14;
+const VXLAN_OVERHEAD: u32 = 20 + 8 + 8 + 14;
+/// How much longer IPv6's header is.
+const MORE_OF_V6: u32 = 20;
+/// In a cluster without IPv4: as many bits of numbers for a node's pods as its range has addresses, but no more than these.
+const NUMBER_BITS: u8 = 16;
+
+/// What the tunnel between the nodes' addresses takes of a packet, of which this is one.
+pub const fn vxlan_overhead(node: IpAddr) -> u32 {
+    if node.is_ipv4() { VXLAN_OVERHEAD } else { VXLAN_OVERHEAD + MORE_OF_V6 }
+}
 /// Ports for source NAT: apart from NodePorts (30000 to 32767) and from Linux's range for outgoing sockets (32768 to
 /// 60999), so that no socket of the node's own can have the tuple.
 const NAT_PORTS: [u16; 2] = [10_240, 29_999];
@@ -65,17 +74,11 @@ pub enum LoadBalancerMode {
 pub struct NetworkConfig {
     /// This node's name.
     pub node_name: String,
-    /// This node's address (`InternalIP`).
-    pub node_address: Ipv4Addr,
-    /// The interface that has it; none: look for it.
+    /// The interface that has its address; none: look for it.
     pub uplink: Option<String>,
-    /// The node's range, `spec.podCIDR`.
-    pub pod_cidr: Ipv4Net,
-    /// All pods' range.
-    pub cluster_cidr: Ipv4Net,
-    /// All services' range.
-    pub service_cidr: Ipv4Net,
-    /// Dual stack: the same of IPv6.
+    /// What there is of IPv4.
+    pub v4: Option<NetworkConfig4>,
+    /// And of IPv6: at least one of the two.
     pub v6: Option<NetworkConfig6>,
     /// First and last NodePort.
     pub node_ports: (u16, u16),
@@ -95,17 +98,51 @@ pub struct NetworkConfig {
     pub pod_namespaces: PathBuf,
 }
 
+/// What it needs to know of IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetworkConfig4 {
+    /// This node's address (`InternalIP`).
+    pub node_address: Ipv4Addr,
+    /// The node's range, of `spec.podCIDRs`.
+    pub pod_cidr: Ipv4Net,
+    /// All pods' range.
+    pub cluster_cidr: Ipv4Net,
+    /// All services' range.
+    pub service_cidr: Ipv4Net,
+}
+
 /// What it needs to know of IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetworkConfig6 {
-    /// This node's address, on the same interface as the other; without one, its pods reach no more than the cluster.
+    /// This node's address, on the same interface as the other. Beside IPv4 there may be none: then its pods reach no more than
+    /// the cluster.
     pub node_address: Option<Ipv6Addr>,
-    /// The node's range, the second of `spec.podCIDRs`.
+    /// The node's range, of `spec.podCIDRs`.
     pub pod_cidr: Ipv6Net,
     /// All pods' range.
     pub cluster_cidr: Ipv6Net,
     /// All services' range.
     pub service_cidr: Ipv6Net,
+}
+
+impl NetworkConfig {
+    /// The address that other nodes know this one by; none if the configuration has neither family's.
+    pub fn main_address(&self) -> Option<IpAddr> {
+        let v6 = self.v6.and_then(|v6| v6.node_address).map(IpAddr::V6);
+        self.v4.map(|v4| IpAddr::V4(v4.node_address)).or(v6)
+    }
+
+    /// The range that pods' leases are taken from: their IPv4 addresses, or, where there are none, numbers that their IPv6
+    /// addresses go with.
+    fn leases(&self) -> Ipv4Net {
+        match (self.v4, self.v6) {
+            (Some(v4), _) => v4.pod_cidr,
+            (None, v6) => {
+                let bits = v6.map_or(NUMBER_BITS, |v6| 128 - v6.pod_cidr.prefix_len()).min(NUMBER_BITS);
+                Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 32 - bits)
+            }
+        }
+    }
 }
 
 /// Why the network is not up.
@@ -114,6 +151,9 @@ pub enum SetupError {
     /// Something the kernel lacks.
     #[error("this machine's kernel lacks what the network needs:\n{0}")]
     Kernel(check::Report),
+    /// The node has no address that the cluster could use.
+    #[error("the node has no address of the cluster's family: give --node-ip")]
+    NoAddress,
     /// No interface has the node's address.
     #[error("no interface {} has the node's address {address}: name the right one as uplink, or the right address", interface.as_deref().unwrap_or("of this machine"))]
     NoUplink {
@@ -178,21 +218,24 @@ impl Network {
             return Err(SetupError::Kernel(report));
         }
         sysctl::prepare_node()?;
+        let address = config.main_address().ok_or(SetupError::NoAddress)?;
         let mut netlink = Netlink::open()?;
-        let uplink = find_uplink(&mut netlink, config)?;
+        let uplink = find_uplink(&mut netlink, config, address)?;
         sysctl::set(&format!("net/ipv4/conf/{}/rp_filter", uplink.name), "0")?;
-        netlink.set_unreachable(config.pod_cidr.trunc().into())?;
+        if let Some(v4) = &config.v4 {
+            netlink.set_unreachable(v4.pod_cidr.trunc().into())?;
+        }
         if let Some(v6) = &config.v6 {
             prepare_v6(&mut netlink, v6, &uplink)?;
         }
         let vxlan = match config.tunnel {
             Tunnel::Never => None,
-            Tunnel::Auto => ensure_vxlan(&mut netlink, config, &uplink)
+            Tunnel::Auto => ensure_vxlan(&mut netlink, address, &uplink)
                 .inspect_err(|error| tracing::warn!(%error, "no VXLAN: only nodes on the link can be reached"))
                 .ok(),
-            Tunnel::Always => Some(ensure_vxlan(&mut netlink, config, &uplink)?),
+            Tunnel::Always => Some(ensure_vxlan(&mut netlink, address, &uplink)?),
         };
-        let programs = datapath_config(config, &uplink, vxlan.as_ref());
+        let programs = datapath_config(config, address, &uplink, vxlan.as_ref());
         let (mut datapath, maps) = Datapath::load(&config.bpffs, &programs)?;
         datapath.attach_sockets(&config.cgroup)?;
         datapath.attach_uplink(uplink.index)?;
@@ -201,7 +244,7 @@ impl Network {
             Some(link) => datapath.attach_overlay(link.index)?,
             None => datapath.detach_overlay()?,
         }
-        let local = local(&mut netlink, config, &uplink, vxlan.as_ref())?;
+        let local = local(&mut netlink, config, address, &uplink, vxlan.as_ref())?;
         let Maps {
             services,
             slots,
@@ -229,9 +272,10 @@ impl Network {
         };
         let (ask, names_asked) = mpsc::channel(8);
         let (gate, questions) = Gate::new();
-        let pool = Pool::new(&config.lease_dir, config.pod_cidr);
-        let mtu = pod_mtu(config.tunnel, &uplink);
-        let pods = NodeNetwork::new(pool, mtu, (config.node_address, config.v6), datapath, local_pods, gate);
+        let pool = Pool::new(&config.lease_dir, config.leases());
+        let mtu = pod_mtu(config.tunnel, address, &uplink);
+        let v4 = config.v4.map(|v4| v4.node_address);
+        let pods = NodeNetwork::new(pool, mtu, (v4, config.v6), datapath, local_pods, gate);
         Ok(Self {
             pods: Arc::new(pods),
             services: ServiceMaps { services, slots, members, source_ranges, backends, service_counters },
@@ -263,25 +307,33 @@ fn prepare_v6(netlink: &mut Netlink, v6: &NetworkConfig6, uplink: &Link) -> Resu
 
 /// With the tunnel only for some peers, packets for those that are too large are fragmented or refused with "fragmentation
 /// needed"; all others keep the link's full size.
-fn pod_mtu(tunnel: Tunnel, uplink: &Link) -> u32 {
+fn pod_mtu(tunnel: Tunnel, address: IpAddr, uplink: &Link) -> u32 {
     match tunnel {
-        Tunnel::Always => uplink.mtu.saturating_sub(VXLAN_OVERHEAD),
+        Tunnel::Always => uplink.mtu.saturating_sub(vxlan_overhead(address)),
         Tunnel::Auto | Tunnel::Never => uplink.mtu,
     }
 }
 
-fn find_uplink(netlink: &mut Netlink, config: &NetworkConfig) -> Result<Link, SetupError> {
-    let addresses = netlink.addresses()?;
+fn find_uplink(netlink: &mut Netlink, config: &NetworkConfig, address: IpAddr) -> Result<Link, SetupError> {
+    let addresses = all_addresses(netlink)?;
     let found = netlink.links()?.into_iter().find(|link| {
         config.uplink.as_ref().is_none_or(|name| *name == link.name)
-            && addresses.iter().any(|(index, net)| *index == link.index && net.addr() == config.node_address)
+            && addresses.iter().any(|(index, net)| *index == link.index && net.addr() == address)
     });
-    found.ok_or_else(|| SetupError::NoUplink { address: config.node_address.into(), interface: config.uplink.clone() })
+    found.ok_or_else(|| SetupError::NoUplink { address, interface: config.uplink.clone() })
 }
 
-fn ensure_vxlan(netlink: &mut Netlink, config: &NetworkConfig, uplink: &Link) -> Result<Link, netlink::Error> {
-    let mac = vtep_mac(config.node_address);
-    let mtu = uplink.mtu.saturating_sub(VXLAN_OVERHEAD);
+/// The addresses of the node's interfaces, of both families.
+fn all_addresses(netlink: &mut Netlink) -> Result<Vec<(u32, IpNet)>, netlink::Error> {
+    let v4 = netlink.addresses()?.into_iter().map(|(index, net)| (index, IpNet::V4(net)));
+    let mut all: Vec<(u32, IpNet)> = v4.collect();
+    all.extend(netlink.addresses6()?.into_iter().map(|(index, net)| (index, IpNet::V6(net))));
+    Ok(all)
+}
+
+fn ensure_vxlan(netlink: &mut Netlink, address: IpAddr, uplink: &Link) -> Result<Link, netlink::Error> {
+    let mac = vtep_mac(address);
+    let mtu = uplink.mtu.saturating_sub(vxlan_overhead(address));
     let mut link = netlink.link(VXLAN_DEVICE)?;
     if link.as_ref().is_some_and(|link| link.kind != "vxlan" || link.mac != mac) {
         netlink.delete_link(VXLAN_DEVICE)?;
@@ -306,23 +358,22 @@ fn ensure_vxlan(netlink: &mut Netlink, config: &NetworkConfig, uplink: &Link) ->
 fn local(
     netlink: &mut Netlink,
     config: &NetworkConfig,
+    address: IpAddr,
     uplink: &Link,
     vxlan: Option<&Link>,
 ) -> Result<Local, SetupError> {
-    let all = netlink.addresses()?;
-    let mut on_uplink: Vec<IpNet> =
-        all.iter().filter(|(index, _)| *index == uplink.index).map(|(_, net)| IpNet::V4(*net)).collect();
-    if config.v6.is_some() {
-        let all = netlink.addresses6()?;
-        let lasting = all.iter().filter(|(index, net)| *index == uplink.index && !net.addr().is_unicast_link_local());
-        on_uplink.extend(lasting.map(|(_, net)| IpNet::V6(*net)));
-    }
+    let counts = |net: &IpNet| match net {
+        IpNet::V4(_) => config.v4.is_some(),
+        IpNet::V6(v6) => config.v6.is_some() && !v6.addr().is_unicast_link_local(),
+    };
+    let all = all_addresses(netlink)?.into_iter().filter(|(index, net)| *index == uplink.index && counts(net));
+    let on_uplink: Vec<IpNet> = all.map(|(_, net)| net).collect();
     let mut addresses: BTreeSet<IpAddr> = on_uplink.iter().map(IpNet::addr).collect();
-    addresses.insert(config.node_address.into());
+    addresses.insert(address);
     Ok(Local {
         name: config.node_name.clone(),
         addresses,
-        address: config.node_address,
+        address,
         address6: config.v6.and_then(|v6| v6.node_address),
         uplink: uplink.index,
         on_link: on_uplink.iter().filter(|net| net.prefix_len() < net.max_prefix_len()).map(IpNet::trunc).collect(),
@@ -331,26 +382,31 @@ fn local(
     })
 }
 
-fn datapath_config(config: &NetworkConfig, uplink: &Link, vxlan: Option<&Link>) -> Config {
+fn datapath_config(config: &NetworkConfig, address: IpAddr, uplink: &Link, vxlan: Option<&Link>) -> Config {
     let word = |ip: Ipv4Addr| Addr::from(ip).v4_word();
     let addr = |ip: Ipv6Addr| Addr::from(IpAddr::V6(ip));
+    // Without IPv4, ranges that no address is in.
+    let none = Ipv4Net::new_assert(Ipv4Addr::BROADCAST, 32);
+    let none =
+        NetworkConfig4 { node_address: Ipv4Addr::UNSPECIFIED, pod_cidr: none, cluster_cidr: none, service_cidr: none };
+    let v4 = config.v4.unwrap_or(none);
     let v4 = Config {
-        node: config.node_address.into(),
+        node: v4.node_address.into(),
         uplink_ifindex: uplink.index,
         vxlan_ifindex: vxlan.map_or(0, |link| link.index),
         vni: VNI,
-        cluster_net: word(config.cluster_cidr.network()),
-        cluster_mask: word(config.cluster_cidr.netmask()),
-        pod_net: word(config.pod_cidr.network()),
-        pod_mask: word(config.pod_cidr.netmask()),
-        service_net: word(config.service_cidr.network()),
-        service_mask: word(config.service_cidr.netmask()),
+        cluster_net: word(v4.cluster_cidr.network()),
+        cluster_mask: word(v4.cluster_cidr.netmask()),
+        pod_net: word(v4.pod_cidr.network()),
+        pod_mask: word(v4.pod_cidr.netmask()),
+        service_net: word(v4.service_cidr.network()),
+        service_mask: word(v4.service_cidr.netmask()),
         node_ports: [config.node_ports.0, config.node_ports.1],
         nat_ports: NAT_PORTS,
-        vxlan_mtu: vxlan.map_or(0, |link| link.mtu),
+        vxlan_mtu: vxlan.map_or(0, |_| uplink.mtu.saturating_sub(VXLAN_OVERHEAD)),
         uplink_mac: uplink.mac,
         masquerade: u8::from(config.masquerade),
-        vxlan_mac: vtep_mac(config.node_address),
+        vxlan_mac: vtep_mac(address),
         ..Config::ZERO
     };
     let Some(v6) = &config.v6 else { return v4 };

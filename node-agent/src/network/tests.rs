@@ -1,14 +1,14 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use proptest::prelude::*;
 use serde_json::json;
 use xebec_ebpf_loader::layout::{Addr, node_address_flags, peer_flags};
 
-use super::load_balancer::owners;
+use super::load_balancer::{Links, owners};
 use super::mtu::Paths;
-use super::nodes::{EXCLUDE_LABEL, Node};
-use super::peers::{Local, plan};
+use super::nodes::{EXCLUDE_LABEL, LINKS_ANNOTATION, Node};
+use super::peers::{Local, plan, vtep_mac};
 use super::setup::Tunnel;
 
 fn node(name: &str, ip: &str, pods: &str) -> Node {
@@ -27,7 +27,7 @@ fn local(tunnel: Tunnel) -> Local {
     Local {
         name: "n1".to_owned(),
         addresses: BTreeSet::from([IpAddr::from([172, 30, 0, 11])]),
-        address: Ipv4Addr::new(172, 30, 0, 11),
+        address: IpAddr::from([172, 30, 0, 11]),
         address6: None,
         uplink: 2,
         on_link: vec!["172.30.0.0/24".parse().unwrap()],
@@ -128,6 +128,34 @@ fn the_second_family_has_routes_of_its_own_and_the_same_tunnel() {
 }
 
 #[test]
+fn without_ipv4_routes_and_tunnels_are_those_of_ipv6() {
+    let nodes = [node("n2", "fd00:172::12", "fd00:10:244:2::/64"), node("n3", "fd00:173::13", "fd00:10:244:3::/64")];
+    let of = |text: &str| text.parse::<IpAddr>().unwrap();
+    let own = of("fd00:172::11");
+    let local = Local {
+        addresses: BTreeSet::from([own]),
+        address: own,
+        address6: Some("fd00:172::11".parse().unwrap()),
+        on_link: vec!["fd00:172::/64".parse().unwrap()],
+        ..local(Tunnel::Auto)
+    };
+    let result = plan(nodes.iter(), &local, &Paths::from([(of("fd00:173::13"), 1_400)]));
+    let routes: Vec<_> =
+        result.routes.iter().map(|r| (r.destination.to_string(), r.gateway, r.interface, r.source)).collect();
+    assert_eq!(
+        routes,
+        [
+            ("fd00:10:244:2::/64".to_owned(), Some(of("fd00:172::12")), 2, Some(own)),
+            ("fd00:10:244:3::/64".to_owned(), None, 3, Some(own)),
+        ]
+    );
+    let far = result.peers[&(Addr::from(of("fd00:10:244:3::")), 64)].0;
+    assert_eq!((far.node.to_ip(), far.flags, far.mtu), (of("fd00:173::13"), peer_flags::TUNNEL, 1_330));
+    assert_ne!(vtep_mac(of("fd00:173::13")), vtep_mac(of("fd00:174::13")));
+    assert!(result.unreachable.is_empty());
+}
+
+#[test]
 fn the_tunnel_can_be_forced_or_forbidden() {
     let always = plan(nodes().iter(), &local(Tunnel::Always), &Paths::new());
     assert!(always.routes.iter().all(|route| route.interface == 3));
@@ -167,14 +195,42 @@ fn load_balancer_addresses_spread_and_go_where_they_may() {
     let fit: BTreeSet<String> = (1..=4).map(|i| format!("n{i}")).collect();
     let addresses = (0..200).map(|i| (IpAddr::from([172, 30, 0, i]), None)).collect();
     let mut counts = BTreeMap::<String, usize>::new();
-    for owner in owners(&addresses, &fit).into_values() {
+    for owner in owners(&addresses, &fit, &Links::new()).into_values() {
         *counts.entry(owner).or_default() += 1;
     }
     assert!(counts.values().all(|n| (25..=75).contains(n)), "{counts:?}");
     let only = BTreeMap::from([(IpAddr::from([172, 30, 0, 1]), Some(BTreeSet::from(["n2".to_owned()])))]);
-    assert_eq!(owners(&only, &fit).into_values().collect::<Vec<_>>(), ["n2"]);
+    assert_eq!(owners(&only, &fit, &Links::new()).into_values().collect::<Vec<_>>(), ["n2"]);
     let nobody = BTreeMap::from([(IpAddr::from([172, 30, 0, 1]), Some(BTreeSet::new()))]);
-    assert!(owners(&nobody, &fit).is_empty());
+    assert!(owners(&nobody, &fit, &Links::new()).is_empty());
+}
+
+#[test]
+fn an_address_on_a_link_is_answered_for_there() {
+    let mut nodes = [node("n1", "172.30.0.11", ""), node("n2", "172.30.0.12", ""), node("n3", "172.31.0.13", "")];
+    for (node, links) in nodes.iter_mut().zip(["172.30.0.0/24,fd00:30::/64", "172.30.0.0/24", "172.31.0.0/24"]) {
+        assert_eq!(node.links(), None);
+        node.metadata.annotations.insert(LINKS_ANNOTATION.to_owned(), links.to_owned());
+    }
+    let links: Links = nodes.iter().map(|node| (node.metadata.name.clone(), node.links())).collect();
+    let fit: BTreeSet<String> = links.keys().cloned().collect();
+    let addresses = |texts: Vec<String>| texts.iter().map(|text| (text.parse().unwrap(), None)).collect();
+    let owners_of = |texts: Vec<String>, fit: &BTreeSet<String>, links: &Links| -> BTreeSet<String> {
+        owners(&addresses(texts), fit, links).into_values().collect()
+    };
+    let all = |net: &str| (1..100).map(|i| format!("{net}{i}")).collect::<Vec<_>>();
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
+    assert_eq!(owners_of(all("172.30.0."), &fit, &links), set(&["n1", "n2"]));
+    assert_eq!(owners_of(all("172.31.0."), &fit, &links), set(&["n3"]));
+    assert_eq!(owners_of(all("fd00:30::"), &fit, &links), set(&["n1"]));
+    // Routed to the nodes.
+    assert_eq!(owners_of(all("198.51.100."), &fit, &links), set(&["n1", "n2", "n3"]));
+    // The nodes on the link are dead: nobody else would be heard.
+    assert_eq!(owners_of(all("172.30.0."), &set(&["n3"]), &links), set(&[]));
+    // One that has not said may be there.
+    let mut unsaid = links;
+    unsaid.insert("n3".to_owned(), None);
+    assert_eq!(owners_of(all("172.30.0."), &fit, &unsaid), set(&["n1", "n2", "n3"]));
 }
 
 proptest! {
@@ -185,7 +241,7 @@ proptest! {
         let gone = format!("n{}", gone % count);
         let rest: BTreeSet<String> = all.iter().filter(|n| **n != gone).cloned().collect();
         let addresses = (0..100).map(|i| (IpAddr::from([172, 30, 0, i]), None)).collect();
-        let (before, after) = (owners(&addresses, &all), owners(&addresses, &rest));
+        let (before, after) = (owners(&addresses, &all, &Links::new()), owners(&addresses, &rest, &Links::new()));
         for (address, owner) in before {
             if owner != gone {
                 prop_assert_eq!(&after[&address], &owner);

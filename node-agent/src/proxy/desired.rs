@@ -117,8 +117,7 @@ pub fn compile<'a>(
     if service.kind == Kind::ExternalName {
         return out;
     }
-    // SCTP is not translated by any hook: its frontends are absent, so that clients see an error at once.
-    for port in service.ports.iter().filter(|port| port.protocol != Protocol::Sctp) {
+    for port in &service.ports {
         for is_v4 in [true, false] {
             compile_port(&mut out, service, port, is_v4, slices.clone(), facts);
         }
@@ -249,13 +248,15 @@ pub fn compile_host_ports(pod: &HostPorts, facts: &Facts) -> Compiled {
     let mut out = Compiled::default();
     // No service has such a name.
     let name = ObjectName { namespace: Arc::clone(&pod.name.namespace), name: format!("pod:{}", pod.name.name).into() };
-    for port in pod.ports.iter().filter(|port| port.protocol != Protocol::Sctp) {
+    for port in &pod.ports {
         let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         let listens: Vec<IpAddr> = match port.host_ip {
             Some(ip) => vec![ip],
             None => facts.addresses.iter().copied().chain(loopback).collect(),
         };
-        for ip in listens {
+        // No hook sees SCTP's packets to loopback addresses.
+        let served = |ip: &IpAddr| port.protocol != Protocol::Sctp || !ip.is_loopback();
+        for ip in listens.into_iter().filter(served) {
             let Some(pod_ip) = pod.addresses.iter().find(|a| a.is_ipv4() == ip.is_ipv4()) else { continue };
             let target = Target {
                 port: PortName {

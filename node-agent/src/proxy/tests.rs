@@ -196,19 +196,23 @@ fn ports_of_one_number_differ_by_protocol_and_slices_by_number() {
         serde_json::from_value(json!({
             "metadata": { "namespace": "default", "name": name },
             "endpoints": [{ "addresses": [ip] }],
-            "ports": [{ "name": "t", "port": tcp }, { "name": "u", "protocol": "UDP", "port": udp }],
+            "ports": [
+                { "name": "t", "port": tcp },
+                { "name": "u", "protocol": "UDP", "port": udp },
+                { "name": "s", "protocol": "SCTP", "port": tcp + 10 },
+            ],
         }))
         .unwrap()
     };
     let slices = [slice("a", "10.244.1.5", 1, 2), slice("b", "10.244.1.6", 3, 4)];
     let compiled = compile(&service, slices.iter(), &facts());
-    assert_eq!(compiled.frontends.len(), 2);
+    assert_eq!(compiled.frontends.len(), 3);
     let ports = |proto| -> Vec<u16> {
         let target = &compiled.frontends[&key("10.96.0.20", 53, proto, SCOPE_CLUSTER)];
         assert_eq!(target.affinity_timeout_s, 10_800);
         target.backends.iter().map(|b| b.port.get()).collect()
     };
-    assert_eq!((ports(proto::TCP), ports(proto::UDP)), (vec![1, 3], vec![2, 4]));
+    assert_eq!((ports(proto::TCP), ports(proto::UDP), ports(proto::SCTP)), (vec![1, 3], vec![2, 4], vec![11, 13]));
 }
 
 /// The maps as the kernel would have them.

@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use xebec_ebpf_loader::layout::flow_counters;
 use xebec_ebpf_loader::{Error, Maps};
 
+use crate::network::flow_table::Fill;
+
 use super::services::{self, Frontend, Names, Times, Which, limit_us};
 
 /// All of them.
@@ -65,13 +67,12 @@ pub(super) fn text(maps: &Maps, names: &Names) -> Result<String, Error> {
 
 /// How full the uplink's flow table is.
 fn flow_table(out: &mut String, maps: &Maps) -> Result<(), Error> {
-    let (present, room) = (maps.flows.count()? as u64, u64::from(maps.flows.max_entries()));
-    let added = maps.flow_counters.sum(flow_counters::ADDED)?;
+    let fill = Fill::read(&maps.flows, &maps.flow_counters)?;
     for (name, kind, help, value) in [
-        ("xebec_flow_table_entries", "gauge", "Flows from outside that the node keeps.", present),
-        ("xebec_flow_table_room", "gauge", "How many it can keep; then idle ones are evicted for new ones.", room),
-        ("xebec_flow_table_added_total", "counter", "Flows that were added.", added),
-        ("xebec_flow_table_evicted_total", "counter", "Flows that were evicted.", added.saturating_sub(present)),
+        ("xebec_flow_table_entries", "gauge", "Flows from outside that the node keeps.", fill.present),
+        ("xebec_flow_table_room", "gauge", "How many it can keep; then idle ones are evicted for new ones.", fill.room),
+        ("xebec_flow_table_added_total", "counter", "Flows that were added.", fill.added),
+        ("xebec_flow_table_evicted_total", "counter", "Flows that were evicted.", fill.evicted()),
     ] {
         head(out, name, kind, help);
         line(out, name, &[], value);

@@ -8,10 +8,11 @@ use xebec_ebpf_loader::layout::{flow_counters, lb_address_flags};
 use xebec_ebpf_loader::{Error, Maps};
 
 use crate::network::XdpState;
+use crate::network::flow_table::Fill;
 
 /// A node's network.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct NodeNetwork {
     /// The node's name.
     pub node: String,
@@ -35,6 +36,8 @@ pub struct NodeNetwork {
     pub announced: BTreeSet<IpAddr>,
     /// Packets dropped or refused, by reason; without those that never happened.
     pub dropped: BTreeMap<String, u64>,
+    /// Entries of the maps that hold what there is, by the maps' names.
+    pub entries: BTreeMap<String, u64>,
 }
 
 /// Reads it.
@@ -48,11 +51,12 @@ pub(super) fn read(node: &str, xdp: XdpState, maps: &Maps) -> Result<NodeNetwork
         isolated_pods: pods.iter().filter(|(_, pod)| pod.is_isolated()).count() as u64,
         frontends: maps.services.count()? as u64,
         backends: maps.backends.count()? as u64,
-        flows: maps.flows.count()? as u64,
+        flows: Fill::read(&maps.flows, &maps.flow_counters)?.present,
         xdp,
         carried_by_xdp: maps.flow_counters.sum(flow_counters::CARRIED_BY_XDP)?,
         connections: maps.connections.count()? as u64,
         announced: announced.map(|(addr, _)| addr.to_ip()).collect(),
         dropped: dropped.map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
+        entries: maps.entries_by_map()?.into_iter().map(|(map, count)| (map.to_owned(), count as u64)).collect(),
     })
 }

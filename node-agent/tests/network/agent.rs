@@ -22,7 +22,7 @@ use xebec_node_agent::dns::Names;
 use xebec_node_agent::dns::zone::Zone;
 use xebec_node_agent::drain::ledger::Ledger;
 use xebec_node_agent::network::{
-    self, Network, NetworkConfig, NetworkConfig6, PodIdentity, PodNetwork as _, Tunnel, Xdp,
+    self, Network, NetworkConfig, NetworkConfig4, NetworkConfig6, PodIdentity, PodNetwork as _, Tunnel, Xdp,
 };
 use xebec_node_agent::{policy, proxy};
 
@@ -100,11 +100,13 @@ fn agent() {
     let text = |key: &str| facts[key].as_str().unwrap().to_owned();
     let config = NetworkConfig {
         node_name: text("name"),
-        node_address: text("address").parse().unwrap(),
         uplink: None,
-        pod_cidr: text("podCidr").parse().unwrap(),
-        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
-        service_cidr: "10.96.0.0/16".parse().unwrap(),
+        v4: facts["podCidr"].as_str().map(|pods| NetworkConfig4 {
+            node_address: text("address").parse().unwrap(),
+            pod_cidr: pods.parse().unwrap(),
+            cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+            service_cidr: "10.96.0.0/16".parse().unwrap(),
+        }),
         v6: facts["podCidr6"].as_str().map(|pods| NetworkConfig6 {
             node_address: facts["address6"].as_str().map(|address| address.parse().unwrap()),
             pod_cidr: pods.parse().unwrap(),
@@ -132,7 +134,7 @@ fn agent() {
 
 fn addresses_of(config: &NetworkConfig) -> Vec<IpAddr> {
     let v6 = config.v6.and_then(|v6| v6.node_address);
-    [IpAddr::V4(config.node_address)].into_iter().chain(v6.map(IpAddr::V6)).collect()
+    config.v4.map(|v4| IpAddr::V4(v4.node_address)).into_iter().chain(v6.map(IpAddr::V6)).collect()
 }
 
 async fn serve(config: NetworkConfig, api: Api, pod_namespaces: PathBuf) {
@@ -233,6 +235,7 @@ async fn serve(config: NetworkConfig, api: Api, pod_namespaces: PathBuf) {
                 Ok(addresses) => json!({ "address": addresses.0[0].to_string(), "addresses": addresses.0 }),
                 Err(error) => json!({ "error": error.to_string() }),
             },
+            "flow table" => json!({ "problem": network.flow_table.problem().unwrap() }),
             "path problem" => json!({ "problem": *path_problem.borrow() }),
             "teardown" => match network.pods.teardown(&pod(&text("uid")), &PathBuf::from("/")).await {
                 Ok(()) => json!({}),

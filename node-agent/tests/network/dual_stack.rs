@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::fixture::{Cluster, Place, eventually};
 
 /// Asks over both protocols until both answers come from one of `from`; gives the addresses the servers saw.
-fn ask_until(place: &Place, to: &str, from: &[&str]) -> Vec<String> {
+pub fn ask_until(place: &Place, to: &str, from: &[&str]) -> Vec<String> {
     ["tcp", "udp"]
         .into_iter()
         .map(|protocol| {
@@ -37,7 +37,7 @@ fn service(extra: &Value) -> Value {
     service
 }
 
-fn slice(family: &str, endpoints: &[(&str, &str)]) -> Value {
+pub fn slice(family: &str, endpoints: &[(&str, &str)]) -> Value {
     let endpoint =
         |(ip, node): &(&str, &str)| json!({ "addresses": [ip], "nodeName": node, "conditions": { "ready": true } });
     json!({

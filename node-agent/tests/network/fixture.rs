@@ -269,7 +269,7 @@ impl Place {
     }
 
     /// What a script prints.
-    fn output(&self, script: &str, arguments: &[&str]) -> String {
+    pub fn output(&self, script: &str, arguments: &[&str]) -> String {
         let output = self.python(script, arguments).output().unwrap();
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
@@ -304,7 +304,8 @@ impl Place {
         self.start(STREAM, &[host, port], &format!("{} to {to}", self.name))
     }
 
-    fn start(&self, script: &str, arguments: &[&str], name: &str) -> Stream {
+    /// Starts a script that says "open" when it is ready.
+    pub fn start(&self, script: &str, arguments: &[&str], name: &str) -> Stream {
         let mut child = self.python(script, arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let input = child.stdin.take().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
@@ -396,7 +397,25 @@ pub struct Cluster {
     fabric: Namespace,
     cgroup: PathBuf,
     dir: tempfile::TempDir,
-    dual_stack: bool,
+    families: Families,
+}
+
+/// Which addresses there are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Families {
+    V4,
+    Both,
+    V6,
+}
+
+impl Families {
+    fn has_v4(self) -> bool {
+        self != Self::V6
+    }
+
+    fn has_v6(self) -> bool {
+        self != Self::V4
+    }
 }
 
 /// Where the cgroup v2 file system is.
@@ -408,15 +427,20 @@ fn cgroup_root() -> PathBuf {
 
 impl Cluster {
     pub fn new() -> Self {
-        Self::make(false)
+        Self::make(Families::V4)
     }
 
     /// With IPv6 beside IPv4: what is 172.30.0.N has fd00:172:30::N, too.
     pub fn dual_stack() -> Self {
-        Self::make(true)
+        Self::make(Families::Both)
     }
 
-    fn make(dual_stack: bool) -> Self {
+    /// With IPv6 alone.
+    pub fn ipv6() -> Self {
+        Self::make(Families::V6)
+    }
+
+    fn make(families: Families) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let cgroup = cgroup_root().join(format!("xebec-network-test-{}-{number}", std::process::id()));
@@ -425,13 +449,15 @@ impl Cluster {
         let fabric = Namespace::new();
         for (bridge, address) in [("br0", "172.30.0.1/24"), ("br1", "172.31.0.1/24")] {
             fabric.ip(&format!("link add {bridge} type bridge"));
-            fabric.ip(&format!("address add {address} dev {bridge}"));
+            if families.has_v4() {
+                fabric.ip(&format!("address add {address} dev {bridge}"));
+            }
             fabric.ip(&format!("link set {bridge} up"));
-            if dual_stack {
+            if families.has_v6() {
                 fabric.ip(&format!("address add {} dev {bridge} nodad", beside(address)));
             }
         }
-        if dual_stack {
+        if families.has_v6() {
             let forward = "net.ipv6.conf.all.forwarding=1";
             run("nsenter", &[&format!("--net={}", fabric.path()), "sysctl", "-qw", forward]);
         }
@@ -440,9 +466,11 @@ impl Cluster {
         let outside = Rc::new(Namespace::new());
         outside.plug(&fabric, "client");
         fabric.ip("link set client master br0");
-        outside.ip("address add 172.30.0.50/24 dev up0");
-        outside.ip("route add default via 172.30.0.1");
-        if dual_stack {
+        if families.has_v4() {
+            outside.ip("address add 172.30.0.50/24 dev up0");
+            outside.ip("route add default via 172.30.0.1");
+        }
+        if families.has_v6() {
             outside.ip("address add fd00:172:30::50/64 dev up0 nodad");
             outside.ip("route add default via fd00:172:30::1");
         }
@@ -457,7 +485,7 @@ impl Cluster {
             fabric,
             cgroup,
             dir,
-            dual_stack,
+            families,
         };
         for (number, network) in [(1, "172.30.0"), (2, "172.30.0"), (3, "172.31.0")] {
             cluster.add_node(number, network);
@@ -474,31 +502,44 @@ impl Cluster {
         let namespace = Rc::new(Namespace::new());
         namespace.plug(&self.fabric, &name);
         self.fabric.ip(&format!("link set {name} master {}", if network == "172.30.0" { "br0" } else { "br1" }));
-        namespace.ip(&format!("address add {address}/24 dev up0"));
-        namespace.ip(&format!("route add default via {network}.1"));
         let cgroup = self.cgroup.join(&name);
         fs::create_dir(&cgroup).unwrap();
         let bpffs = self.dir.path().join(format!("{name}-bpf"));
-        let pods = format!("10.244.{number}.0/24");
         let mut facts = json!({
-            "name": name, "address": address, "podCidr": pods, "bpffs": bpffs, "cgroup": cgroup,
+            "name": name, "bpffs": bpffs, "cgroup": cgroup,
             "leases": self.dir.path().join(format!("{name}-leases")),
             "podNamespaces": self.pod_namespaces(&name),
         });
-        let mut object = node_object(&name, &address, &pods, true);
-        let mut host = Place::new(&format!("{name}-host"), &address, Rc::clone(&namespace), Some(cgroup.clone()));
-        if self.dual_stack {
-            let (net, address6) = (beside(&format!("{address}/24")), beside(&address));
+        let (mut ranges, mut addresses) = (Vec::new(), Vec::new());
+        if self.families.has_v4() {
+            namespace.ip(&format!("address add {address}/24 dev up0"));
+            namespace.ip(&format!("route add default via {network}.1"));
+            let pods = format!("10.244.{number}.0/24");
+            facts["address"] = address.clone().into();
+            facts["podCidr"] = pods.clone().into();
+            ranges.push(pods);
+            addresses.push(address.clone());
+        }
+        let mut address6 = String::new();
+        if self.families.has_v6() {
+            let net = beside(&format!("{address}/24"));
+            address6 = beside(&address);
             namespace.ip(&format!("address add {net} dev up0 nodad"));
             namespace.ip(&format!("route add default via {}", beside(&format!("{network}.1"))));
             let pods6 = format!("fd00:10:244:{number}::/64");
             facts["address6"] = address6.clone().into();
             facts["podCidr6"] = pods6.clone().into();
-            object["spec"]["podCIDRs"] = json!([pods, pods6]);
-            let addresses = object["status"]["addresses"].as_array_mut().unwrap();
-            addresses.push(json!({ "type": "InternalIP", "address": address6 }));
-            host.address6 = address6;
+            ranges.push(pods6);
+            addresses.push(address6.clone());
         }
+        facts["addresses"] = json!(addresses);
+        facts["ranges"] = json!(ranges);
+        // As its agent would say.
+        let link = beside(&format!("{network}.0/24"));
+        facts["links"] = format!("{network}.0/24,{link}").into();
+        let object = node_object(&facts, true);
+        let mut host = Place::new(&format!("{name}-host"), &address, Rc::clone(&namespace), Some(cgroup.clone()));
+        host.address6 = address6;
         self.remember("nodes", &object);
         self.nodes.insert(name, Node { facts, namespace, cgroup, bpffs, host, agent: None });
     }
@@ -572,7 +613,9 @@ impl Cluster {
         let cgroup = self.nodes[node].cgroup.join(name);
         fs::create_dir(&cgroup).unwrap();
         let mut place = Place::new(name, answer["address"].as_str().unwrap(), namespace, Some(cgroup));
-        place.address6 = answer["addresses"][1].as_str().unwrap_or_default().to_owned();
+        let all = answer["addresses"].as_array().unwrap();
+        let six = all.iter().filter_map(Value::as_str).find(|address| address.contains(':'));
+        place.address6 = six.unwrap_or_default().to_owned();
         place
     }
 
@@ -623,9 +666,7 @@ impl Cluster {
     }
 
     pub fn set_ready(&mut self, node: &str, ready: bool) {
-        let facts = &self.nodes[node].facts;
-        let text = |key: &str| facts[key].as_str().unwrap().to_owned();
-        let object = node_object(node, &text("address"), &text("podCidr"), ready);
+        let object = node_object(&self.nodes[node].facts, ready);
         self.put("nodes", &object);
     }
 
@@ -649,6 +690,11 @@ impl Cluster {
     /// What a node's agent says of the paths to others.
     pub fn path_problem(&mut self, node: &str) -> Option<String> {
         self.order(node, &json!({ "do": "path problem" }))["problem"].as_str().map(str::to_owned)
+    }
+
+    /// What a node's agent says of its flow table.
+    pub fn flow_table_problem(&mut self, node: &str) -> Option<String> {
+        self.order(node, &json!({ "do": "flow table" }))["problem"].as_str().map(str::to_owned)
     }
 
     /// The client asks for everybody's MAC anew.
@@ -737,12 +783,15 @@ fn beside(address: &str) -> String {
     format!("fd00:{}:{}::{}{length}", parts[0], parts[1], parts[3])
 }
 
-fn node_object(name: &str, address: &str, pods: &str, ready: bool) -> Value {
+fn node_object(facts: &Value, ready: bool) -> Value {
+    let addresses = facts["addresses"].as_array().unwrap();
+    let addresses: Vec<Value> =
+        addresses.iter().map(|address| json!({ "type": "InternalIP", "address": address })).collect();
     json!({
-        "metadata": { "name": name },
-        "spec": { "podCIDR": pods, "podCIDRs": [pods] },
+        "metadata": { "name": facts["name"], "annotations": { "net.xebec.io/links": facts["links"] } },
+        "spec": { "podCIDR": facts["ranges"][0], "podCIDRs": facts["ranges"] },
         "status": {
-            "addresses": [{ "type": "InternalIP", "address": address }],
+            "addresses": addresses,
             "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" } }],
         },
     })

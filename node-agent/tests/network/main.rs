@@ -14,9 +14,12 @@ mod agent;
 mod changes;
 mod dual_stack;
 mod fixture;
+mod ipv6;
 mod mtu;
 mod outage;
 mod policy;
+mod pressure;
+mod sctp;
 mod services;
 mod xdp;
 

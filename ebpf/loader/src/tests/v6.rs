@@ -23,10 +23,10 @@ pub const NODE: Ipv6Addr = host(0x172, 0, 0x11);
 pub const PEER: Ipv6Addr = host(0x172, 0, 0x12);
 pub const CLIENT: Ipv6Addr = host(0x172, 0, 1);
 pub const LB: Ipv6Addr = host(0x172, 0, 0x130);
-const POD: Ipv6Addr = host(0x244, 1, 5);
-const OTHER_POD: Ipv6Addr = host(0x244, 1, 6);
+pub const POD: Ipv6Addr = host(0x244, 1, 5);
+pub const OTHER_POD: Ipv6Addr = host(0x244, 1, 6);
 pub const REMOTE_POD: Ipv6Addr = host(0x244, 2, 7);
-const FAR_POD: Ipv6Addr = host(0x244, 3, 8);
+pub const FAR_POD: Ipv6Addr = host(0x244, 3, 8);
 pub const OUTSIDE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9);
 const PROGRAMS: [&str; 6] =
     ["uplink_ingress", "uplink_egress", "pod_egress", "pod_ingress", "overlay_ingress", "overlay_egress"];
@@ -54,7 +54,7 @@ pub fn config() -> Config {
 }
 
 /// The node of the other tests, with second addresses.
-fn world() -> World {
+pub fn world() -> World {
     world_with(&config())
 }
 
@@ -326,16 +326,77 @@ fn the_tunnel_carries_it_and_its_segments_fit() {
     }
     let (verdict, out) = run(&world, "overlay_ingress", &Frame6::new(FAR_POD, POD, L4::syn(50_000, 80)));
     assert_eq!((verdict, out.dst_mac), (REDIRECT, MAC_A));
-    // A backend behind it, also where IPv4's would be answered directly.
-    let id = service(&mut world, addr(LB), 80, proto::TCP, SCOPE_EXTERNAL, &[(FAR_POD, 8_080)]);
-    let key = ServiceKey { addr: addr(LB), port: Port::new(80), proto: proto::TCP, scope: SCOPE_EXTERNAL };
-    let direct = Service { id, set: id, count: 1, flags: service_flags::DIRECT_RETURN, ..Service::default() };
-    world.maps.services.insert(&key, &direct).unwrap();
+    // A backend behind it.
+    service(&mut world, addr(LB), 80, proto::TCP, SCOPE_EXTERNAL, &[(FAR_POD, 8_080)]);
     let (verdict, out) = run(&world, "uplink_ingress", &Frame6::new(CLIENT, LB, L4::syn(40_000, 80)));
     assert_eq!((verdict, out.src, out.dst), (REDIRECT, NODE, FAR_POD));
     let answer = L4::syn_ack(8_080, out.l4.ports().0);
     let (verdict, back) = run(&world, "overlay_ingress", &Frame6::new(FAR_POD, NODE, answer));
     assert_eq!((verdict, back.src, back.dst, back.l4.ports()), (REDIRECT, LB, CLIENT, (80, 40_000)));
+}
+
+/// The backend's node answers this service's clients.
+fn returned_directly(world: &mut World, protocol: u8, backend: Ipv6Addr) {
+    let id = service(world, addr(LB), 80, protocol, SCOPE_EXTERNAL, &[(backend, 8_080)]);
+    let key = ServiceKey { addr: addr(LB), port: Port::new(80), proto: protocol, scope: SCOPE_EXTERNAL };
+    let direct = Service { id, set: id, count: 1, flags: service_flags::DIRECT_RETURN, ..Service::default() };
+    world.maps.services.insert(&key, &direct).unwrap();
+}
+
+#[test]
+fn a_packet_that_is_handed_on_reaches_the_backend_as_it_came_and_is_answered_directly() {
+    let second = world();
+    for (l4, backend) in both().into_iter().flat_map(|l4| [(l4.clone(), FAR_POD), (l4, REMOTE_POD)]) {
+        // The node that the client addresses. The backend's is behind the tunnel, or on the link.
+        let mut first = world();
+        returned_directly(&mut first, l4.proto(), backend);
+        for l4 in [l4.clone(), l4.clone().established()] {
+            let (verdict, out) = run(&first, "uplink_ingress", &Frame6::new(CLIENT, LB, l4.clone()));
+            assert_eq!((verdict, out.src, out.dst, &out.l4, out.hop_limit), (REDIRECT, CLIENT, LB, &l4, 63));
+            let last = backend.octets()[15];
+            assert_eq!((out.dst_mac, out.src_mac), ([9; 6], [0, 0, 0, last, 0x1f, 0x90]), "the backend and its port");
+            assert_eq!(run(&first, "overlay_egress", &out), (OK, out.clone()), "it is addressed already");
+            // The backend's node.
+            let arrived =
+                Frame6 { dst_mac: [9; 6], src_mac: [0, 0, 0, 5, 0x1f, 0x90], ..Frame6::new(CLIENT, LB, l4.clone()) };
+            let (verdict, delivered) = run(&second, "overlay_ingress", &arrived);
+            assert_eq!((verdict, delivered.src, delivered.dst), (REDIRECT, CLIENT, POD));
+            assert_eq!((delivered.l4.ports(), delivered.dst_mac), ((40_000, 8_080), MAC_A));
+            let answer = match &l4 {
+                L4::Tcp { .. } => L4::syn_ack(8_080, 40_000).with_options(&[2, 4, 5, 180]),
+                _ => l4.answer(8_080, 40_000),
+            };
+            let (verdict, back) = run(&second, "uplink_egress", &Frame6::new(POD, CLIENT, answer));
+            assert_eq!((verdict, back.src, back.dst, back.l4.ports()), (OK, LB, CLIENT, (80, 40_000)));
+            if let L4::Tcp { options, .. } = &back.l4 {
+                // 1430, which is what the tunnel between IPv6 addresses carries, less 60.
+                assert_eq!(options, &[2, 4, 5, 90], "segments that fit the tunnel");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_comes_by_the_tunnel_for_nobody_here_is_left_alone() {
+    let world = world();
+    let asked = Frame6::new(CLIENT, NODE, L4::syn(40_000, 80));
+    let own = Frame6 { src_mac: [0, 0, 0, 5, 0x1f, 0x90], ..asked.clone() };
+    assert_eq!(run(&world, "overlay_ingress", &own), (OK, own.clone()));
+    let stray = Frame6 { dst_mac: [0; 6], ..Frame6::new(POD, OUTSIDE, L4::syn(40_000, 80)) };
+    assert_eq!(run(&world, "overlay_egress", &stray).0, SHOT);
+    assert_eq!(world.drops(DropReason::NoPeer), 1);
+}
+
+#[test]
+fn a_routers_word_about_a_direct_answer_is_handed_on_too() {
+    let mut world = world();
+    returned_directly(&mut world, proto::TCP, FAR_POD);
+    run(&world, "uplink_ingress", &Frame6::new(CLIENT, LB, L4::syn(40_000, 80)));
+    let direct = Frame6::new(LB, CLIENT, L4::ack(80, 40_000));
+    let router = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+    let error = Frame6::new(router, LB, icmp(2, 0, (0, 1_400), direct.bytes()[14..].to_vec()));
+    let (verdict, out) = run(&world, "uplink_ingress", &error);
+    assert_eq!((verdict, out.src, out.dst, out.src_mac), (REDIRECT, router, LB, [0, 0, 0, 8, 0x1f, 0x90]));
 }
 
 #[test]
