@@ -12,6 +12,7 @@ mod controllers;
 mod crds;
 mod datapath;
 mod debug;
+mod devices;
 mod drain;
 mod dual_stack;
 mod harness;
@@ -64,6 +65,7 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
             termination_is_graceful, the_service_account_token_works,
         },
         admission::{quotas_hold, pods_keep_to_their_namespaces_standard},
+        devices::{a_pod_gets_a_device},
         debug::{a_pod_is_debugged, a_node_is_debugged, a_running_pod_is_resized},
         podspec::{
             who_a_container_is, pods_that_the_node_refuses, names_and_last_words, sidecars_start_first_and_stop_last,
