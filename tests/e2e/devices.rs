@@ -14,13 +14,14 @@ const CDI: &str = r#"{"cdiVersion": "0.6.0", "kind": "e2e.xebec.io/device", "dev
     "deviceNodes": [{"path": "/dev/one", "hostPath": "/dev/null"}],
     "mounts": [{"hostPath": "/run/cdi", "containerPath": "/cdi", "options": ["ro", "rbind"]}]}}]}"#;
 
+/// Not without grace: such a pod is gone from the API at once, and its device given to the next before its node has it back.
 fn pod(name: &str) -> String {
     format!(
         "apiVersion: v1
 kind: Pod
 metadata: {{name: {name}}}
 spec:
-  terminationGracePeriodSeconds: 0
+  terminationGracePeriodSeconds: 1
   resourceClaims: [{{name: mine, resourceClaimTemplateName: one}}]
   containers:
   - {{name: main, image: {TOOLS}, command: [sleep, '100000'], resources: {{claims: [{{name: mine}}]}}}}
