@@ -133,7 +133,7 @@ pub(crate) async fn serve(
     Ok(match part.check(server).await {
         Ok(()) => text(200, "ok".into()),
         Err(why) => {
-            tracing::info!("{name} check failed: {endpoint}: {why}");
+            tracing::debug!("{name} check failed: {endpoint}: {why}");
             text(500, format!("internal server error: {why}\n"))
         }
     })
@@ -167,7 +167,7 @@ async fn all(server: &Shared, endpoint: &str, parts: &[(String, Part)], query: &
         let _ = writeln!(out, "warn: some health checks cannot be excluded: no matches for {unknown}");
     }
     if !failed.is_empty() {
-        tracing::info!("{endpoint} check failed: {}", failed.join(", "));
+        tracing::debug!("{endpoint} check failed: {}", failed.join(", "));
         return text(500, format!("{out}{endpoint} check failed\n"));
     }
     text(200, if query.has("verbose") { format!("{out}{endpoint} check passed\n") } else { "ok".into() })

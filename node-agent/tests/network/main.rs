@@ -19,6 +19,7 @@ mod mtu;
 mod outage;
 mod policy;
 mod pressure;
+mod scripts;
 mod sctp;
 mod services;
 mod xdp;

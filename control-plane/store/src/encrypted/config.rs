@@ -67,6 +67,9 @@ impl std::fmt::Debug for Key {
     }
 }
 
+/// Which kinds, and how: the providers in their order.
+type PlannedRule = (Vec<Pattern>, Vec<Planned>);
+
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -120,7 +123,7 @@ impl EncryptionConfiguration {
         Ok(rules)
     }
 
-    fn plan(&self) -> Result<Vec<(Vec<Pattern>, Vec<Planned>)>, ConfigError> {
+    fn plan(&self) -> Result<Vec<PlannedRule>, ConfigError> {
         if self.resources.is_empty() {
             return Err(wrong("resources", "at least one is required"));
         }
