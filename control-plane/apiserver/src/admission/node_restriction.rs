@@ -67,6 +67,7 @@ impl NodeRestriction {
             ("coordination.k8s.io", "leases", _) => lease(node, review),
             ("", "serviceaccounts", "token") => return self.token(node, review),
             ("certificates.k8s.io", "certificatesigningrequests", "") => signing_request(node, review),
+            ("certificates.k8s.io", "podcertificaterequests", "") => self.certificate_request(node, review),
             ("resource.k8s.io", "resourceslices", _) => resource_slice(node, review),
             ("storage.k8s.io", "csinodes", _) if object_name(review) != node => {
                 Err("can only access CSINode with the same name as the requesting node".into())
@@ -159,6 +160,42 @@ impl NodeRestriction {
             return refuse("node requested token bound to a pod scheduled on a different node");
         }
         Ok(())
+    }
+
+    /// A node asks for certificates of the pods that it runs, as what they are.
+    fn certificate_request(&self, node: &str, review: &Review<'_>) -> Result<(), String> {
+        let (Operation::Create, Some(request)) = (review.operation, &review.object) else { return Ok(()) };
+        let asked = |key: &str| text(request, &format!("/spec/{key}"));
+        if asked("nodeName") != node {
+            let named = asked("nodeName");
+            return Err(format!(
+                "PodCertificateRequest.Spec.NodeName={named:?}, which is not the requesting node {node:?}"
+            ));
+        }
+        let stored = self.reader.get("", "nodes", "", node).ok_or_else(|| format!("nodes {node:?} not found"))?;
+        let name = asked("podName");
+        let of_pod = format!("PodCertificateRequest for pod {:?}", format!("{}/{name}", review.namespace));
+        let differs = |what: &str, given: &str, is: &str| {
+            if given == is {
+                Ok(())
+            } else {
+                Err(format!("{of_pod} contains {what} ({given:?}) which differs from {is:?}"))
+            }
+        };
+        differs("node UID", asked("nodeUID"), &stored.uid)?;
+        let Some(pod) = self.reader.get("", "pods", review.namespace, name) else {
+            return Err(format!("{of_pod}: pods {name:?} not found"));
+        };
+        let is = decode(&pod.bytes);
+        differs("pod UID", asked("podUID"), &pod.uid)?;
+        if is_mirror_pod(&is) {
+            return Err(format!("{of_pod} is for a mirror pod"));
+        }
+        differs("nodeName", asked("nodeName"), text(&is, "/spec/nodeName"))?;
+        differs("serviceAccountName", asked("serviceAccountName"), text(&is, "/spec/serviceAccountName"))?;
+        let account = self.reader.get("", "serviceaccounts", review.namespace, asked("serviceAccountName"));
+        let account = account.ok_or_else(|| format!("{of_pod}: its service account is not found"))?;
+        differs("serviceAccountUID", asked("serviceAccountUID"), &account.uid)
     }
 
     fn eviction(&self, node: &str, review: &Review<'_>) -> Result<(), Status> {

@@ -605,8 +605,34 @@ async fn trust_needs_attesting() {
 #[tokio::test]
 async fn a_node_asks_for_its_own_certificates_and_its_own_pods_tokens() {
     let reader = FakeReader::new();
-    reader.put("", "pods", json!({"metadata": {"name": "web", "namespace": "ns"}, "spec": {"nodeName": "n1"}}));
+    let spec = json!({"nodeName": "n1", "serviceAccountName": "sa"});
+    reader.put("", "pods", json!({"metadata": {"name": "web", "namespace": "ns"}, "spec": spec}));
+    reader.put("", "nodes", json!({"metadata": {"name": "n1"}}));
+    reader.put("", "nodes", json!({"metadata": {"name": "n2"}}));
+    reader.put("", "serviceaccounts", json!({"metadata": {"name": "sa", "namespace": "ns"}}));
     let plugin = NodeRestriction::new(reader);
+    let asking = |who: &str, change: Value| {
+        let mut spec = json!({"nodeName": who, "nodeUID": format!("{who}-uid"), "podName": "web", "podUID": "web-uid",
+            "serviceAccountName": "sa", "serviceAccountUID": "sa-uid"});
+        spec.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let request = create("podcertificaterequests", "ns", json!({"metadata": {"name": "r"}, "spec": spec}));
+        foreign("certificates.k8s.io", "podcertificaterequests", Request { user: node(who), ..request })
+    };
+    run(&plugin, asking("n1", json!({}))).await.unwrap();
+    for (request, words) in [
+        (asking("n1", json!({"nodeName": "n2"})), "Spec.NodeName=\"n2\", which is not the requesting node \"n1\""),
+        (asking("n2", json!({})), "contains nodeName (\"n2\") which differs from \"n1\""),
+        (asking("n1", json!({"podUID": "old"})), "contains pod UID (\"old\") which differs from \"web-uid\""),
+        (asking("n1", json!({"podName": "none"})), "pods \"none\" not found"),
+        (
+            asking("n1", json!({"serviceAccountName": "x"})),
+            "contains serviceAccountName (\"x\") which differs from \"sa\"",
+        ),
+        (asking("n1", json!({"serviceAccountUID": "x"})), "contains serviceAccountUID (\"x\") which differs"),
+    ] {
+        let refused = refusal(&plugin, request).await;
+        assert!(refused.contains(words), "{refused:?} does not say {words:?}");
+    }
     let token = |who: &str, bound: Value| {
         let object = json!({"spec": {"boundObjectRef": bound}});
         Request { user: node(who), subresource: "token", name: "sa", ..create("serviceaccounts", "ns", object) }

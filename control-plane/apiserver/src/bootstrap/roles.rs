@@ -131,6 +131,9 @@ const SYSTEM_NODE: Role = Role::new(
         On(READ, "node.k8s.io", "runtimeclasses"),
         On("get", "resource.k8s.io", "resourceclaims"),
         On("deletecollection", "resource.k8s.io", "resourceslices"),
+        On("get", "core", "serviceaccounts"),
+        On(READ, CERTIFICATES, "clustertrustbundles"),
+        On("create get list watch", CERTIFICATES, "podcertificaterequests"),
     ],
 );
 

@@ -24,6 +24,7 @@ pub(super) enum What {
     ResourceClaim,
     ResourceSlice,
     Attachment,
+    CertificateRequest,
 }
 
 /// What a pod names, in its own namespace.
@@ -55,6 +56,10 @@ impl Graph {
                 .reader
                 .get("resource.k8s.io", "resourceslices", "", name)
                 .is_some_and(|entry| text(&decode(&entry.bytes), "/spec/nodeName") == node),
+            What::CertificateRequest => {
+                let entry = self.reader.get("certificates.k8s.io", "podcertificaterequests", namespace, name);
+                entry.is_some_and(|entry| text(&decode(&entry.bytes), "/spec/nodeName") == node)
+            }
             What::Volume => {
                 let Some(volume) = self.reader.get("", "persistentvolumes", "", name) else { return false };
                 let volume = decode(&volume.bytes);

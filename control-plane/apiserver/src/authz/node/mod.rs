@@ -105,7 +105,10 @@ impl NodeAuthorizer {
         }
     }
 
-    fn token(&self, node: &str, a: &Attributes) -> Decision {
+    fn account(&self, node: &str, a: &Attributes) -> Decision {
+        if a.verb == "get" && a.subresource.is_empty() {
+            return self.get(node, What::ServiceAccount, a);
+        }
         if a.verb != "create" || a.name.is_empty() {
             return abstain("can only create tokens for individual service accounts");
         }
@@ -113,6 +116,19 @@ impl NodeAuthorizer {
             return abstain("can only create token subresource of serviceaccount");
         }
         self.related(node, What::ServiceAccount, a)
+    }
+
+    fn certificate_request(&self, node: &str, a: &Attributes) -> Decision {
+        match (a.subresource.as_str(), a.verb.as_str()) {
+            // NodeRestriction keeps a node to its own pods.
+            ("", "create") => allow(),
+            ("", "get") => self.get(node, What::CertificateRequest, a),
+            ("", "list" | "watch") if selects_node(&a.field_selector, node) => allow(),
+            ("", "list" | "watch") => {
+                abstain("can only list/watch podcertificaterequests with spec.nodeName field selector")
+            }
+            _ => abstain("can only create, get, list, and watch podcertificaterequests"),
+        }
     }
 
     fn pod(&self, node: &str, a: &Attributes) -> Decision {
@@ -200,7 +216,8 @@ impl NodeAuthorizer {
                 ("resource.k8s.io", "resourceslices") => return self.slice(node, a),
                 ("resource.k8s.io", "resourceclaims") => return self.get(node, What::ResourceClaim, a),
                 ("storage.k8s.io", "volumeattachments") => return self.get(node, What::Attachment, a),
-                ("", "serviceaccounts") => return self.token(node, a),
+                ("", "serviceaccounts") => return self.account(node, a),
+                ("certificates.k8s.io", "podcertificaterequests") => return self.certificate_request(node, a),
                 ("coordination.k8s.io", "leases") => return lease(node, a),
                 ("storage.k8s.io", "csinodes") => return csi_node(node, a),
                 ("", "nodes") => return own_node(node, a),

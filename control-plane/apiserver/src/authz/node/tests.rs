@@ -76,6 +76,7 @@ fn a_node_reads_what_its_pods_use() {
         "get persistentvolumeclaims:data@ns",
         "get persistentvolumes:pv",
         "create serviceaccounts/token:sa@ns",
+        "get serviceaccounts:sa@ns",
         "get pods:web@ns",
     ] {
         assert_eq!(decide(&authorizer, "n1", text), Ok(()), "{text}");
@@ -106,6 +107,9 @@ fn a_node_keeps_to_itself() {
         "patch resourceslices.resource.k8s.io:gpus",
         "deletecollection resourceslices.resource.k8s.io?spec.nodeName=n1,spec.driver=gpu.example.com",
         "list services",
+        "watch clustertrustbundles.certificates.k8s.io",
+        "create podcertificaterequests.certificates.k8s.io@ns",
+        "watch podcertificaterequests.certificates.k8s.io?spec.nodeName=n1",
     ] {
         assert_eq!(decide(&authorizer, "n1", text), Ok(()), "{text}");
     }
@@ -128,6 +132,18 @@ fn a_node_keeps_to_itself() {
         ("watch pods", "can only list/watch pods with spec.nodeName field selector"),
         ("watch pods?spec.nodeName=n10", "can only list/watch pods with spec.nodeName field selector"),
         ("watch pods?spec.nodeName!=n1", "can only list/watch pods with spec.nodeName field selector"),
+        (
+            "watch podcertificaterequests.certificates.k8s.io",
+            "can only list/watch podcertificaterequests with spec.nodeName field selector",
+        ),
+        (
+            "get podcertificaterequests.certificates.k8s.io:r@ns",
+            "no relationship found between node 'n1' and this object",
+        ),
+        (
+            "update podcertificaterequests.certificates.k8s.io/status:r@ns",
+            "can only create, get, list, and watch podcertificaterequests",
+        ),
         ("delete nodes:n1", ""),
         ("create deployments.apps@ns", ""),
         ("create pods/exec:web@ns", ""),

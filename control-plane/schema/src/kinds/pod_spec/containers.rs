@@ -80,6 +80,9 @@ pub(crate) fn check_images_of_pod(errors: &mut ErrorList, spec: &Value, path: &P
             }
         }
     }
+    for (index, volume) in list(spec, "volumes").iter().enumerate().filter(|(_, volume)| has(volume, "image")) {
+        required(errors, at(volume, "image"), &path.child("volumes").index(index).child("image"), "reference");
+    }
 }
 
 /// What all sorts of containers have in common.

@@ -152,6 +152,14 @@ fn default_volume(volume: &mut Value) {
             within(volume, key, |v| default_to(v, "defaultMode", MODE));
         }
     }
+    if has(volume, "image") {
+        within(volume, "image", |image| {
+            let reference = text(image, "reference").to_owned();
+            // In a template it may not be known yet.
+            let policy = if reference.is_empty() { "IfNotPresent" } else { pull_policy(&reference) };
+            default_text(image, "pullPolicy", policy);
+        });
+    }
     if has(volume, "hostPath") {
         within(volume, "hostPath", |v| default_to(v, "type", ""));
     }

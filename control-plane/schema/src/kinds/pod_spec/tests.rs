@@ -197,6 +197,31 @@ fn volumes_and_devices_say_where_they_are() {
 }
 
 #[test]
+fn volumes_may_be_images() {
+    let volumes = |sources: &str| {
+        format!("{{metadata: {{name: a}}, spec: {{volumes: [{sources}], containers: [{{name: c, image: i}}]}}}}")
+    };
+    let pod = defaulted(&volumes("{name: a, image: {reference: 'a:1'}}, {name: b, image: {reference: b}}"));
+    assert_eq!(pod["spec"]["volumes"][0]["image"], json!({"reference": "a:1", "pullPolicy": "IfNotPresent"}));
+    assert_eq!(pod["spec"]["volumes"][1]["image"]["pullPolicy"], "Always");
+    assert_eq!(
+        problems(&volumes("{name: a, image: {}}, {name: b, image: {reference: b, pullPolicy: Sometimes}}")),
+        [
+            "spec.volumes[1].image.pullPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \
+             \"IfNotPresent\", \"Never\"",
+            "spec.volumes[0].image.reference: Required value",
+        ]
+    );
+    // What a template does not say yet, its pods will.
+    let template = "{metadata: {name: d}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, \
+                    spec: {volumes: [{name: v, image: {}}], containers: [{name: c, image: i}]}}}}";
+    let mut deployment = yaml(template);
+    let deployments = strategy("apps", "Deployment");
+    (deployments.default)(&mut deployment);
+    assert!((deployments.validate)(&deployment).is_empty());
+}
+
+#[test]
 fn claims_namespaces_and_profiles_go_together() {
     let pod = "{metadata: {name: a}, spec: {restartPolicy: Never, shareProcessNamespace: true, hostPID: true, hostUsers: false,
       securityContext: {seLinuxChangePolicy: Often, appArmorProfile: {type: Localhost}},
