@@ -172,8 +172,10 @@ fn agent(spec: &NodeSpec, unified: Option<&Path>) -> Program {
         ("--log-dir", text(&spec.data.join("pod-logs"))),
         ("--resolv-conf", "/run/xebec/resolv.conf".to_owned()),
     ];
-    let arguments =
-        std::iter::once("agent".to_owned()).chain(arguments.into_iter().flat_map(|(k, v)| [k.to_owned(), v])).collect();
+    let arguments = ["agent".to_owned(), "--shared-machine".to_owned()]
+        .into_iter()
+        .chain(arguments.into_iter().flat_map(|(k, v)| [k.to_owned(), v]))
+        .collect();
     Program::new("agent", spec.program.clone(), arguments, spec, unified)
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use xebec_clock::{Clock, Random};
 
@@ -29,14 +29,20 @@ use crate::dns::zone::Zone;
 use crate::drain::ledger::Ledger;
 use crate::drain::peers::{HttpsAsk, Peers};
 use crate::drain::{ClusterServices, quiet};
+use crate::eviction::measure::Places;
+use crate::eviction::run::{Eviction, Evictor};
+use crate::eviction::threshold::Signal;
+use crate::eviction::{EvictionConfig, Pressure, plan};
 use crate::images::ImageStore;
+use crate::images::unused::{ImagePolicy, Unused};
 use crate::network::{
     LoadBalancerMode, Network, NetworkConfig, NetworkConfig4, NetworkConfig6, PodIdentity, SetupError, Tunnel, Xdp,
     run as follow_nodes,
 };
 use crate::node::{self, Machine, NodeConfig};
 use crate::pods::env::Facts;
-use crate::pods::{Allocatable, Parts, PodManager, PodManagerConfig};
+use crate::pods::manager::Pods;
+use crate::pods::{Allocatable, Context, Parts, PodManager, PodManagerConfig};
 use crate::policy;
 use crate::probes::check::Checker;
 use crate::proxy;
@@ -104,6 +110,10 @@ pub struct AgentConfig {
     pub pods_max: i64,
     /// How many processes a pod may have.
     pub pod_pids_max: Option<i64>,
+    /// When pods have to go.
+    pub eviction: EvictionConfig,
+    /// When images that nobody uses go.
+    pub images: ImagePolicy,
 }
 
 impl AgentConfig {
@@ -131,6 +141,8 @@ impl AgentConfig {
             allocatable: None,
             pods_max: 110,
             pod_pids_max: None,
+            eviction: EvictionConfig::default(),
+            images: ImagePolicy::default(),
         }
     }
 }
@@ -281,15 +293,18 @@ async fn start(
 
     // The node first: by it the control plane gives out the pod range that the network waits for.
     let machine = Machine::detect(&config.data_dir);
+    // What is left when pods have to go is not for them.
+    let left = |signal, capacity: i64| capacity - plan::reserved(&config.eviction.hard, signal, capacity);
     let allocatable = config.allocatable.unwrap_or(Allocatable {
         cpu_milli: machine.cpu_milli,
-        memory_bytes: machine.memory_bytes,
+        memory_bytes: left(Signal::MemoryAvailable, machine.memory_bytes),
         pods: config.pods_max,
     });
     let node = NodeConfig {
         facts: node::status::Facts {
             name: config.node_name.clone(),
             addresses: config.node_ips(),
+            allocatable_storage_bytes: left(Signal::NodeFsAvailable, machine.storage_bytes),
             machine,
             allocatable,
             port: KUBELET_PORT,
@@ -305,7 +320,8 @@ async fn start(
     let (service_problem, services) = watch::channel(None);
     let (flow_problem, flows) = watch::channel(None);
     let (path_problem, paths) = watch::channel(None);
-    let problems = node::Problems { network: problem, services, flows, paths };
+    let (pressure, pressed) = watch::channel(Pressure::default());
+    let problems = node::Problems { network: problem, services, flows, paths, pressure: pressed.clone() };
     let node_work =
         node::run(node, rest.clone(), uid, runtime.clone(), images.clone(), events, problems, clock.clone());
 
@@ -326,7 +342,7 @@ async fn start(
         let devices = DeviceManager::new(rest.clone(), plugins.clone(), cdi.to_vec(), state)?;
         let parts = Parts {
             runtime: runtime.clone(),
-            images,
+            images: images.clone(),
             network: network.pods.clone(),
             volumes: Arc::new(LocalVolumes::new(
                 LocalVolumesConfig {
@@ -347,6 +363,7 @@ async fn start(
                     },
                 },
                 rest.clone(),
+                images,
                 clock.clone(),
                 random.clone(),
             )),
@@ -364,6 +381,7 @@ async fn start(
                 pod_pids_max: config.pod_pids_max,
                 events: true,
                 service_links: true,
+                pressure: pressed,
             },
             client,
             parts,
@@ -379,6 +397,8 @@ async fn start(
         let stats = Stats::new(manager.context(), manager.pods());
         let router =
             server::router(backend, manager.pods(), ledger.clone(), Arc::clone(&sight), stats, volumes, clock.clone());
+        let room_work =
+            keep_room(config, manager.context(), manager.pods(), manager.evictions(), pressure, cancel.clone());
         let (addresses, addresses_seen) = watch::channel(None);
         let (synced, _) = watch::channel(false);
         let proxy_config = proxy::Config {
@@ -428,6 +448,7 @@ async fn start(
             cancel.run_until_cancelled(flow_table.watch_over(flow_problem)),
             dns.server.run(cancel.clone()),
             dns.forwarder.follow(rest.clone(), random.clone()),
+            cancel.run_until_cancelled(room_work),
             manager.run(cancel.clone()),
             plugins.follow(PLUGIN_REGISTRY.into(), rest.clone(), config.node_name.clone(), cancel.clone()),
             server::serve(listener, tls.server, router, cancel.clone()),
@@ -440,6 +461,32 @@ async fn start(
         result = pods_work => result,
         () = node_work => Ok(()),
     }
+}
+
+/// Keeps the node from running short: of room for images, and of everything.
+async fn keep_room(
+    config: &AgentConfig,
+    context: Arc<Context>,
+    pods: Pods,
+    evictions: mpsc::Sender<Eviction>,
+    pressure: watch::Sender<Pressure>,
+    cancel: CancellationToken,
+) {
+    let images = Arc::clone(&context.parts.images);
+    let root = loop {
+        match images.root().await {
+            Ok(root) => break root,
+            Err(error) => tracing::debug!(%error, "where images are is not known yet"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    let runtime = Arc::clone(&context.parts.runtime);
+    let (events, node) = (context.events.clone(), &config.node_name);
+    let unused = Arc::new(Unused::new(images, runtime, pods.clone(), config.images, root.clone(), events, node));
+    let places = Places { node: config.data_dir.clone(), images: root };
+    let eviction = config.eviction.clone();
+    let evictor = Evictor { config: eviction, pods, places, unused: Arc::clone(&unused), evictions, pressure, context };
+    tokio::join!(unused.run(cancel.clone()), evictor.run(cancel));
 }
 
 /// Reads what the cluster says of itself, waiting for it to be there.

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
+use xebec_node_agent::eviction::{EvictionConfig, threshold};
+use xebec_node_agent::images::unused::ImagePolicy;
 use xebec_node_agent::network::{LoadBalancerMode, Tunnel, Xdp};
 use xebec_pki::BootstrapToken;
 
@@ -73,7 +76,35 @@ pub struct Args {
     /// client's address); a service's annotation xebec.io/load-balancer-mode comes first [default: snat]
     #[arg(long, value_parser = parse_mode)]
     pub load_balancer_mode: Option<LoadBalancerMode>,
+    /// When pods have to go: SIGNAL<AMOUNT or SIGNAL<PERCENT%, with commas between, as the kubelet takes them; instead of all of
+    /// the defaults [default: memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,
+    /// imagefs.inodesFree<5%]
+    #[arg(long, value_parser = parse_thresholds)]
+    pub eviction_hard: Option<Thresholds>,
+    /// How long a node counts as short of something after it was [default: 5m]
+    #[arg(long)]
+    pub eviction_pressure_transition_period: Option<String>,
+    /// When this much of the images' disk is used, images go that nobody uses; 100: never [default: 85]
+    #[arg(long)]
+    #[serde(rename = "imageGCHighThresholdPercent")]
+    pub image_gc_high_threshold_percent: Option<u8>,
+    /// Until this much is [default: 80]
+    #[arg(long)]
+    #[serde(rename = "imageGCLowThresholdPercent")]
+    pub image_gc_low_threshold_percent: Option<u8>,
+    /// But none that is here for less than this [default: 2m]
+    #[arg(long)]
+    #[serde(rename = "imageMinimumGCAge")]
+    pub image_minimum_gc_age: Option<String>,
+    /// The machine's disk is not the node's own: that others fill it is no reason for pods and images to go while some is
+    /// left. What is said of it above comes first
+    #[arg(long, hide = true)]
+    #[serde(skip)]
+    pub shared_machine: bool,
 }
+
+/// Thresholds as they are written: by signal.
+pub type Thresholds = BTreeMap<String, String>;
 
 fn parse_when<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(text.into()).map_err(|_| "one of auto, always, never".to_owned())
@@ -81,6 +112,20 @@ fn parse_when<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 
 fn parse_mode(text: &str) -> Result<LoadBalancerMode, String> {
     serde_json::from_value(text.into()).map_err(|_| "one of snat, dsr".to_owned())
+}
+
+fn parse_thresholds(text: &str) -> Result<Thresholds, String> {
+    let pair = |part: &str| {
+        let (signal, least) = part.split_once('<').ok_or_else(|| format!("{part:?} is not SIGNAL<AMOUNT"))?;
+        Ok((signal.trim().to_owned(), least.trim().to_owned()))
+    };
+    text.split(',').filter(|part| !part.trim().is_empty()).map(pair).collect()
+}
+
+fn parse_duration(what: &str, text: &str) -> anyhow::Result<Duration> {
+    let parsed: jiff::SignedDuration =
+        text.parse().with_context(|| format!("{what} {text:?} is no duration, as 5m is"))?;
+    Duration::try_from(parsed).with_context(|| format!("{what} {text:?} is negative"))
 }
 
 /// A configuration that is complete.
@@ -118,6 +163,10 @@ pub struct AgentConfig {
     pub xdp: Xdp,
     /// How services are forwarded to other nodes that do not say themselves.
     pub load_balancer_mode: LoadBalancerMode,
+    /// When pods have to go.
+    pub eviction: EvictionConfig,
+    /// When images that nobody uses go.
+    pub images: ImagePolicy,
 }
 
 /// Which CA to trust.
@@ -158,6 +207,18 @@ impl Args {
             None => host_name()?,
         };
         check_node_name(&node_name)?;
+        let shared = self.shared_machine;
+        let eviction = eviction(
+            self.eviction_hard.or(file.eviction_hard),
+            self.eviction_pressure_transition_period.or(file.eviction_pressure_transition_period),
+            shared,
+        )?;
+        let images = images(
+            self.image_gc_high_threshold_percent.or(file.image_gc_high_threshold_percent),
+            self.image_gc_low_threshold_percent.or(file.image_gc_low_threshold_percent),
+            self.image_minimum_gc_age.or(file.image_minimum_gc_age),
+            shared,
+        )?;
         let (node_ip, node_ip6) = match self.node_ip.or(file.node_ip) {
             Some(addresses) => node_ips(&addresses)?,
             None => (way_to(&server)?, None),
@@ -181,9 +242,38 @@ impl Args {
             tunnel: self.tunnel.or(file.tunnel).unwrap_or_default(),
             xdp: self.xdp.or(file.xdp).unwrap_or_default(),
             load_balancer_mode: self.load_balancer_mode.or(file.load_balancer_mode).unwrap_or_default(),
+            eviction,
+            images,
             server,
         })
     }
+}
+
+fn eviction(hard: Option<Thresholds>, transition: Option<String>, shared: bool) -> anyhow::Result<EvictionConfig> {
+    let default = EvictionConfig::default();
+    let what = "evictionPressureTransitionPeriod";
+    Ok(EvictionConfig {
+        hard: match hard {
+            Some(hard) => threshold::parse(&hard).context("evictionHard")?,
+            None if shared => threshold::of_shared_machine(),
+            None => default.hard,
+        },
+        pressure_transition: transition.map_or(Ok(default.pressure_transition), |text| parse_duration(what, &text))?,
+        every: default.every,
+    })
+}
+
+fn images(high: Option<u8>, low: Option<u8>, age: Option<String>, shared: bool) -> anyhow::Result<ImagePolicy> {
+    let default = ImagePolicy::default();
+    let policy = ImagePolicy {
+        high_percent: high.unwrap_or(if shared { 100 } else { default.high_percent }),
+        low_percent: low.unwrap_or(default.low_percent),
+        age_min: age.map_or(Ok(default.age_min), |text| parse_duration("imageMinimumGCAge", &text))?,
+    };
+    let (high, low) = (policy.high_percent, policy.low_percent);
+    ensure!(high <= 100, "imageGCHighThresholdPercent {high} must be 0 to 100");
+    ensure!(low < high, "imageGCLowThresholdPercent {low} must be less than imageGCHighThresholdPercent {high}");
+    Ok(policy)
 }
 
 fn parse_labels<'a>(labels: impl Iterator<Item = &'a String>) -> anyhow::Result<BTreeMap<String, String>> {
@@ -297,6 +387,26 @@ mod tests {
     }
 
     #[test]
+    fn a_node_says_itself_when_it_is_short() {
+        let server = "server: https://127.0.0.1:6443\nnodeName: a\n";
+        let shared = || Args { shared_machine: true, ..Args::default() };
+        let config = load(server, Args::default()).unwrap();
+        assert_eq!((config.eviction.hard.len(), config.images.high_percent), (5, 85));
+        let config = load(server, shared()).unwrap();
+        assert_eq!((config.eviction.hard, config.images.high_percent), (threshold::of_shared_machine(), 100));
+        let yaml = "evictionHard: {memory.available: 5%, nodefs.available: 0%}\nevictionPressureTransitionPeriod: 1m30s\n\
+                    imageGCHighThresholdPercent: 90\nimageMinimumGCAge: 0s\n";
+        let config = load(&format!("{server}{yaml}"), shared()).unwrap();
+        assert_eq!(config.eviction.hard.len(), 1, "what is said takes the place of all defaults");
+        assert_eq!(config.eviction.pressure_transition.as_secs(), 90);
+        assert_eq!((config.images.high_percent, config.images.age_min.as_secs()), (90, 0));
+        let flag = parse_thresholds("memory.available<1Gi, pid.available<10%").unwrap();
+        let config = load(server, Args { eviction_hard: Some(flag), ..Args::default() }).unwrap();
+        assert_eq!(config.eviction.hard.len(), 2);
+        assert!(parse_thresholds("memory.available").is_err());
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let server = "server: https://127.0.0.1:6443\nnodeName: a\n";
         for (yaml, says) in [
@@ -307,6 +417,9 @@ mod tests {
             (format!("{server}caHash: md5:1"), "sha256:"),
             ("server: https://127.0.0.1:1\nnodeName: A_b".into(), "--node-name"),
             (format!("{server}nodeIP: 1.2.3.4"), "nodeIP"),
+            (format!("{server}evictionHard: {{memory: 1Mi}}"), "unsupported eviction signal memory"),
+            (format!("{server}evictionPressureTransitionPeriod: soon"), "evictionPressureTransitionPeriod \"soon\""),
+            (format!("{server}imageGCHighThresholdPercent: 70"), "imageGCLowThresholdPercent 80 must be less"),
         ] {
             let error = format!("{:#}", load(&yaml, Args::default()).unwrap_err());
             assert!(error.contains(says), "{yaml}: {error}");

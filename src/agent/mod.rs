@@ -183,6 +183,8 @@ async fn run(config: AgentConfig) -> anyhow::Result<()> {
         tunnel: config.tunnel,
         xdp: config.xdp,
         load_balancer_mode: config.load_balancer_mode,
+        eviction: config.eviction,
+        images: config.images,
         data_dir: config.data_dir,
         node_ip6: config.node_ip6,
         ..xebec_node_agent::AgentConfig::new(&config.node_name, config.node_ip)

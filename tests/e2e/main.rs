@@ -17,11 +17,14 @@ mod drain;
 mod dual_stack;
 mod harness;
 mod helm;
+mod image_volumes;
 mod nodes;
 mod outage;
 mod podspec;
 mod policy;
 mod pools;
+mod pressure;
+mod projections;
 mod services;
 mod sight;
 mod soak;
@@ -72,6 +75,9 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
         },
         controllers::{a_stateful_set_lives, a_daemon_set_lives, a_cron_job_runs},
         storage::{a_stateful_set_keeps_its_data, a_volume_is_found},
+        image_volumes::{an_image_is_a_volume},
+        pressure::{what_fills_the_disk_has_to_go},
+        projections::{trust_bundles_and_certificates},
         autoscaling::{busy_pods_become_more},
         webhooks::{a_webhook_in_a_pod},
         upkeep::{a_secret_gets_its_accounts_token, what_is_stored_is_migrated, policies_are_checked},
@@ -93,6 +99,7 @@ fn one_by_one() -> Vec<(&'static str, Test)> {
         outage::{connections_outlive_agents_and_the_server},
         soak::{nothing_is_left},
         dual_stack::{pods_and_services_have_both_families},
+        pressure::{a_node_that_is_short_sends_pods_away},
         nodes::{
             pods_are_placed, cordon_taint_and_drain, the_agent_comes_back, containerd_comes_back,
             the_server_comes_back, a_node_crashes_and_comes_back, pods_leave_a_dead_node,

@@ -1,4 +1,4 @@
-//! ConfigMaps, Secrets and Services, as far as pods refer to them.
+//! ConfigMaps, Secrets, Services and trust bundles, as far as pods refer to them.
 
 use std::collections::BTreeMap;
 
@@ -72,6 +72,32 @@ pub struct ServicePort {
     pub protocol: String,
     /// The number.
     pub port: u16,
+}
+
+/// `certificates.k8s.io/v1.ClusterTrustBundle`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClusterTrustBundle {
+    /// Name and labels.
+    pub metadata: Meta,
+    /// Whom to trust.
+    pub spec: ClusterTrustBundleSpec,
+}
+
+/// `certificates.k8s.io/v1.ClusterTrustBundleSpec`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClusterTrustBundleSpec {
+    /// Whose anchors they are, if somebody's.
+    pub signer_name: String,
+    /// PEM.
+    pub trust_bundle: String,
+}
+
+impl Object for ClusterTrustBundle {
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
 }
 
 impl Object for ConfigMap {

@@ -6,7 +6,7 @@ pub mod rest;
 pub mod status;
 pub mod watch;
 
-pub use config::{ConfigMap, Secret, Service};
+pub use config::{ClusterTrustBundle, ConfigMap, Secret, Service};
 pub use pod::Pod;
 pub use rest::{ApiError, Rest};
 

@@ -31,6 +31,7 @@ pub struct PodSpec {
     pub node_selector: BTreeMap<String, String>,
     pub service_account_name: String,
     pub restart_policy: RestartPolicy,
+    pub priority: Option<i32>,
     pub termination_grace_period_seconds: Option<i64>,
     pub active_deadline_seconds: Option<i64>,
     pub dns_policy: String,
@@ -508,6 +509,7 @@ pub struct Volume {
     pub downward_api: Option<DownwardVolume>,
     pub persistent_volume_claim: Option<ClaimVolume>,
     pub ephemeral: Option<Value>,
+    pub image: Option<ImageVolume>,
     /// Everything else: a kind of volume that this agent does not have.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
@@ -518,6 +520,13 @@ pub struct Volume {
 pub struct EmptyDir {
     pub medium: String,
     pub size_limit: Option<Value>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ImageVolume {
+    pub reference: String,
+    pub pull_policy: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -592,6 +601,8 @@ pub struct Projection {
     #[serde(rename = "downwardAPI")]
     pub downward_api: Option<DownwardVolume>,
     pub service_account_token: Option<TokenProjection>,
+    pub cluster_trust_bundle: Option<TrustProjection>,
+    pub pod_certificate: Option<CertificateProjection>,
     /// Everything else: a source that this agent does not have.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
@@ -611,4 +622,26 @@ pub struct TokenProjection {
     pub audience: String,
     pub expiration_seconds: Option<i64>,
     pub path: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrustProjection {
+    pub name: Option<String>,
+    pub signer_name: Option<String>,
+    pub label_selector: Value,
+    pub optional: bool,
+    pub path: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CertificateProjection {
+    pub signer_name: String,
+    pub key_type: String,
+    pub max_expiration_seconds: Option<i64>,
+    pub credential_bundle_path: String,
+    pub key_path: String,
+    pub certificate_chain_path: String,
+    pub user_annotations: BTreeMap<String, String>,
 }

@@ -1,14 +1,16 @@
 //! Blobs and snapshots in containerd.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use containerd_client::services::v1::snapshots::{
-    CommitSnapshotRequest, PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest,
+    CommitSnapshotRequest, MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest,
+    UsageRequest, ViewSnapshotRequest,
 };
 use containerd_client::services::v1::{
-    ApplyRequest, CreateRequest, DeleteRequest, Info, InfoRequest, ReadContentRequest, UpdateRequest, WriteAction,
-    WriteContentRequest,
+    ApplyRequest, CreateRequest, DeleteRequest, Info, InfoRequest, PluginsRequest, ReadContentRequest, UpdateRequest,
+    WriteAction, WriteContentRequest,
 };
 use containerd_client::tonic::Code;
 use containerd_client::types;
@@ -20,9 +22,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use xebec_clock::{Clock, Random};
 
 use super::manifest::{Descriptor, chain_ids};
-use crate::runtime::RuntimeError;
 use crate::runtime::containerd::SNAPSHOTTER;
 use crate::runtime::containerd::client::{Client, leased, request};
+use crate::runtime::{DiskUsage, Layers, RuntimeError};
 
 /// Documents (manifests, configurations) are no larger than this.
 const DOCUMENT_BYTES_MAX: i64 = 8 << 20;
@@ -165,6 +167,52 @@ pub async fn has_snapshot(client: &Client, key: &str) -> Result<bool, RuntimeErr
     }
 }
 
+/// A snapshot `key` of what is in `parent`, to be read only; gives how to mount it. One that is there stays as it is.
+pub async fn view(client: &Client, clock: &Clock, key: &str, parent: &str) -> Result<Vec<Layers>, RuntimeError> {
+    // A root of its own: what is mounted must not be collected, nor what it is made of.
+    let labels = [("containerd.io/gc.root".to_owned(), clock.now_seconds().to_string())].into();
+    let view = ViewSnapshotRequest {
+        snapshotter: SNAPSHOTTER.to_owned(),
+        key: key.to_owned(),
+        parent: parent.to_owned(),
+        labels,
+    };
+    let mounts = match client.snapshots().view(request(view)).await {
+        Ok(response) => response.into_inner().mounts,
+        Err(status) if status.code() == Code::AlreadyExists => {
+            let mounts = MountsRequest { snapshotter: SNAPSHOTTER.to_owned(), key: key.to_owned() };
+            client.snapshots().mounts(request(mounts)).await?.into_inner().mounts
+        }
+        Err(status) => return Err(status.into()),
+    };
+    Ok(mounts.into_iter().map(|m| Layers { kind: m.r#type, source: m.source, options: m.options }).collect())
+}
+
+/// What is in a snapshot itself, without what it is made on.
+pub async fn snapshot_usage(client: &Client, key: &str) -> Result<DiskUsage, RuntimeError> {
+    let usage = UsageRequest { snapshotter: SNAPSHOTTER.to_owned(), key: key.to_owned() };
+    let usage = client.snapshots().usage(request(usage)).await?.into_inner();
+    let count = |count: i64| u64::try_from(count).unwrap_or(0);
+    Ok(DiskUsage { bytes: count(usage.size), inodes: count(usage.inodes) })
+}
+
+/// Where the snapshotter keeps its files.
+pub async fn snapshotter_root(client: &Client) -> Result<PathBuf, RuntimeError> {
+    let filters = vec![format!("type==io.containerd.snapshotter.v1,id=={SNAPSHOTTER}")];
+    let plugins = client.introspection().plugins(request(PluginsRequest { filters })).await?.into_inner().plugins;
+    let root = plugins.into_iter().find_map(|mut plugin| plugin.exports.remove("root"));
+    root.map(PathBuf::from).ok_or_else(|| RuntimeError::NotFound(format!("the root of containerd's {SNAPSHOTTER}")))
+}
+
+/// Removes a snapshot. One that is not there is no error.
+pub async fn remove_snapshot(client: &Client, key: &str) -> Result<(), RuntimeError> {
+    let remove = RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: key.to_owned() };
+    match client.snapshots().remove(request(remove)).await {
+        Err(status) if status.code() != Code::NotFound => Err(status.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Unpacks layers into snapshots; gives the name of the uppermost.
 pub async fn unpack(
     client: &Client,
@@ -232,12 +280,7 @@ async fn unpack_layer(
     };
     let result = result.await;
     if !matches!(result, Ok(true)) {
-        drop(
-            client
-                .snapshots()
-                .remove(request(RemoveSnapshotRequest { snapshotter: snapshotter.clone(), key: key.clone() }))
-                .await,
-        );
+        drop(remove_snapshot(client, &key).await);
     }
     result.map(drop)
 }

@@ -6,5 +6,6 @@ pub mod manifest;
 pub mod pull;
 pub mod reference;
 pub mod store;
+pub mod unused;
 
 pub use store::ImageStore;

@@ -1,11 +1,12 @@
 //! The images in containerd, by name.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use containerd_client::services::v1::{
-    CreateImageRequest, GetImageRequest, Image, ListImagesRequest, UpdateImageRequest,
+    CreateImageRequest, DeleteImageRequest, GetImageRequest, Image, ListImagesRequest, UpdateImageRequest,
 };
 use containerd_client::tonic::Code;
 use containerd_client::types;
@@ -21,7 +22,7 @@ use super::reference::ImageName;
 use crate::runtime::containerd::SNAPSHOTTER;
 use crate::runtime::containerd::client::{Client, request};
 use crate::runtime::containerd::oci::ImageConfig;
-use crate::runtime::{Credentials, Images, LocalImage, RuntimeError};
+use crate::runtime::{Credentials, Images, Layers, LocalImage, RuntimeError};
 
 /// What a container needs to know of its image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub(super) struct Inner {
     pub(super) insecure: Vec<String>,
     /// By the digest of manifest or index.
     infos: Mutex<BTreeMap<String, Arc<ImageInfo>>>,
+    /// Bytes of those of which no more had to be known.
+    sizes: Mutex<BTreeMap<String, u64>>,
     /// What names stood for last.
     names: Mutex<BTreeMap<String, Arc<ImageInfo>>>,
 }
@@ -60,7 +63,15 @@ const REMEMBERED_MAX: usize = 512;
 impl ImageStore {
     /// In the containerd of `client`. `insecure` registries (`host:port`) are spoken to in plain HTTP.
     pub fn new(client: Client, insecure: Vec<String>, clock: Clock, random: Random) -> Self {
-        let inner = Inner { client, clock, random, insecure, infos: Mutex::default(), names: Mutex::default() };
+        let inner = Inner {
+            client,
+            clock,
+            random,
+            insecure,
+            infos: Mutex::default(),
+            sizes: Mutex::default(),
+            names: Mutex::default(),
+        };
         Self { inner: Arc::new(inner), pulls: Mutex::default() }
     }
 
@@ -117,6 +128,38 @@ impl Inner {
         Ok(Some((local(name, &target.digest, info.size_bytes), info)))
     }
 
+    /// The image as it was found, though its name may stand for another one by now.
+    async fn of_digest(&self, image: &LocalImage) -> Result<Arc<ImageInfo>, RuntimeError> {
+        let known = self.infos.lock().get(&image.digest).cloned();
+        if let Some(info) = known {
+            return Ok(info);
+        }
+        match self.find(&image.name).await? {
+            Some((found, info)) if found.digest == image.digest => Ok(info),
+            _ => Err(RuntimeError::NotFound(format!("image \"{}\"", image.id))),
+        }
+    }
+
+    /// The bytes of an image, whether or not it is unpacked; none are known of one whose content is not all there.
+    async fn size(&self, digest: &str, media_type: &str, size: i64) -> u64 {
+        if let Some(info) = self.infos.lock().get(digest) {
+            return info.size_bytes;
+        }
+        if let Some(bytes) = self.sizes.lock().get(digest) {
+            return *bytes;
+        }
+        let (digest, media_type) = (digest.to_owned(), media_type.to_owned());
+        let target = Descriptor { media_type, digest: digest.clone(), size, ..Descriptor::default() };
+        let Ok((descriptor, manifest)) = self.manifest(&target).await else { return 0 };
+        let bytes = size_of(&descriptor, &manifest);
+        let mut sizes = self.sizes.lock();
+        if sizes.len() >= REMEMBERED_MAX {
+            sizes.clear();
+        }
+        sizes.insert(digest, bytes);
+        bytes
+    }
+
     /// Reads an image's documents, and unpacks it if it is not.
     async fn info(&self, target: &Descriptor) -> Result<Arc<ImageInfo>, RuntimeError> {
         if let Some(info) = self.infos.lock().get(&target.digest) {
@@ -133,11 +176,10 @@ impl Inner {
             lease.end().await;
             unpacked?;
         }
-        let sizes = manifest.layers.iter().map(|l| l.size).sum::<i64>() + config.size + descriptor.size;
         let info = Arc::new(ImageInfo {
             config: blob.config.unwrap_or_default(),
             chain_id,
-            size_bytes: u64::try_from(sizes).unwrap_or(0),
+            size_bytes: size_of(&descriptor, &manifest),
         });
         let mut infos = self.infos.lock();
         if infos.len() >= REMEMBERED_MAX {
@@ -226,6 +268,12 @@ impl Inner {
     }
 }
 
+/// Bytes of an image's manifest, configuration and layers.
+fn size_of(descriptor: &Descriptor, manifest: &Document) -> u64 {
+    let blobs = manifest.layers.iter().chain(&manifest.config).map(|blob| blob.size);
+    u64::try_from(blobs.sum::<i64>().saturating_add(descriptor.size)).unwrap_or(0)
+}
+
 fn local(name: &str, digest: &str, size_bytes: u64) -> LocalImage {
     let repository = ImageName::parse(name).map(|n| n.name()).unwrap_or_else(|_| name.to_owned());
     LocalImage { name: name.to_owned(), id: format!("{repository}@{digest}"), digest: digest.to_owned(), size_bytes }
@@ -279,7 +327,7 @@ impl Images for ImageStore {
             if image.name.starts_with("sha256:") {
                 continue;
             }
-            let size = self.inner.infos.lock().get(&target.digest).map_or(0, |i| i.size_bytes);
+            let size = self.inner.size(&target.digest, &target.media_type, target.size).await;
             let entry = by_digest.entry(target.digest.clone()).or_default();
             let id = local(&image.name, &target.digest, 0).id;
             if !entry.0.contains(&id) {
@@ -291,5 +339,35 @@ impl Images for ImageStore {
         let mut images: Vec<_> = by_digest.into_values().collect();
         images.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         Ok(images)
+    }
+
+    async fn remove(&self, digest: &str) -> Result<(), RuntimeError> {
+        let filters = vec![format!("target.digest=={digest}")];
+        let named = self.inner.client.images().list(request(ListImagesRequest { filters })).await?.into_inner().images;
+        // The last one waits for what is not needed any more to be gone.
+        let last = named.len().saturating_sub(1);
+        for (index, image) in named.into_iter().enumerate() {
+            self.inner.names.lock().remove(&image.name);
+            let delete = DeleteImageRequest { name: image.name, sync: index == last, ..DeleteImageRequest::default() };
+            match self.inner.client.images().delete(request(delete)).await {
+                Err(status) if status.code() != Code::NotFound => return Err(status.into()),
+                _ => {}
+            }
+        }
+        self.inner.infos.lock().remove(digest);
+        Ok(())
+    }
+
+    async fn root(&self) -> Result<PathBuf, RuntimeError> {
+        content::snapshotter_root(&self.inner.client).await
+    }
+
+    async fn hold(&self, key: &str, image: &LocalImage) -> Result<Vec<Layers>, RuntimeError> {
+        let info = self.inner.of_digest(image).await?;
+        content::view(&self.inner.client, &self.inner.clock, key, &info.chain_id).await
+    }
+
+    async fn release(&self, key: &str) -> Result<(), RuntimeError> {
+        content::remove_snapshot(&self.inner.client, key).await
     }
 }

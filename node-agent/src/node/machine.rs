@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use crate::disk::FileSystem;
+
 /// What this machine is and has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
@@ -24,22 +26,6 @@ pub struct Machine {
     pub os_image: String,
 }
 
-/// What is short.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pressure {
-    /// Little memory is left.
-    pub memory: bool,
-    /// Little of the disk is left.
-    pub disk: bool,
-    /// Few process ids are left.
-    pub pid: bool,
-}
-
-/// Below this much available memory there is pressure (upstream's eviction threshold).
-const MEMORY_LEFT_MIN_BYTES: i64 = 100 << 20;
-/// Below a tenth of the disk there is pressure, but on a large one not while this much is left.
-const DISK_LEFT_ENOUGH_BYTES: i64 = 4 << 30;
-
 impl Machine {
     /// Looks at the machine; pods' files are at `data`.
     pub fn detect(data: &Path) -> Self {
@@ -52,7 +38,7 @@ impl Machine {
         Self {
             cpu_milli: i64::try_from(cpus).unwrap_or(1) * 1000,
             memory_bytes: memory("MemTotal:").unwrap_or(0),
-            storage_bytes: disk(data).map_or(0, |(size, _)| size),
+            storage_bytes: FileSystem::of(data).map_or(0, |fs| fs.bytes),
             system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
             machine_id,
             boot_id: read("/proc/sys/kernel/random/boot_id"),
@@ -62,35 +48,21 @@ impl Machine {
     }
 }
 
-/// What is short now.
-pub fn pressure(data: &Path) -> Pressure {
+/// How many processes and threads there are, and how many there can be.
+pub fn threads() -> Option<(i64, i64)> {
     let number = |path: &str| fs::read_to_string(path).ok().and_then(|t| t.trim().parse::<i64>().ok());
     // `0.10 0.20 0.30 1/234 5678`: running and all threads.
-    let threads = fs::read_to_string("/proc/loadavg")
-        .ok()
-        .and_then(|t| t.split_whitespace().nth(3)?.split_once('/')?.1.parse::<i64>().ok());
-    let pid_max = number("/proc/sys/kernel/pid_max");
-    Pressure {
-        memory: memory("MemAvailable:").is_some_and(|left| left < MEMORY_LEFT_MIN_BYTES),
-        disk: disk(data).is_some_and(|(size, left)| left < size / 10 && left < DISK_LEFT_ENOUGH_BYTES),
-        pid: threads.zip(pid_max).is_some_and(|(threads, max)| threads > max - max / 10),
-    }
+    let load = fs::read_to_string("/proc/loadavg").ok()?;
+    let threads = load.split_whitespace().nth(3)?.split_once('/')?.1.parse::<i64>().ok()?;
+    let max = [number("/proc/sys/kernel/pid_max"), number("/proc/sys/kernel/threads-max")].into_iter().flatten().min();
+    Some((threads, max?))
 }
 
 /// A line of `/proc/meminfo`, in bytes.
-fn memory(field: &str) -> Option<i64> {
+pub fn memory(field: &str) -> Option<i64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let kib: i64 = text.lines().find_map(|l| l.strip_prefix(field))?.trim().trim_end_matches(" kB").parse().ok()?;
     Some(kib * 1024)
-}
-
-/// Size of a path's file system, and what is left of it, in bytes.
-fn disk(path: &Path) -> Option<(i64, i64)> {
-    let path = path.ancestors().find(|p| p.exists())?;
-    let stat = nix::sys::statvfs::statvfs(path).ok()?;
-    let unit = i64::try_from(stat.fragment_size()).ok()?;
-    let bytes = |blocks: u64| i64::try_from(blocks).unwrap_or(i64::MAX).saturating_mul(unit);
-    Some((bytes(stat.blocks()), bytes(stat.blocks_available())))
 }
 
 #[cfg(test)]

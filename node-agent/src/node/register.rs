@@ -11,10 +11,10 @@ use tokio::sync::watch;
 use xebec_clock::Clock;
 
 use super::lease;
-use super::machine::pressure;
 use super::status::{self, Facts, Observed, conditions};
 use crate::api::{ApiError, Meta, Rest};
 use crate::events::{About, Recorder};
+use crate::eviction::Pressure;
 use crate::images::manifest::architecture;
 use crate::runtime::{Images, Runtime};
 use crate::volumes::persistent;
@@ -141,14 +141,16 @@ pub struct Problems {
     pub flows: watch::Receiver<Option<String>>,
     /// Why large packets do not get to other nodes.
     pub paths: watch::Receiver<Option<String>>,
+    /// What is short.
+    pub pressure: watch::Receiver<Pressure>,
 }
 
 impl Problems {
     /// Waits for news.
     async fn changed(&mut self) {
-        let Self { network, services, flows, paths } = self;
+        let Self { network, services, flows, paths, pressure } = self;
         // Who is gone has no more news.
-        async fn news(of: &mut watch::Receiver<Option<String>>) {
+        async fn news<T>(of: &mut watch::Receiver<T>) {
             if of.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -159,6 +161,7 @@ impl Problems {
             () = news(services) => {}
             () = news(flows) => {}
             () = news(paths) => {}
+            () = news(pressure) => {}
         }
     }
 }
@@ -183,7 +186,7 @@ pub async fn run(
             Reporter { config, rest, clock, since: BTreeMap::new(), extended: BTreeMap::new(), reported: None };
         let mut observed = Observed::default();
         for round in 0_u32.. {
-            observed.pressure = pressure(&reporter.config.data);
+            observed.pressure = *problems.pressure.borrow_and_update();
             observed.runtime = Some(runtime.version().await.map_err(|e| e.to_string()));
             observed.network_problem = problems.network.borrow_and_update().clone();
             observed.service_problem = problems.services.borrow_and_update().clone();

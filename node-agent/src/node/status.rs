@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::machine::{Machine, Pressure};
+use super::machine::Machine;
+use crate::eviction::Pressure;
 use crate::images::manifest::architecture;
 use crate::pods::Allocatable;
 
@@ -20,6 +21,8 @@ pub struct Facts {
     pub machine: Machine,
     /// What it offers to pods.
     pub allocatable: Allocatable,
+    /// What of its disk, in bytes.
+    pub allocatable_storage_bytes: i64,
     /// Where the kubelet API is.
     pub port: u16,
     /// `v1.37.1`.
@@ -139,7 +142,7 @@ pub fn status(
     now: Timestamp,
 ) -> Value {
     let machine = &facts.machine;
-    let resources = |offer: &Allocatable| {
+    let resources = |offer: &Allocatable, storage: String| {
         let cpu = match offer.cpu_milli {
             milli if milli % 1000 == 0 => (milli / 1000).to_string(),
             milli => format!("{milli}m"),
@@ -147,7 +150,7 @@ pub fn status(
         json!({
             "cpu": cpu,
             "memory": format!("{}Ki", offer.memory_bytes / 1024),
-            "ephemeral-storage": format!("{}Ki", machine.storage_bytes / 1024),
+            "ephemeral-storage": storage,
             "pods": offer.pods.to_string(),
         })
     };
@@ -181,8 +184,8 @@ pub fn status(
         .map(|(names, size)| json!({ "names": names.iter().take(NAMES_MAX).collect::<Vec<_>>(), "sizeBytes": size }))
         .collect();
     json!({ "status": {
-        "capacity": resources(&capacity),
-        "allocatable": resources(&facts.allocatable),
+        "capacity": resources(&capacity, format!("{}Ki", machine.storage_bytes / 1024)),
+        "allocatable": resources(&facts.allocatable, facts.allocatable_storage_bytes.to_string()),
         "addresses": addresses,
         "conditions": conditions,
         "daemonEndpoints": { "kubeletEndpoint": { "Port": facts.port } },
@@ -229,8 +232,9 @@ mod tests {
         let facts = Facts {
             name: "n".to_owned(),
             addresses: vec!["172.30.0.11".parse().unwrap()],
-            machine: Machine { cpu_milli: 2000, memory_bytes: 4 << 30, ..Machine::default() },
+            machine: Machine { cpu_milli: 2000, memory_bytes: 4 << 30, storage_bytes: 10 << 30, ..Machine::default() },
             allocatable: Allocatable { cpu_milli: 1500, memory_bytes: 2 << 30, pods: 110 },
+            allocatable_storage_bytes: 9_000_000_000,
             port: 10250,
             version: "v1.37.1".to_owned(),
         };
@@ -238,6 +242,8 @@ mod tests {
         assert_eq!(status["status"]["allocatable"]["cpu"], "1500m");
         assert_eq!(status["status"]["capacity"]["cpu"], "2");
         assert_eq!(status["status"]["allocatable"]["memory"], "2097152Ki");
+        assert_eq!(status["status"]["capacity"]["ephemeral-storage"], "10485760Ki");
+        assert_eq!(status["status"]["allocatable"]["ephemeral-storage"], "9000000000");
         assert_eq!(status["status"]["conditions"].as_array().unwrap().len(), 7);
     }
 }

@@ -2,9 +2,13 @@
 
 use super::context::Allocatable;
 use super::resize::{Room, shortage};
+use super::resources::qos_class;
 use super::state::Rejection;
 use super::sysctls::forbidden;
 use crate::api::Pod;
+use crate::api::pod::Toleration;
+use crate::eviction::Pressure;
+use crate::eviction::plan::is_critical;
 
 /// Why `pod` cannot run beside `others` (those that have not ended), if so. Reasons and messages as upstream's
 /// lifecycle/predicate.go.
@@ -15,8 +19,13 @@ pub fn admit<'a>(
     others: impl Iterator<Item = &'a Pod>,
     used: Room,
     allocatable: &Allocatable,
+    pressure: Pressure,
 ) -> Option<Rejection> {
     let reject = |reason: &str, message: String| Some(Rejection { reason: reason.to_owned(), message });
+    if pressed(pod, pressure) {
+        let conditions = pressure.conditions().join(" ");
+        return reject("Evicted", format!("The node had condition: [{conditions}]. "));
+    }
     if !matches!(pod.spec.os.name.as_str(), "" | "linux") {
         let message = "Failed to admit pod as the OS field doesn't match node OS";
         return reject("PodOSNotSupported", message.to_owned());
@@ -50,6 +59,27 @@ pub fn admit<'a>(
         );
     }
     None
+}
+
+/// Whether a node that is short of something takes no such pod (eviction_manager.go `Admit` upstream): one that is new would
+/// only have to go again.
+fn pressed(pod: &Pod, pressure: Pressure) -> bool {
+    if pressure == Pressure::default() || is_critical(pod) {
+        return false;
+    }
+    if pressure.disk || pressure.pid {
+        return true;
+    }
+    qos_class(&pod.spec) == "BestEffort" && !pod.spec.tolerations.iter().any(tolerates_memory_pressure)
+}
+
+fn tolerates_memory_pressure(toleration: &Toleration) -> bool {
+    let same_key = match toleration.key.as_str() {
+        "" => toleration.operator == "Exists",
+        key => key == "node.kubernetes.io/memory-pressure",
+    };
+    let same_value = toleration.operator == "Exists" || toleration.value.is_empty();
+    same_key && same_value && matches!(toleration.effect.as_str(), "" | "NoSchedule")
 }
 
 /// A port of the node that a pod takes.
@@ -94,7 +124,8 @@ mod tests {
         let allocatable = Allocatable { cpu_milli: 1000, memory_bytes: 1 << 30, pods: 2 };
         let there = [pod("600m", 80)];
         let used = Room::of(&there[0].spec);
-        let of = |p: &Pod, n: usize| admit(p, there.iter().cycle().take(n), used, &allocatable).map(|r| r.reason);
+        let none = Pressure::default();
+        let of = |p: &Pod, n: usize| admit(p, there.iter().cycle().take(n), used, &allocatable, none).map(|r| r.reason);
         assert_eq!(of(&pod("400m", 0), 1), None);
         assert_eq!(of(&pod("401m", 0), 1).as_deref(), Some("OutOfcpu"));
         assert_eq!(of(&pod("1m", 80), 1).as_deref(), Some("NodePorts"));
@@ -119,10 +150,40 @@ mod tests {
             pod
         };
         let allocatable = Allocatable { cpu_milli: 1000, memory_bytes: 1 << 30, pods: 9 };
-        let fits =
-            |ip: &str, taken: &str| admit(&at(ip), [&at(taken)].into_iter(), Room::default(), &allocatable).is_none();
+        let fits = |ip: &str, taken: &str| {
+            admit(&at(ip), [&at(taken)].into_iter(), Room::default(), &allocatable, Pressure::default()).is_none()
+        };
         assert!(fits("172.30.0.11", "127.0.0.1"));
         assert!(!fits("127.0.0.1", "127.0.0.1"));
         assert!(!fits("", "127.0.0.1") && !fits("127.0.0.1", "0.0.0.0"));
+    }
+
+    #[test]
+    fn a_node_that_is_short_takes_no_pod_that_would_have_to_go() {
+        let allocatable = Allocatable::default();
+        let admitted = |pod: &Pod, pressure: Pressure| {
+            admit(pod, std::iter::empty(), Room::default(), &allocatable, pressure).map(|r| (r.reason, r.message))
+        };
+        let memory = Pressure { memory: true, ..Pressure::default() };
+        let burstable = pod("1m", 0);
+        let mut best_effort = pod("1m", 0);
+        best_effort.spec.containers[0].resources = crate::api::pod::Resources::default();
+        assert_eq!(admitted(&burstable, memory), None);
+        let refused = admitted(&best_effort, memory);
+        let expected = ("Evicted".to_owned(), "The node had condition: [MemoryPressure]. ".to_owned());
+        assert_eq!(refused, Some(expected));
+        let mut tolerant = best_effort.clone();
+        tolerant.spec.tolerations = serde_json::from_value(json!([
+            { "key": "node.kubernetes.io/memory-pressure", "operator": "Exists", "effect": "NoSchedule" },
+        ]))
+        .unwrap();
+        assert_eq!(admitted(&tolerant, memory), None);
+        let both = Pressure { disk: true, ..memory };
+        let (_, message) = admitted(&burstable, both).unwrap();
+        assert_eq!(message, "The node had condition: [MemoryPressure DiskPressure]. ");
+        assert!(admitted(&tolerant, both).is_some());
+        let mut critical = best_effort;
+        critical.spec.priority = Some(2_000_001_000);
+        assert_eq!(admitted(&critical, both), None);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use xebec_clock::{Clock, Random};
@@ -20,11 +20,16 @@ use super::worker::{INBOX, Input, Worker};
 use crate::api::watch::{Change, follow};
 use crate::api::{Pod, Rest, Service};
 use crate::events::Recorder;
+use crate::eviction::Pressure;
+use crate::eviction::run::Eviction;
 use crate::network::PodIdentity;
 use crate::runtime::{Phase, Record, RuntimeEvent};
 
 /// How often devices are looked for that pods had who are gone (upstream's reconcile loop).
 const LEFTOVERS_PERIOD: Duration = Duration::from_secs(60);
+
+/// How many pods that have to go may wait to be told. At the limit who sends them away waits.
+const EVICTION_QUEUE: usize = 16;
 
 /// How a node runs its pods.
 #[derive(Clone, Debug)]
@@ -45,6 +50,8 @@ pub struct PodManagerConfig {
     pub events: bool,
     /// Whether containers are told about services by their environment.
     pub service_links: bool,
+    /// What the node is short of.
+    pub pressure: watch::Receiver<Pressure>,
 }
 
 impl PodManagerConfig {
@@ -59,6 +66,8 @@ impl PodManagerConfig {
             pod_pids_max: None,
             events: true,
             service_links: false,
+            // Never: nobody tells it anything.
+            pressure: watch::channel(Pressure::default()).1,
         }
     }
 }
@@ -73,6 +82,9 @@ pub struct PodManager {
     found: BTreeMap<String, Vec<Record>>,
     found_sandboxes: Vec<String>,
     random: Random,
+    pressure: watch::Receiver<Pressure>,
+    /// Pods that have to go.
+    evictions: (mpsc::Sender<Eviction>, mpsc::Receiver<Eviction>),
 }
 
 /// The node's pods as the API server knows them, by uid. Clones share it.
@@ -133,12 +145,19 @@ impl PodManager {
             found: BTreeMap::new(),
             found_sandboxes: Vec::new(),
             random,
+            pressure: config.pressure,
+            evictions: mpsc::channel(EVICTION_QUEUE),
         }
     }
 
     /// What its workers share.
     pub fn context(&self) -> Arc<Context> {
         Arc::clone(&self.context)
+    }
+
+    /// Takes pods that have to go.
+    pub fn evictions(&self) -> mpsc::Sender<Eviction> {
+        self.evictions.0.clone()
     }
 
     /// The pods, kept up to date.
@@ -165,6 +184,12 @@ impl PodManager {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
+                Some(eviction) = self.evictions.1.recv() => {
+                    if let Some(worker) = self.workers.get(&eviction.uid) {
+                        // A worker that has ended has no pod to send away.
+                        drop(worker.send(Input::Evicted(eviction.why)).await);
+                    }
+                }
                 Some(event) = runtime_events.recv() => self.runtime_event(event).await,
                 Some(ended) = self.tasks.join_next() => {
                     if let Ok(uid) = ended {
@@ -294,7 +319,7 @@ impl PodManager {
         let pods = self.pods.0.read();
         let others = pods.values().filter(|p| !is_over(p) && p.metadata.uid != pod.metadata.uid);
         let used = self.context.ledger.others(&pod.metadata.uid);
-        admission::admit(pod, others.map(|p| &**p), used, &self.context.allocatable)
+        admission::admit(pod, others.map(|p| &**p), used, &self.context.allocatable, *self.pressure.borrow())
     }
 
     async fn pod_gone(&mut self, pod: &Pod) {
@@ -357,6 +382,9 @@ impl PodManager {
         }
         if let Err(error) = parts.network.collect(&live).await {
             tracing::warn!(%error, "cannot clean up after pods that are gone");
+        }
+        if let Err(error) = parts.volumes.collect(&live).await {
+            tracing::warn!(%error, "cannot remove the files of pods that are gone");
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod admission;
 pub mod backoff;
 pub mod context;
 pub mod env;
+pub mod images;
 pub mod manager;
 pub mod plan;
 pub mod resize;

@@ -10,6 +10,9 @@ use crate::api::Pod;
 use crate::api::pod::Container;
 use crate::drain;
 
+/// How long a pod gets that is sent away, in seconds.
+const EVICTION_GRACE_S: i64 = 1;
+
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -75,6 +78,8 @@ pub enum End {
     Finished,
     /// The node does not run it.
     Rejected,
+    /// The node is short of something, or the pod uses more than it may.
+    Evicted,
     /// It took too long.
     DeadlineExceeded,
 }
@@ -85,6 +90,8 @@ pub fn end(pod: &Pod, state: &PodState, now: Timestamp) -> Option<End> {
         Some(End::Deleted)
     } else if state.rejected.is_some() {
         Some(End::Rejected)
+    } else if state.evicted.is_some() {
+        Some(End::Evicted)
     } else if deadline(pod, state).is_some_and(|at| at <= now) && state.finished != Some("Succeeded") {
         Some(End::DeadlineExceeded)
     } else if state.finished.is_some() || has_finished(pod, state) {
@@ -269,6 +276,8 @@ fn stop(container: &str, message: &str, now: Timestamp, grace_seconds: i64) -> A
 fn wind_down(pod: &Pod, state: &PodState, now: Timestamp, why: End, plan: &mut Plan) {
     let grace = match pod.metadata.deletion_grace_period_seconds {
         Some(seconds) if why == End::Deleted => seconds,
+        // What is short is needed now.
+        _ if why == End::Evicted => EVICTION_GRACE_S,
         _ => spec_grace_seconds(pod),
     };
     for container in pod.spec.every_container() {

@@ -7,13 +7,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::env::environment;
+use super::images::{self, ImageProblem};
 use super::spec::{self, Ingredients};
 use super::state::{Connected, Instance};
 use crate::api::Pod;
 use crate::api::pod::Container;
 use crate::events::About;
-use crate::images::reference::{ImageName, credentials};
-use crate::runtime::{Exit, LocalImage, Phase, RuntimeError};
+use crate::runtime::{ContainerSpec, Exit, LocalImage, Phase, RuntimeError};
 use crate::volumes::PodVolumes;
 
 /// Why a container did not start.
@@ -21,8 +21,8 @@ use crate::volumes::PodVolumes;
 pub enum StartError {
     /// The pod does not want it any more.
     Cancelled,
-    /// Its image is not there: the waiting reason and message.
-    Image(&'static str, String),
+    /// An image is not there.
+    Image(ImageProblem),
     /// Its configuration cannot be made: the waiting reason and message.
     Config(&'static str, String),
     /// It was created, but its process did not start: its end, and the message.
@@ -55,16 +55,20 @@ pub async fn start(context: &Context, start: &Start) -> Result<Instance, StartEr
     let Some(container) = start.pod.spec.container(&start.container) else {
         return Err(StartError::Cancelled);
     };
-    let image = tokio::select! {
+    let found = async {
+        let volumes = images::of_volumes(context, &start.pod, container).await?;
+        Ok::<_, ImageProblem>((volumes, images::of_container(context, &start.pod, container).await?))
+    };
+    let (volumes, image) = tokio::select! {
         biased;
         () = start.cancel.cancelled() => return Err(StartError::Cancelled),
-        image = image(context, &start.pod, container) => image?,
+        found = found => found.map_err(StartError::Image)?,
     };
-    let spec = match build(context, start, container, image.clone()).await {
+    let spec = match build(context, start, container, image.clone(), &volumes).await {
         Ok(spec) => spec,
-        Err(message) => {
+        Err((reason, message)) => {
             context.events.warning(about(), "Failed", format!("Error: {message}"));
-            return Err(StartError::Config("CreateContainerConfigError", message));
+            return Err(StartError::Config(reason, message));
         }
     };
     if start.cancel.is_cancelled() {
@@ -119,26 +123,30 @@ async fn build(
     start: &Start,
     container: &Container,
     image: LocalImage,
-) -> Result<crate::runtime::ContainerSpec, String> {
+    of_volumes: &[(usize, LocalImage)],
+) -> Result<ContainerSpec, (&'static str, String)> {
+    let config = |message: String| ("CreateContainerConfigError", message);
     let pod = &start.pod;
     let target = &container.target_container_name;
     if !target.is_empty() && start.target.is_none() {
-        return Err(format!("unable to find target container {target}"));
+        return Err(config(format!("unable to find target container {target}")));
     }
     let facts = context.facts(&start.connected.addresses);
-    let sources = context.sources(pod, container).await.map_err(|e| e.to_string())?;
-    let env = environment(pod, container, &sources, &facts).map_err(|e| e.to_string())?;
+    let sources = context.sources(pod, container).await.map_err(|e| config(e.to_string()))?;
+    let env = environment(pod, container, &sources, &facts).map_err(|e| config(e.to_string()))?;
     let volumes = &context.parts.volumes;
-    let mounts = volumes
-        .container_mounts(pod, container, &start.id, &start.volumes, &env, &facts)
-        .await
-        .map_err(|e| e.to_string())?;
-    let edits = context.parts.devices.edits(pod, container).await?;
+    let mounts = volumes.container_mounts(pod, container, &start.id, &start.volumes, &env, &facts).await;
+    let mut mounts = mounts.map_err(|e| config(e.to_string()))?;
+    for (index, image) in of_volumes {
+        let mount = volumes.image_mount(pod, container, *index, image, &env).await;
+        mounts.push(mount.map_err(|e| ("CreateContainerError", format!("failed to generate container spec: {e}")))?);
+    }
+    let edits = context.parts.devices.edits(pod, container).await.map_err(config)?;
     let with = Ingredients {
         id: start.id.clone(),
         attempt: start.attempt,
         image,
-        hostname: spec::own_hostname(pod, &context.cluster_domain)?,
+        hostname: spec::own_hostname(pod, &context.cluster_domain).map_err(config)?,
         env,
         mounts,
         edits,
@@ -147,67 +155,4 @@ async fn build(
         target: start.target.clone(),
     };
     Ok(spec::container(pod, container, &start.connected, with))
-}
-
-/// The container's image, fetched if its pull policy asks for that (image_manager.go upstream).
-async fn image(context: &Context, pod: &Pod, container: &Container) -> Result<LocalImage, StartError> {
-    let about = || About::container(pod, &container.name);
-    let events = &context.events;
-    let name = &container.image;
-    let parsed = ImageName::parse(name).map_err(|e| {
-        let message =
-            format!("Failed to apply default image tag \"{name}\": couldn't parse image name \"{name}\": {e}");
-        events.warning(about(), "InspectFailed", message.clone());
-        StartError::Image("InvalidImageName", message)
-    })?;
-    let full = parsed.to_string();
-    let images = &context.parts.images;
-    // The runtime may know it under the name as it is written: simulated ones do.
-    let present = images.find(name).await.map_err(|e| {
-        let message = format!("Failed to inspect image \"{name}\": {e}");
-        events.warning(about(), "InspectFailed", message.clone());
-        StartError::Image("ImageInspectError", message)
-    })?;
-    let policy = match container.image_pull_policy.as_str() {
-        "" if parsed.is_latest() => "Always",
-        "" => "IfNotPresent",
-        policy => policy,
-    };
-    match (policy, present) {
-        ("Never", None) => {
-            let message = format!("Container image \"{name}\" is not present with pull policy of Never");
-            events.warning(about(), "ErrImageNeverPull", message.clone());
-            events.warning(about(), "Failed", "Error: ErrImageNeverPull");
-            return Err(StartError::Image("ErrImageNeverPull", message));
-        }
-        ("Never" | "IfNotPresent", Some(image)) => {
-            let how = "already present on machine and can be accessed by the pod";
-            events.normal(about(), "Pulled", format!("Container image \"{name}\" {how}"));
-            return Ok(image);
-        }
-        _ => {}
-    }
-    events.normal(about(), "Pulling", format!("Pulling image \"{name}\""));
-    let secrets = context.pull_secrets(pod).await;
-    let began = context.clock.now();
-    match images.pull(name, &credentials(&secrets, &full)).await {
-        Ok(image) => {
-            let took = context.clock.now().duration_since(began);
-            let took = format!("{:.3}s", took.as_secs_f64().max(0.0));
-            events.normal(
-                about(),
-                "Pulled",
-                format!(
-                    "Successfully pulled image \"{name}\" in {took} ({took} including waiting). Image size: {} bytes.",
-                    image.size_bytes
-                ),
-            );
-            Ok(image)
-        }
-        Err(error) => {
-            events.warning(about(), "Failed", format!("Failed to pull image \"{name}\": {error}"));
-            events.warning(about(), "Failed", "Error: ErrImagePull");
-            Err(StartError::Image("ErrImagePull", error.to_string()))
-        }
-    }
 }

@@ -77,6 +77,15 @@ pub struct Rejection {
     pub message: String,
 }
 
+/// Why a pod is sent away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evicted {
+    /// For people.
+    pub message: String,
+    /// Whether for the node's sake: a disruption.
+    pub disrupted: bool,
+}
+
 /// The latest container of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
@@ -133,6 +142,17 @@ pub struct Problem {
     pub retry_at: Timestamp,
     /// Since when.
     pub since: Timestamp,
+    /// The image that could not be had, if that is it.
+    pub image: Option<WantedImage>,
+}
+
+/// An image that a container needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WantedImage {
+    /// As the pod names it.
+    pub name: String,
+    /// For one of its volumes.
+    pub of_volume: bool,
 }
 
 /// What is being done to a container.
@@ -228,6 +248,8 @@ pub enum Leaving {
 pub struct PodState {
     /// The node does not run it.
     pub rejected: Option<Rejection>,
+    /// The node sends it away.
+    pub evicted: Option<Evicted>,
     /// When the agent first saw it.
     pub started_at: Option<Timestamp>,
     /// Its volumes are there.

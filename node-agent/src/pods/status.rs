@@ -43,14 +43,22 @@ pub fn status(pod: &Pod, state: &PodState, previous: &PodStatus, host_ip: IpAddr
         ..PodStatus::default()
     };
     if let Some(rejection) = &state.rejected {
-        (status.reason, status.message) = (Some(rejection.reason.clone()), Some(rejection.message.clone()));
+        let message = format!("Pod was rejected: {}", rejection.message);
+        (status.reason, status.message) = (Some(rejection.reason.clone()), Some(message));
         // Upstream reports nothing else about a pod that it never ran.
         status.init_container_statuses.clear();
         status.container_statuses.clear();
         status.ephemeral_container_statuses.clear();
-    } else if state.finished == Some("Failed") && previous.reason.as_deref() == Some("DeadlineExceeded")
-        || plan::end(pod, state, now) == Some(End::DeadlineExceeded)
+    } else if let Some(evicted) = &state.evicted {
+        // Before its containers have ended, it has not failed.
+        if phase == "Failed" {
+            (status.reason, status.message) = (Some("Evicted".to_owned()), Some(evicted.message.clone()));
+        }
+    } else if state.finished == Some("Failed")
+        && previous.reason.as_deref().is_some_and(|r| matches!(r, "DeadlineExceeded" | "Evicted"))
     {
+        (status.reason, status.message) = (previous.reason.clone(), previous.message.clone());
+    } else if plan::end(pod, state, now) == Some(End::DeadlineExceeded) {
         status.reason = Some("DeadlineExceeded".to_owned());
         status.message = Some("Pod was active on the node longer than the specified deadline".to_owned());
     }
@@ -92,7 +100,7 @@ pub fn phase(pod: &Pod, state: &PodState, now: Timestamp) -> &'static str {
         let container = state.container(&c.name);
         container.is_running() || container.operation.is_some()
     });
-    if end == Some(End::DeadlineExceeded) && !active {
+    if matches!(end, Some(End::DeadlineExceeded | End::Evicted)) && !active {
         return "Failed";
     }
     // Nothing starts any more: what has ended stays ended.
@@ -304,7 +312,11 @@ fn conditions(pod: &Pod, state: &PodState, previous: &PodStatus, phase: &str, no
     let resize: Vec<Condition> = resize_conditions(state)
         .map(|(generation, told)| Condition { observed_generation: generation, ..condition(told) })
         .collect();
-    status.conditions = conditions.into_iter().map(condition).chain([scheduled]).chain(resize).collect();
+    let disrupted = state.evicted.as_ref().filter(|evicted| evicted.disrupted).map(|evicted| {
+        condition(("DisruptionTarget", ("True", Some("TerminationByKubelet"), Some(evicted.message.clone()))))
+    });
+    let own = conditions.into_iter().map(condition).chain([scheduled]);
+    status.conditions = own.chain(resize).chain(disrupted).collect();
 }
 
 type Told = (&'static str, (&'static str, Option<&'static str>, Option<String>));

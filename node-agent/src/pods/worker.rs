@@ -23,7 +23,9 @@ use super::context::{Context, Latest};
 use super::plan::{self, Action};
 use super::resize::Resize;
 use super::spec::identity;
-use super::state::{ContainerState, Instance, Leaving, Operation, PodState, Problem, Step, TerminatedEq, Unhealthy};
+use super::state::{
+    ContainerState, Evicted, Instance, Leaving, Operation, PodState, Problem, Step, TerminatedEq, Unhealthy,
+};
 use super::{backoff, start, status};
 use crate::api::Pod;
 use crate::api::status::PodStatus;
@@ -49,6 +51,8 @@ pub enum Input {
     },
     /// Ends of containers may have been missed.
     Resync,
+    /// The node sends it away.
+    Evicted(Evicted),
 }
 
 /// How many inputs may wait for a worker. At the limit the manager waits.
@@ -305,6 +309,7 @@ impl Worker {
             Input::Removed => self.state.removed = true,
             Input::Exited { id, exit } => self.exited(&id, exit).await,
             Input::Resync => self.resync(),
+            Input::Evicted(why) => self.state.evicted = self.state.evicted.take().or(Some(why)),
         }
     }
 
@@ -466,13 +471,14 @@ impl Worker {
             backoff.until(now).unwrap_or(now).max(now.checked_add(RETRY_AFTER).unwrap_or(now))
         };
         let problem = |reason: &str, message: String, retry_at: Timestamp| {
-            Some(Problem { reason: reason.to_owned(), message, retry_at, since: now })
+            Some(Problem { reason: reason.to_owned(), message, retry_at, since: now, image: None })
         };
         match result {
             Err(start::StartError::Cancelled) => {}
-            Err(start::StartError::Image(reason, message)) => {
+            Err(start::StartError::Image(why)) => {
                 container.image_backoff.advance(now, now);
-                container.problem = problem(reason, message, again_at(&container.image_backoff));
+                let again = problem(why.reason, why.message, again_at(&container.image_backoff));
+                container.problem = again.map(|problem| Problem { image: Some(why.image), ..problem });
             }
             Err(start::StartError::Config(reason, message)) => {
                 container.problem = problem(reason, message, now.checked_add(RETRY_AFTER).unwrap_or(now));
@@ -481,8 +487,7 @@ impl Worker {
                 self.replace(name, *instance);
                 let container = self.state.containers.entry(name.to_owned()).or_default();
                 let retry_at = plan::crash_backoff_until(container).unwrap_or(now);
-                container.problem =
-                    Some(Problem { reason: "RunContainerError".to_owned(), message, retry_at, since: now });
+                container.problem = problem("RunContainerError", message, retry_at);
             }
             Ok(instance) => {
                 self.replace(name, instance);
@@ -580,12 +585,13 @@ impl Worker {
                 due = Some(due.map_or(at, |d| d.min(at)));
                 continue;
             }
-            let image = self.pod.spec.container(name).map(|c| c.image.clone()).unwrap_or_default();
-            let back_off = format!("Back-off pulling image \"{image}\"");
+            let image = problem.image.clone().unwrap_or_default();
+            let back_off = format!("Back-off pulling image \"{}\"", image.name);
             problem.reason = "ImagePullBackOff".to_owned();
             problem.message = format!("{back_off}: ErrImagePull: {}", problem.message);
             let about = About::container(&self.pod, name);
-            self.context.events.normal(about.clone(), "BackOff", back_off);
+            let of_image = if image.of_volume { About::pod(&self.pod) } else { about.clone() };
+            self.context.events.normal(of_image, "BackOff", back_off);
             self.context.events.warning(about, "Failed", "Error: ImagePullBackOff");
         }
         due

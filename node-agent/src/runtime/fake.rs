@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use xebec_clock::Clock;
 
 use super::{
-    ContainerSpec, Credentials, ExecOutput, ExecSpec, ExecStreams, Exit, Images, Limits, LocalImage, Phase, Record,
-    Runtime, RuntimeError, RuntimeEvent, Sandbox, SandboxSpec, Usage,
+    ContainerSpec, Credentials, DiskUsage, ExecOutput, ExecSpec, ExecStreams, Exit, Images, Layers, Limits, LocalImage,
+    Mount, Phase, Record, Runtime, RuntimeError, RuntimeEvent, Sandbox, SandboxSpec, Usage,
 };
 use crate::api::Pod;
 use crate::api::pod::{Container, Handler};
@@ -132,6 +132,13 @@ impl FakeRuntime {
         let state = self.state.lock();
         let running = |c: &&Running| c.record.name == container && matches!(c.record.phase, Phase::Running(_));
         state.containers.values().filter(running).map(|c| c.spec.limits.clone()).collect()
+    }
+
+    /// What is mounted into the running containers called `container`.
+    pub fn mounts(&self, container: &str) -> Vec<Mount> {
+        let state = self.state.lock();
+        let running = |c: &&Running| c.record.name == container && matches!(c.record.phase, Phase::Running(_));
+        state.containers.values().filter(running).flat_map(|c| c.spec.mounts.clone()).collect()
     }
 
     /// All containers that run.
@@ -300,7 +307,12 @@ impl Runtime for FakeRuntime {
         // As busy as its weight says: a tenth of what it asked for.
         let ran_ns = container.started.map_or(0, |t| t.elapsed().as_nanos());
         let cpu_ns = ran_ns * u128::from(container.spec.limits.cpu_shares) / 10_240;
-        Ok(Usage { cpu_ns: u64::try_from(cpu_ns).unwrap_or(u64::MAX), memory_working_set_bytes: 1 << 20 })
+        let cpu_ns = u64::try_from(cpu_ns).unwrap_or(u64::MAX);
+        Ok(Usage { cpu_ns, memory_working_set_bytes: 1 << 20, processes: 1 })
+    }
+
+    async fn disk_usage(&self, _id: &str) -> Result<DiskUsage, RuntimeError> {
+        self.up().map(|()| DiskUsage::default())
     }
 
     async fn node_usage(&self) -> Result<Usage, RuntimeError> {
@@ -310,6 +322,7 @@ impl Runtime for FakeRuntime {
             let usage = self.usage(&id).await?;
             sum.cpu_ns += usage.cpu_ns;
             sum.memory_working_set_bytes += usage.memory_working_set_bytes;
+            sum.processes += usage.processes;
         }
         Ok(sum)
     }
@@ -362,6 +375,24 @@ impl Images for FakeRuntime {
         self.up()?;
         Ok(self.state.lock().pulled.values().map(|i| (vec![i.name.clone()], i.size_bytes)).collect())
     }
+
+    async fn remove(&self, digest: &str) -> Result<(), RuntimeError> {
+        self.up()?;
+        self.state.lock().pulled.retain(|_, image| image.digest != digest);
+        Ok(())
+    }
+
+    async fn root(&self) -> Result<PathBuf, RuntimeError> {
+        self.up().map(|()| PathBuf::from("/"))
+    }
+
+    async fn hold(&self, _key: &str, _image: &LocalImage) -> Result<Vec<Layers>, RuntimeError> {
+        self.up().map(|()| Vec::new())
+    }
+
+    async fn release(&self, _key: &str) -> Result<(), RuntimeError> {
+        self.up()
+    }
 }
 
 fn image(name: &str) -> LocalImage {
@@ -405,6 +436,19 @@ impl Volumes for FakeRuntime {
     }
 
     async fn update(&self, _pod: Arc<Pod>) {}
+
+    async fn image_mount(
+        &self,
+        _pod: &Pod,
+        container: &Container,
+        index: usize,
+        image: &LocalImage,
+        _env: &[(String, String)],
+    ) -> Result<Mount, VolumeError> {
+        let wanted = container.volume_mounts.get(index).map(|m| m.mount_path.clone()).unwrap_or_default();
+        let host = PathBuf::from(format!("/images/{}", image.name));
+        Ok(Mount { host, container: wanted, read_only: true, no_exec: true, propagation: "rprivate" })
+    }
 
     async fn unmount(&self, _pod: &PodIdentity) -> Result<(), VolumeError> {
         Ok(())

@@ -88,6 +88,8 @@ pub struct Mount {
     pub container: String,
     /// Whether it cannot be written.
     pub read_only: bool,
+    /// Whether programs in it cannot be run.
+    pub no_exec: bool,
     /// `rprivate`, `rslave` or `rshared`.
     pub propagation: &'static str,
 }
@@ -324,6 +326,25 @@ pub struct Usage {
     pub cpu_ns: u64,
     /// Memory without what the kernel can take back at once, in bytes.
     pub memory_working_set_bytes: u64,
+    /// Processes and threads.
+    pub processes: u64,
+}
+
+/// What something takes of a file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// Bytes.
+    pub bytes: u64,
+    /// Files and directories.
+    pub inodes: u64,
+}
+
+impl DiskUsage {
+    /// Takes so much more.
+    pub fn add(&mut self, other: Self) {
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.inodes = self.inodes.saturating_add(other.inodes);
+    }
 }
 
 /// Runs containers.
@@ -375,6 +396,9 @@ pub trait Runtime: Send + Sync + 'static {
     /// What a container uses.
     async fn usage(&self, id: &str) -> Result<Usage, RuntimeError>;
 
+    /// What a container has written to its root file system.
+    async fn disk_usage(&self, id: &str) -> Result<DiskUsage, RuntimeError>;
+
     /// What the node uses as a whole.
     async fn node_usage(&self) -> Result<Usage, RuntimeError>;
 
@@ -418,4 +442,28 @@ pub trait Images: Send + Sync + 'static {
 
     /// All images, with all of their names.
     async fn images(&self) -> Result<Vec<(Vec<String>, u64)>, RuntimeError>;
+
+    /// Removes the image of a digest, with all of its names. One that is not there is no error.
+    async fn remove(&self, digest: &str) -> Result<(), RuntimeError>;
+
+    /// Where images, and what containers write, are on the node.
+    async fn root(&self) -> Result<PathBuf, RuntimeError>;
+
+    /// Keeps what is in an image as it is, under a key of the caller's, until [`Images::release`]; gives how to mount it.
+    /// Again for the same key: the same.
+    async fn hold(&self, key: &str, image: &LocalImage) -> Result<Vec<Layers>, RuntimeError>;
+
+    /// Lets go of it. What is not held is no error.
+    async fn release(&self, key: &str) -> Result<(), RuntimeError>;
+}
+
+/// One mount of those that make a file system of an image's layers; it cannot be written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layers {
+    /// `overlay`, `bind`.
+    pub kind: String,
+    /// What is mounted.
+    pub source: String,
+    /// As `mount -o` takes them.
+    pub options: Vec<String>,
 }

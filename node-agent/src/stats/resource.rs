@@ -86,6 +86,7 @@ pub(super) fn sum(pod: &super::PodUsage) -> Usage {
     pod.containers.iter().fold(Usage::default(), |sum, container| Usage {
         cpu_ns: sum.cpu_ns.saturating_add(container.usage.cpu_ns),
         memory_working_set_bytes: sum.memory_working_set_bytes.saturating_add(container.usage.memory_working_set_bytes),
+        processes: sum.processes.saturating_add(container.usage.processes),
     })
 }
 

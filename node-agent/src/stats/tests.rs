@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 
 fn reading(at: &str, cpu_ns: u64) -> Reading {
-    let usage = Usage { cpu_ns, memory_working_set_bytes: 1 << 20 };
+    let usage = Usage { cpu_ns, memory_working_set_bytes: 1 << 20, processes: 1 };
     let container = |name: &str, id: &str| ContainerUsage {
         name: name.into(),
         id: id.into(),

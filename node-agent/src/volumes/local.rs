@@ -1,6 +1,7 @@
 //! Pods' files on this node: directories below one root, tmpfs mounts for what must not reach the disk, and a task per
 //! pod that keeps the files made of objects up to date.
 
+mod images;
 mod log_tail;
 mod mounts;
 mod refresh;
@@ -19,16 +20,18 @@ use xebec_clock::{Clock, Random};
 
 use self::mounts::{bind_beneath, mount_tmpfs, unmount_below};
 use self::refresh::Refresh;
+use super::certificate::Certificate;
 use super::files::{self, ClusterDns};
 use super::objects::Objects;
 use super::persistent::{self, Found};
 use super::{Ended, PodVolumes, VolumeError, Volumes};
-use crate::api::pod::{Container, EmptyDir, HostPath, Volume};
+use crate::api::pod::{Container, EmptyDir, HostPath, Volume, VolumeMount};
 use crate::api::{Pod, Rest};
+use crate::eviction::measure::of_folder;
 use crate::network::PodIdentity;
 use crate::pods::env::{Facts, expand};
 use crate::pods::spec::own_hostname;
-use crate::runtime::Mount;
+use crate::runtime::{DiskUsage, Images, LocalImage, Mount};
 use xebec_schema::quantity::Quantity;
 
 /// Where pods' files are.
@@ -59,9 +62,14 @@ struct Inner {
     objects: Objects,
     clock: Clock,
     random: Random,
+    images: Arc<dyn Images>,
     /// The pods that have volumes, by uid.
     pods: Mutex<BTreeMap<String, Kept>>,
+    certificates: Mutex<Certificates>,
 }
+
+/// Pods' certificates, by pod, volume and the place of the projection in that.
+type Certificates = BTreeMap<(String, String, usize), Arc<tokio::sync::Mutex<Certificate>>>;
 
 struct Kept {
     volumes: PodVolumes,
@@ -83,16 +91,21 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 const SHM_BYTES: i64 = 64 << 20;
 
 impl LocalVolumes {
-    /// Below `config.pod_root`.
-    pub fn new(config: LocalVolumesConfig, rest: Rest, clock: Clock, random: Random) -> Self {
+    /// Below `config.pod_root`. Volumes may be images of `images`.
+    pub fn new(config: LocalVolumesConfig, rest: Rest, images: Arc<dyn Images>, clock: Clock, random: Random) -> Self {
         let objects = Objects::new(rest.clone(), random.clone());
-        Self { inner: Arc::new(Inner { config, rest, objects, clock, random, pods: Mutex::default() }) }
+        let (pods, certificates) = (Mutex::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { config, rest, objects, clock, random, images, pods, certificates }) }
     }
 }
 
 impl Inner {
     fn pod_dir(&self, uid: &str) -> PathBuf {
         self.config.pod_root.join(uid)
+    }
+
+    fn volume_dir(&self, uid: &str, kind: &str, name: &str) -> PathBuf {
+        self.pod_dir(uid).join("volumes").join(format!("kubernetes.io~{kind}")).join(name)
     }
 
     async fn mount(self: &Arc<Self>, pod: Arc<Pod>) -> Result<PodVolumes, VolumeError> {
@@ -107,7 +120,8 @@ impl Inner {
         }
         let mut volumes = PodVolumes::default();
         let mut refresh = Refresh::default();
-        for volume in &pod.spec.volumes {
+        // Images come with the containers that want them.
+        for volume in pod.spec.volumes.iter().filter(|volume| volume.image.is_none()) {
             let path = self
                 .mount_one(&pod, volume, &mut refresh)
                 .await
@@ -131,9 +145,7 @@ impl Inner {
         refresh: &mut Refresh,
     ) -> Result<PathBuf, VolumeError> {
         let group = fs_group(pod);
-        let at = |kind: &str| {
-            self.pod_dir(&pod.metadata.uid).join("volumes").join(format!("kubernetes.io~{kind}")).join(&volume.name)
-        };
+        let at = |kind: &str| self.volume_dir(&pod.metadata.uid, kind, &volume.name);
         if let Some(empty) = &volume.empty_dir {
             let path = at("empty-dir");
             make_empty_dir(&path, empty, group)?;
@@ -193,20 +205,17 @@ impl Inner {
         let mut mounts = Vec::new();
         for (index, wanted) in container.volume_mounts.iter().enumerate() {
             let volume = pod.spec.volumes.iter().find(|v| v.name == wanted.name);
+            if volume.is_some_and(|volume| volume.image.is_some()) {
+                continue;
+            }
             let (Some(volume), Some(path)) = (volume, volumes.paths.get(&wanted.name)) else {
                 return Err(VolumeError(format!("volume \"{}\" is not mounted", wanted.name)));
             };
-            let sub_path = if wanted.sub_path_expr.is_empty() {
-                wanted.sub_path.clone()
-            } else {
-                let value = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
-                expand(&wanted.sub_path_expr, value)
-            };
-            let host = if sub_path.is_empty() {
+            let inside = sub_path(wanted, env);
+            let host = if inside.is_empty() {
                 path.clone()
             } else {
-                let at = dir.join("volume-subpaths").join(&wanted.name).join(&container.name).join(index.to_string());
-                bind_beneath(path, &sub_path, &at)?
+                bind_beneath(path, &inside, &self.sub_path_dir(pod, container, index))?
             };
             let made_of_objects = volume.config_map.is_some()
                 || volume.secret.is_some()
@@ -217,6 +226,7 @@ impl Inner {
                 host,
                 container: clean(&wanted.mount_path),
                 read_only: wanted.read_only || made_of_objects || claimed_read_only,
+                no_exec: false,
                 propagation: match wanted.mount_propagation.as_str() {
                     "HostToContainer" => "rslave",
                     "Bidirectional" => "rshared",
@@ -240,7 +250,8 @@ impl Inner {
     ) -> Result<(), VolumeError> {
         let mut add = |host: PathBuf, at: &str| {
             if !mounts.iter().any(|m| m.container == at) {
-                mounts.push(Mount { host, container: at.to_owned(), read_only: false, propagation: "rprivate" });
+                let (container, propagation) = (at.to_owned(), "rprivate");
+                mounts.push(Mount { host, container, read_only: false, no_exec: false, propagation });
             }
         };
         let node_file = |path: &Path| fs::read_to_string(path).unwrap_or_default();
@@ -278,22 +289,48 @@ impl Inner {
         Ok(())
     }
 
-    fn unmount(&self, pod: &PodIdentity) -> Result<(), VolumeError> {
-        drop(self.pods.lock().remove(&pod.uid));
-        let dir = self.pod_dir(&pod.uid);
+    fn certificate(&self, uid: &str, volume: &str, index: usize) -> Arc<tokio::sync::Mutex<Certificate>> {
+        let key = (uid.to_owned(), volume.to_owned(), index);
+        Arc::clone(self.certificates.lock().entry(key).or_default())
+    }
+
+    /// Where part of a volume is bound to for the mount `index` of a container.
+    fn sub_path_dir(&self, pod: &Pod, container: &Container, index: usize) -> PathBuf {
+        let volume = container.volume_mounts.get(index).map(|m| m.name.as_str()).unwrap_or_default();
+        let dir = self.pod_dir(&pod.metadata.uid).join("volume-subpaths");
+        dir.join(volume).join(&container.name).join(index.to_string())
+    }
+
+    async fn unmount(&self, uid: &str) -> Result<(), VolumeError> {
+        drop(self.pods.lock().remove(uid));
+        self.certificates.lock().retain(|(pod, ..), _| pod != uid);
+        let dir = self.pod_dir(uid);
         // Whatever is still mounted must not be deleted with the directory: it may be the node's own.
         unmount_below(&dir)?;
+        self.release_images(uid).await?;
         for name in ["volumes", "volume-subpaths", "shm"] {
             remove_all(&dir.join(name))?;
         }
         Ok(())
     }
 
-    fn forget(&self, pod: &PodIdentity) -> Result<(), VolumeError> {
-        self.unmount(pod)?;
+    async fn forget(&self, pod: &PodIdentity) -> Result<(), VolumeError> {
+        self.unmount(&pod.uid).await?;
         remove_all(&self.pod_dir(&pod.uid))?;
         remove_all(&self.config.log_root.join(format!("{}_{}_{}", pod.namespace, pod.name, pod.uid)))
     }
+}
+
+/// The names of what is in a directory; one that is not there has nothing in it.
+fn entries(dir: &Path) -> Result<Vec<String>, VolumeError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed("list", dir, &error)),
+    };
+    let mut names: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+    names.sort();
+    Ok(names)
 }
 
 fn fs_group(pod: &Pod) -> Option<u32> {
@@ -351,6 +388,14 @@ fn host_path(host: &HostPath) -> Result<PathBuf, VolumeError> {
     }
 }
 
+/// The part of a volume that a container wants; empty for all of it.
+fn sub_path(wanted: &VolumeMount, env: &[(String, String)]) -> String {
+    if wanted.sub_path_expr.is_empty() {
+        return wanted.sub_path.clone();
+    }
+    expand(&wanted.sub_path_expr, |name| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone()))
+}
+
 fn message_path(dir: &Path, container: &str, id: &str) -> PathBuf {
     dir.join("containers").join(container).join(&id[..id.len().min(8)])
 }
@@ -406,11 +451,32 @@ impl Volumes for LocalVolumes {
     }
 
     async fn unmount(&self, pod: &PodIdentity) -> Result<(), VolumeError> {
-        self.inner.unmount(pod)
+        self.inner.unmount(&pod.uid).await
     }
 
     async fn forget(&self, pod: &PodIdentity) -> Result<(), VolumeError> {
-        self.inner.forget(pod)
+        self.inner.forget(pod).await
+    }
+
+    async fn collect(&self, live: &[PodIdentity]) -> Result<(), VolumeError> {
+        for uid in entries(&self.inner.config.pod_root)? {
+            if !live.iter().any(|pod| pod.uid == uid) {
+                self.inner.unmount(&uid).await?;
+                remove_all(&self.inner.pod_dir(&uid))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn image_mount(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        index: usize,
+        image: &LocalImage,
+        env: &[(String, String)],
+    ) -> Result<Mount, VolumeError> {
+        self.inner.image_mount(pod, container, index, image, env).await
     }
 
     async fn container_mounts(
@@ -423,6 +489,20 @@ impl Volumes for LocalVolumes {
         facts: &Facts,
     ) -> Result<Vec<Mount>, VolumeError> {
         self.inner.container_mounts(pod, container, id, volumes, env, facts).await
+    }
+
+    async fn local_usage(&self, pod: &Pod) -> BTreeMap<String, DiskUsage> {
+        let mut usage = BTreeMap::new();
+        for volume in &pod.spec.volumes {
+            let kind = match volume {
+                Volume { empty_dir: Some(empty), .. } if empty.medium.is_empty() => "empty-dir",
+                Volume { config_map: Some(_), .. } => "configmap",
+                _ => continue,
+            };
+            let path = self.inner.volume_dir(&pod.metadata.uid, kind, &volume.name);
+            usage.insert(volume.name.clone(), of_folder(path).await);
+        }
+        usage
     }
 
     async fn termination_message(&self, pod: &PodIdentity, ended: Ended<'_>) -> Option<String> {

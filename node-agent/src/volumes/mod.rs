@@ -1,12 +1,14 @@
 //! A pod's files: its volumes, and what the kubelet puts into every container (`/etc/hosts`, the termination message).
 
 pub mod atomic;
+mod certificate;
 pub mod files;
 pub mod local;
 pub mod objects;
 pub mod payload;
 pub mod persistent;
 mod token;
+mod trust;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,7 +20,7 @@ use crate::api::Pod;
 use crate::api::pod::Container;
 use crate::network::PodIdentity;
 use crate::pods::env::Facts;
-use crate::runtime::Mount;
+use crate::runtime::{DiskUsage, LocalImage, Mount};
 
 /// Why a pod's files cannot be made: the message of the event `FailedMount`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +64,11 @@ pub trait Volumes: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Removes what is there of pods that are not `live`: they went while no agent ran.
+    async fn collect(&self, _live: &[PodIdentity]) -> Result<(), VolumeError> {
+        Ok(())
+    }
+
     /// What is to be mounted into a container.
     async fn container_mounts(
         &self,
@@ -73,6 +80,22 @@ pub trait Volumes: Send + Sync + 'static {
         _facts: &Facts,
     ) -> Result<Vec<Mount>, VolumeError> {
         Ok(Vec::new())
+    }
+
+    /// What is to be mounted into a container of a volume that is an image: `index` is that of the mount in the
+    /// container.
+    async fn image_mount(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        index: usize,
+        image: &LocalImage,
+        env: &[(String, String)],
+    ) -> Result<Mount, VolumeError>;
+
+    /// What the pod's volumes take that are on the node's disk and go with it, by name.
+    async fn local_usage(&self, _pod: &Pod) -> BTreeMap<String, DiskUsage> {
+        BTreeMap::new()
     }
 
     /// What a container left for its status when it ended.

@@ -1,86 +1,11 @@
 //! Containers from create to remove, and what they outlive.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::support::{IMAGE, Node};
+use crate::support::{Node, Running, log_holds};
 use tokio::sync::mpsc;
 use xebec_node_agent::network::PodIdentity;
-use xebec_node_agent::runtime::containerd::Containerd;
-use xebec_node_agent::runtime::{
-    ContainerSpec, ExecSpec, Images, Limits, Phase, PidMode, Runtime, RuntimeEvent, SandboxSpec, Seccomp, Security,
-};
-
-struct Pod<'a> {
-    node: &'a Node,
-    runtime: &'a Containerd,
-    identity: PodIdentity,
-    spec: SandboxSpec,
-    sandbox: xebec_node_agent::runtime::Sandbox,
-}
-
-impl<'a> Pod<'a> {
-    async fn new(node: &'a Node, runtime: &'a Containerd, uid: &str) -> Pod<'a> {
-        let identity = PodIdentity { namespace: "default".to_owned(), name: "p".to_owned(), uid: uid.to_owned() };
-        let spec = SandboxSpec {
-            pod: identity.clone(),
-            hostname: "my-pod".to_owned(),
-            host_network: false,
-            host_ipc: false,
-            share_pid: true,
-            cgroup: format!("burstable/pod{uid}"),
-            limits: Limits { cpu_shares: 100, pids: Some(200), ..Limits::default() },
-        };
-        let sandbox = runtime.create_sandbox(&spec).await.unwrap();
-        Pod { node, runtime, identity, spec, sandbox }
-    }
-
-    fn log(&self, id: &str) -> PathBuf {
-        self.node.path("logs").join(id).join("0.log")
-    }
-
-    async fn container(&self, id: &str, command: &[&str]) -> ContainerSpec {
-        ContainerSpec {
-            id: self.node.id(id),
-            pod: self.identity.clone(),
-            name: id.to_owned(),
-            attempt: 0,
-            image: self.node.images().find(IMAGE).await.unwrap().unwrap(),
-            command: command.iter().map(|c| (*c).to_owned()).collect(),
-            args: Vec::new(),
-            env: vec![("GREETING".to_owned(), "hello".to_owned())],
-            working_dir: String::new(),
-            mounts: Vec::new(),
-            edits: Vec::new(),
-            log_path: self.log(id),
-            stdin: false,
-            stdin_once: false,
-            tty: false,
-            hostname: "my-pod".to_owned(),
-            sandbox: self.sandbox.clone(),
-            host_network: false,
-            pid: PidMode::Container,
-            host_ipc: false,
-            cgroup: self.spec.cgroup.clone(),
-            limits: Limits { cpu_shares: 50, ..Limits::default() },
-            oom_score_adj: -997,
-            security: Security { privilege_escalation: true, ..Security::default() },
-            stop_signal: None,
-        }
-    }
-
-    async fn run(&self, spec: &ContainerSpec) {
-        self.runtime.create(spec).await.unwrap();
-        self.runtime.start(&spec.id).await.unwrap();
-    }
-
-    async fn remove(&self, ids: &[&str]) {
-        for id in ids {
-            self.runtime.remove(&self.node.id(id)).await.unwrap();
-        }
-        self.runtime.remove_sandbox(&self.identity, &self.spec.cgroup).await.unwrap();
-    }
-}
+use xebec_node_agent::runtime::{ExecSpec, Limits, Phase, PidMode, Runtime, RuntimeEvent, Seccomp};
 
 async fn exit(events: &mut mpsc::Receiver<RuntimeEvent>, id: &str) -> xebec_node_agent::runtime::Exit {
     let wait = async {
@@ -95,24 +20,13 @@ async fn exit(events: &mut mpsc::Receiver<RuntimeEvent>, id: &str) -> xebec_node
     tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the container's end was not told")
 }
 
-async fn log_holds(path: &std::path::Path, what: &str) -> String {
-    for _ in 0..100 {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        if text.contains(what) {
-            return text;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("{what:?} is not in {}: {:?}", path.display(), std::fs::read_to_string(path));
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_lives_from_create_to_remove() {
     let node = Node::start().await;
     let runtime = node.runtime();
     let mut events = runtime.subscribe();
     assert_eq!(events.recv().await, Some(RuntimeEvent::Resync));
-    let pod = Pod::new(&node, &runtime, "life").await;
+    let pod = Running::new(&node, &runtime, "life").await;
 
     let script = "echo $GREETING from $(hostname); echo oops >&2; trap 'exit 3' TERM; while true; do sleep 0.05; done";
     let spec = pod.container("talker", &["sh", "-c", script]).await;
@@ -167,7 +81,7 @@ async fn memory_is_limited_and_the_kill_is_told() {
     let runtime = node.runtime();
     let mut events = runtime.subscribe();
     assert_eq!(events.recv().await, Some(RuntimeEvent::Resync));
-    let pod = Pod::new(&node, &runtime, "oom").await;
+    let pod = Running::new(&node, &runtime, "oom").await;
     let mut spec =
         pod.container("eater", &["sh", "-c", "head -c 200000000 /dev/zero | cat | (x=$(cat); echo $x)"]).await;
     spec.limits.memory_bytes = Some(16 << 20);
@@ -183,7 +97,7 @@ async fn containers_outlive_agent_and_containerd() {
     let mut node = Node::start().await;
     {
         let runtime = node.runtime();
-        let pod = Pod::new(&node, &runtime, "adopt").await;
+        let pod = Running::new(&node, &runtime, "adopt").await;
         pod.run(&pod.container("lasting", &["sh", "-c", "while true; do echo tick; sleep 0.1; done"]).await).await;
         pod.run(&pod.container("short", &["sh", "-c", "sleep 0.5; exit 5"]).await).await;
         log_holds(&pod.log("lasting"), "tick").await;
@@ -223,7 +137,7 @@ async fn containers_outlive_agent_and_containerd() {
 async fn a_command_that_is_not_there_is_an_error() {
     let node = Node::start().await;
     let runtime = node.runtime();
-    let pod = Pod::new(&node, &runtime, "wrong").await;
+    let pod = Running::new(&node, &runtime, "wrong").await;
     let spec = pod.container("wrong", &["/no/such/file"]).await;
     runtime.create(&spec).await.unwrap();
     let error = runtime.start(&node.id("wrong")).await.unwrap_err().to_string();
@@ -237,7 +151,7 @@ async fn containers_of_a_pod_follow_one_another_at_once() {
     let runtime = node.runtime();
     let mut events = runtime.subscribe();
     assert_eq!(events.recv().await, Some(RuntimeEvent::Resync));
-    let pod = Pod::new(&node, &runtime, "following").await;
+    let pod = Running::new(&node, &runtime, "following").await;
     // The shim that they share goes with each, and may be on its way out when the next one comes.
     let names: Vec<String> = (0..20).map(|n| format!("c{n}")).collect();
     for name in &names {
@@ -254,7 +168,7 @@ async fn a_container_with_standard_input_reads_it() {
     let runtime = node.runtime();
     let mut events = runtime.subscribe();
     assert_eq!(events.recv().await, Some(RuntimeEvent::Resync));
-    let pod = Pod::new(&node, &runtime, "input").await;
+    let pod = Running::new(&node, &runtime, "input").await;
     let mut spec = pod.container("reader", &["sh", "-c", "read line; echo got $line; exit 4"]).await;
     spec.stdin = true;
     pod.run(&spec).await;
@@ -285,7 +199,7 @@ async fn a_container_with_standard_input_reads_it() {
 async fn processes_are_seen_by_those_who_share_them() {
     let node = Node::start().await;
     let runtime = node.runtime();
-    let pod = Pod::new(&node, &runtime, "pids").await;
+    let pod = Running::new(&node, &runtime, "pids").await;
     let sleeper = ["sh", "-c", "exec sleep 54321"];
     let ps = |id: String| {
         let runtime = &runtime;
@@ -323,7 +237,7 @@ async fn limits_change_while_a_container_runs() {
     let runtime = node.runtime();
     let mut events = runtime.subscribe();
     assert_eq!(events.recv().await, Some(RuntimeEvent::Resync));
-    let pod = Pod::new(&node, &runtime, "limits").await;
+    let pod = Running::new(&node, &runtime, "limits").await;
     let script = "read line; dd if=/dev/zero of=/dev/null bs=100M count=1";
     let mut spec = pod.container("eater", &["sh", "-c", script]).await;
     spec.stdin = true;

@@ -3,3 +3,4 @@
 mod lifecycle;
 mod pull;
 mod support;
+mod volumes;

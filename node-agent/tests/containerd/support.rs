@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use xebec_clock::{Clock, Random};
 use xebec_node_agent::images::ImageStore;
+use xebec_node_agent::network::PodIdentity;
 use xebec_node_agent::runtime::containerd::client::Client;
 use xebec_node_agent::runtime::containerd::host::Host;
 use xebec_node_agent::runtime::containerd::{Containerd, ContainerdConfig};
+use xebec_node_agent::runtime::{ContainerSpec, Images, Limits, PidMode, Runtime, Sandbox, SandboxSpec, Security};
 
 /// Name of the image that [`Node`] has.
 pub const IMAGE: &str = "docker.io/library/busybox:test";
@@ -67,7 +69,6 @@ impl Node {
 
     pub async fn wait_up(&self) {
         let runtime = self.runtime();
-        use xebec_node_agent::runtime::Runtime;
         for _ in 0..200 {
             if runtime.version().await.is_ok() {
                 return;
@@ -128,6 +129,94 @@ impl Drop for Node {
             }
         }
     }
+}
+
+/// A pod's sandbox on the node, and what runs in it.
+pub struct Running<'a> {
+    node: &'a Node,
+    runtime: &'a Containerd,
+    pub identity: PodIdentity,
+    pub spec: SandboxSpec,
+    sandbox: Sandbox,
+}
+
+impl<'a> Running<'a> {
+    pub async fn new(node: &'a Node, runtime: &'a Containerd, uid: &str) -> Running<'a> {
+        let identity = PodIdentity { namespace: "default".to_owned(), name: "p".to_owned(), uid: uid.to_owned() };
+        let spec = SandboxSpec {
+            pod: identity.clone(),
+            hostname: "my-pod".to_owned(),
+            host_network: false,
+            host_ipc: false,
+            share_pid: true,
+            cgroup: format!("burstable/pod{uid}"),
+            limits: Limits { cpu_shares: 100, pids: Some(200), ..Limits::default() },
+        };
+        let sandbox = runtime.create_sandbox(&spec).await.unwrap();
+        Running { node, runtime, identity, spec, sandbox }
+    }
+
+    pub fn log(&self, id: &str) -> PathBuf {
+        self.node.path("logs").join(id).join("0.log")
+    }
+
+    pub async fn container(&self, id: &str, command: &[&str]) -> ContainerSpec {
+        ContainerSpec {
+            id: self.node.id(id),
+            pod: self.identity.clone(),
+            name: id.to_owned(),
+            attempt: 0,
+            image: self.node.images().find(IMAGE).await.unwrap().unwrap(),
+            command: command.iter().map(|c| (*c).to_owned()).collect(),
+            args: Vec::new(),
+            env: vec![("GREETING".to_owned(), "hello".to_owned())],
+            working_dir: String::new(),
+            mounts: Vec::new(),
+            edits: Vec::new(),
+            log_path: self.log(id),
+            stdin: false,
+            stdin_once: false,
+            tty: false,
+            hostname: "my-pod".to_owned(),
+            sandbox: self.sandbox.clone(),
+            host_network: false,
+            pid: PidMode::Container,
+            host_ipc: false,
+            cgroup: self.spec.cgroup.clone(),
+            limits: Limits { cpu_shares: 50, ..Limits::default() },
+            oom_score_adj: -997,
+            security: Security { privilege_escalation: true, ..Security::default() },
+            stop_signal: None,
+        }
+    }
+
+    /// Waits until a container has printed something; gives all that it has.
+    pub async fn log_holds(&self, id: &str, what: &str) -> String {
+        log_holds(&self.log(id), what).await
+    }
+
+    pub async fn run(&self, spec: &ContainerSpec) {
+        self.runtime.create(spec).await.unwrap();
+        self.runtime.start(&spec.id).await.unwrap();
+    }
+
+    pub async fn remove(&self, ids: &[&str]) {
+        for id in ids {
+            self.runtime.remove(&self.node.id(id)).await.unwrap();
+        }
+        self.runtime.remove_sandbox(&self.identity, &self.spec.cgroup).await.unwrap();
+    }
+}
+
+pub async fn log_holds(path: &std::path::Path, what: &str) -> String {
+    for _ in 0..100 {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        if text.contains(what) {
+            return text;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{what:?} is not in {}: {:?}", path.display(), std::fs::read_to_string(path));
 }
 
 fn spawn_containerd(root: &Path) -> Child {

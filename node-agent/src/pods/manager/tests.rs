@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
 use super::*;
+use crate::pods::state::Evicted;
 use crate::runtime::fake::{FakeRuntime, Script};
 
 /// One pod, and what is said of it.
@@ -154,6 +155,10 @@ impl World {
     }
 
     fn agent(&self) -> CancellationToken {
+        self.agent_with_evictions().0
+    }
+
+    fn agent_with_evictions(&self) -> (CancellationToken, mpsc::Sender<Eviction>) {
         let cancel = CancellationToken::new();
         let manager = PodManager::new(
             PodManagerConfig::simulated("n1", "172.30.0.11".parse().unwrap()),
@@ -162,8 +167,9 @@ impl World {
             self.clock.clone(),
             Random::seeded(1),
         );
+        let evictions = manager.evictions();
         tokio::spawn(manager.run(cancel.clone()));
-        cancel
+        (cancel, evictions)
     }
 
     fn now(&self) -> i64 {
@@ -212,6 +218,26 @@ async fn a_pod_becomes_ready_and_goes_when_deleted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_is_sent_away_fails_and_stays() {
+    let world = World::new();
+    let (_agent, evictions) = world.agent_with_evictions();
+    world.fake.script("i", Script { stop_delay: Duration::from_secs(60), ..Script::default() });
+    world.api.put(json!({ "containers": [{ "name": "a", "image": "i" }] }));
+    world.api.until("Ready", ready).await;
+    let why =
+        Evicted { message: "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". ".to_owned(), disrupted: false };
+    let began = world.now();
+    evictions.send(Eviction { uid: "u".to_owned(), why: why.clone() }).await.unwrap();
+    let status = world.api.until("Failed", |s| s["phase"] == "Failed").await;
+    assert!(world.now() - began <= 3, "a second's grace, and not the pod's thirty");
+    assert_eq!((&status["reason"], &status["message"]), (&json!("Evicted"), &json!(why.message)));
+    assert!(!status["conditions"].as_array().unwrap().iter().any(|c| c["type"] == "DisruptionTarget"));
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert!(world.fake.running().is_empty(), "it is not started again");
+    assert_eq!(world.api.status()["reason"], "Evicted");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_crashing_container_backs_off() {
     let world = World::new();
     let _agent = world.agent();
@@ -225,6 +251,31 @@ async fn a_crashing_container_backs_off() {
     let took = world.now() - began;
     assert!((30..40).contains(&took), "10 s and 20 s of waiting, and took {took} s");
     assert!(world.api.events().iter().any(|e| e == "BackOff Back-off restarting failed container a in pod p_ns(u)"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_is_a_volume_is_waited_for() {
+    let world = World::new();
+    let _agent = world.agent();
+    world.fake.script("data:1", Script { pull_error: Some("not found".to_owned()), ..Script::default() });
+    world.api.put(json!({
+        "containers": [{ "name": "a", "image": "i:1", "volumeMounts": [{ "name": "v", "mountPath": "/data" }] }],
+        "volumes": [{ "name": "v", "image": { "reference": "data:1" } }, { "name": "unused", "image": { "reference": "x:1" } }],
+    }));
+    world.api.until("ErrImagePull", |s| waiting(s, "ErrImagePull")).await;
+    let status = world.api.until("ImagePullBackOff", |s| waiting(s, "ImagePullBackOff")).await;
+    let message = &status["containerStatuses"][0]["state"]["waiting"]["message"];
+    assert_eq!(message, "Back-off pulling image \"data:1\": ErrImagePull: not found");
+    assert!(world.api.events().iter().any(|e| e == "BackOff Back-off pulling image \"data:1\""));
+    world.fake.script("data:1", Script { pull_delay: Duration::from_secs(1), ..Script::default() });
+    world.api.until("Ready", ready).await;
+    let mounts = world.fake.mounts("a");
+    assert_eq!(mounts.len(), 1);
+    let mount = &mounts[0];
+    assert!(
+        mount.read_only && mount.no_exec && mount.container == "/data" && mount.host.ends_with("data:1"),
+        "{mount:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::super::state::{Connected, Instance, Leaving, Problem, Step, Unhealthy};
+use super::super::state::{Connected, Evicted, Instance, Leaving, Problem, Step, Unhealthy};
 use super::super::status::{phase, status};
 use super::*;
 use crate::api::status::PodStatus;
@@ -330,6 +330,32 @@ fn a_pod_that_takes_too_long_fails() {
 }
 
 #[test]
+fn a_pod_that_is_sent_away_ends_soon_and_has_failed() {
+    let pod = simple("Always");
+    let mut state = prepared();
+    running(&mut state, "a");
+    running(&mut state, "b");
+    let message = "The node was low on resource: memory. ".to_owned();
+    state.evicted = Some(Evicted { message: message.clone(), disrupted: true });
+    let stop = Action::Stop { container: "a".to_owned(), message: "Stopping container a".to_owned(), deadline: at(11) };
+    assert_eq!(plan(&pod, &state, at(10)).actions[0], stop, "a second, whatever the pod says");
+    let status = report(&pod, &state, 10);
+    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Running"), None), "while it runs");
+    let target = status.conditions.iter().find(|c| c.kind == "DisruptionTarget").unwrap();
+    assert_eq!((target.status.as_str(), target.reason.as_deref()), ("True", Some("TerminationByKubelet")));
+    exited(&mut state, "a", 0, 11);
+    exited(&mut state, "b", 0, 11);
+    let status = report(&pod, &state, 11);
+    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+    assert_eq!(status.message, Some(message));
+    assert_eq!(plan(&pod, &state, at(11)).actions, [Action::TearDown]);
+    // An agent that did not see it keeps to what was said.
+    let ended = PodState { finished: Some("Failed"), evicted: None, ..state };
+    let again = super::super::status::status(&pod, &ended, &status, "172.30.0.11".parse().unwrap(), at(20));
+    assert_eq!((again.reason, again.message), (status.reason, status.message));
+}
+
+#[test]
 fn a_problem_is_shown_and_tried_again_when_due() {
     let pod = simple("Always");
     let mut state = prepared();
@@ -338,6 +364,7 @@ fn a_problem_is_shown_and_tried_again_when_due() {
         message: "no such image".to_owned(),
         retry_at: at(20),
         since: at(10),
+        image: None,
     };
     state.containers.entry("a".to_owned()).or_default().problem = Some(problem);
     let before = plan(&pod, &state, at(10));

@@ -111,7 +111,8 @@ impl Cgroups {
                 (cpu, number(read("memory", "memory.usage_in_bytes")?)?, field(&stat, "total_inactive_file")?)
             }
         };
-        Some(Usage { cpu_ns, memory_working_set_bytes: memory.saturating_sub(inactive) })
+        let processes = read("pids", "pids.current").and_then(number).unwrap_or(0);
+        Some(Usage { cpu_ns, memory_working_set_bytes: memory.saturating_sub(inactive), processes })
     }
 }
 
@@ -133,7 +134,8 @@ fn usage_of(stat: &str, meminfo: &str) -> Option<Usage> {
     };
     let used = field("MemTotal:")?.saturating_sub(field("MemFree:")?);
     let memory = used.saturating_sub(field("Inactive(file):")?);
-    Some(Usage { cpu_ns: busy * 10_000_000, memory_working_set_bytes: memory })
+    // How many there are is asked of /proc/loadavg, by those who want to know.
+    Some(Usage { cpu_ns: busy * 10_000_000, memory_working_set_bytes: memory, processes: 0 })
 }
 
 /// Lets each controller be used all the way down to `path`. One that the kernel refuses is left: the write of the limit
@@ -196,6 +198,46 @@ mod tests {
         let usage = usage_of(stat, meminfo).unwrap();
         assert_eq!((usage.cpu_ns, usage.memory_working_set_bytes), (158 * 10_000_000, 500 * 1024));
         assert!(machine_usage().is_some_and(|usage| usage.cpu_ns > 0 && usage.memory_working_set_bytes > 0));
+    }
+
+    #[test]
+    fn a_pods_limits_are_written_to_its_files_and_taken_back() {
+        // A folder takes what is written as the kernel does, except that the last word stays as it was written.
+        let root = tempfile::tempdir().unwrap();
+        let cgroups = Cgroups::Unified(root.path().to_owned());
+        let read = |file: &str| fs::read_to_string(root.path().join("kubepods/burstable/podu").join(file)).unwrap();
+        let limits =
+            Limits { cpu_shares: 1024, cpu_quota_us: Some(50_000), memory_bytes: Some(64 << 20), pids: Some(100) };
+        cgroups.create("/kubepods/burstable/podu", &limits).unwrap();
+        let files = ["cpu.weight", "cpu.max", "memory.max", "pids.max"];
+        assert_eq!(files.map(read), ["39", "50000 100000", "67108864", "100"]);
+        for folder in ["", "kubepods", "kubepods/burstable"] {
+            let last = fs::read_to_string(root.path().join(folder).join("cgroup.subtree_control")).unwrap();
+            assert_eq!(last, "+pids", "{folder:?} lets those below be limited");
+        }
+        // In place, to more: and to no limit at all.
+        let more =
+            Limits { cpu_shares: 2048, cpu_quota_us: Some(200_000), memory_bytes: Some(1 << 30), pids: Some(100) };
+        cgroups.create("/kubepods/burstable/podu", &more).unwrap();
+        assert_eq!(files.map(read), ["79", "200000 100000", "1073741824", "100"]);
+        cgroups.create("/kubepods/burstable/podu", &Limits { cpu_shares: 2, ..Limits::default() }).unwrap();
+        assert_eq!(files.map(read), ["1", "max 100000", "max", "max"]);
+    }
+
+    #[test]
+    fn what_a_container_uses_is_read_from_its_files() {
+        let root = tempfile::tempdir().unwrap();
+        let cgroups = Cgroups::Unified(root.path().to_owned());
+        let write = |file: &str, text: &str| fs::write(root.path().join(file), text).unwrap();
+        assert_eq!(cgroups.usage("/"), None);
+        write("cpu.stat", "usage_usec 1500\nuser_usec 1000\n");
+        write("memory.current", "3000\n");
+        write("memory.stat", "anon 1\ninactive_file 1000\n");
+        write("pids.current", "7\n");
+        let usage = Usage { cpu_ns: 1_500_000, memory_working_set_bytes: 2000, processes: 7 };
+        assert_eq!(cgroups.usage("/"), Some(usage));
+        write("memory.events", "low 0\noom 1\noom_kill 2\n");
+        assert_eq!(cgroups.oom_kills("/"), Some(2));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use containerd_client::services::v1::container::Runtime as ShimRuntime;
-use containerd_client::services::v1::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest};
+use containerd_client::services::v1::snapshots::PrepareSnapshotRequest;
 use containerd_client::services::v1::{
     Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteTaskRequest,
     GetContainerRequest, GetRequest, KillRequest, ListContainersRequest, ListTasksRequest, ResizePtyRequest,
@@ -44,9 +44,10 @@ use self::labels::Known;
 use self::namespaces::Pins;
 use self::pid_namespace::PidNamespace;
 use super::{
-    ContainerSpec, ExecOutput, ExecSpec, ExecStreams, Exit, Limits, Phase, PidMode, Record, Runtime, RuntimeError,
-    RuntimeEvent, Sandbox, SandboxSpec, Usage,
+    ContainerSpec, DiskUsage, ExecOutput, ExecSpec, ExecStreams, Exit, Limits, Phase, PidMode, Record, Runtime,
+    RuntimeError, RuntimeEvent, Sandbox, SandboxSpec, Usage,
 };
+use crate::images::content;
 use crate::images::store::ImageStore;
 use crate::network::PodIdentity;
 
@@ -313,8 +314,7 @@ impl Inner {
         }
         let delete = DeleteContainerRequest { id: id.to_owned() };
         ignore_missing(self.client.containers().delete(request(delete)).await.map(drop))?;
-        let remove = RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: id.to_owned() };
-        ignore_missing(self.client.snapshots().remove(request(remove)).await.map(drop))?;
+        content::remove_snapshot(&self.client, id).await?;
         stdio::remove(&self.config, id);
         self.known.lock().remove(id);
         self.roots.lock().remove(id);
@@ -560,6 +560,10 @@ impl Runtime for Containerd {
         let known = self.inner.known(id).await?;
         let usage = self.inner.host.cgroups.usage(&known.cgroup);
         usage.ok_or_else(|| RuntimeError::NotFound(format!("cgroup of container {id}")))
+    }
+
+    async fn disk_usage(&self, id: &str) -> Result<DiskUsage, RuntimeError> {
+        content::snapshot_usage(&self.inner.client, id).await
     }
 
     async fn node_usage(&self) -> Result<Usage, RuntimeError> {

@@ -295,10 +295,12 @@ fn mounts(input: &Input<'_>) -> Value {
     for mount in own {
         // A mount of the pod's takes the place of a default one.
         list.retain(|m| m["destination"] != mount.container.as_str());
-        let mode = if mount.read_only { "ro" } else { "rw" };
+        let mut options = vec!["rbind", mount.propagation, if mount.read_only { "ro" } else { "rw" }];
+        if mount.no_exec {
+            options.push("noexec");
+        }
         list.push(json!({
-            "destination": mount.container, "type": "bind", "source": mount.host,
-            "options": ["rbind", mount.propagation, mode],
+            "destination": mount.container, "type": "bind", "source": mount.host, "options": options,
         }));
     }
     Value::Array(list)

@@ -10,6 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, mkdirat};
 
 use super::{VolumeError, failed, make_dir};
+use crate::runtime::Layers;
 
 /// Mounts a tmpfs at `path`, unless there is one.
 pub(super) fn mount_tmpfs(path: &Path, size_bytes: Option<i64>, mode: u32) -> Result<(), VolumeError> {
@@ -60,12 +61,33 @@ pub(super) fn bind_beneath(volume: &Path, inside: &str, at: &Path) -> Result<Pat
             opened => opened,
         });
     }
-    let target = match target {
-        Some(opened) => opened.map_err(|e| failed("open", &volume.join(inside), &e.into()))?,
-        None => return Ok(volume.to_owned()),
-    };
+    match target {
+        Some(opened) => bind(&opened.map_err(|e| failed("open", &volume.join(inside), &e.into()))?, at),
+        None => Ok(volume.to_owned()),
+    }
+}
+
+/// Binds what is at `inside` of an image's root to `at`. Links lead where they would if the image were the root.
+pub(super) fn bind_within(image: &Path, inside: &str, at: &Path) -> Result<PathBuf, VolumeError> {
+    if Path::new(inside).is_absolute() || inside.split('/').any(|part| part == "..") {
+        return Err(VolumeError(format!("subPath {inside:?} must stay within its volume")));
+    }
+    let root = nix::fcntl::open(image, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|e| failed("open", image, &e.into()))?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    match openat2(&root, inside, how) {
+        Ok(opened) => bind(&opened, at),
+        Err(nix::errno::Errno::ENOENT) => Err(VolumeError(format!("subPath {inside} does not exist"))),
+        Err(error) => Err(failed("open", &image.join(inside), &error.into())),
+    }
+}
+
+/// Binds what was opened to `at`, in place of what was bound there before.
+fn bind(target: &OwnedFd, at: &Path) -> Result<PathBuf, VolumeError> {
     let source = PathBuf::from(format!("/proc/self/fd/{}", target.as_raw_fd()));
-    let is_dir = source.metadata().map_err(|e| failed("stat", &volume.join(inside), &e))?.is_dir();
+    let is_dir = source.metadata().map_err(|e| failed("stat", &source, &e))?.is_dir();
     if let Some(parent) = at.parent() {
         make_dir(parent, 0o750)?;
     }
@@ -93,6 +115,64 @@ fn allow(made: &OwnedFd, permissions: u32) {
     if let Err(error) = result {
         tracing::warn!(%error, "a subPath's directory keeps the permissions it was made with");
     }
+}
+
+/// Mounts an image's layers at `at`, unless they are. Nothing there can be written, nor run, nor is a device.
+pub(super) fn mount_layers(layers: &[Layers], at: &Path) -> Result<(), VolumeError> {
+    if mounted_below(at)?.iter().any(|p| p == at) {
+        return Ok(());
+    }
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    for one in layers {
+        let done = if one.options.iter().any(|o| o == "bind" || o == "rbind") {
+            // A bind mount takes no other flags at first.
+            mount(Some(one.source.as_str()), at, None::<&str>, MsFlags::MS_BIND, None::<&str>).and_then(|()| {
+                mount(None::<&str>, at, None::<&str>, flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT, None::<&str>)
+            })
+        } else {
+            mount_overlay(one, at, flags)
+        };
+        if let Err(error) = done {
+            // What is half mounted would be taken for whole the next time.
+            let _ = umount2(at, MntFlags::MNT_DETACH);
+            return Err(failed("mount the image at", at, &error.into()));
+        }
+    }
+    Ok(())
+}
+
+/// Mounts layers on one another. The kernel reads one page of options at most, which the full paths of many layers do not
+/// fit into: they are named from the directory that they have in common.
+fn mount_overlay(layers: &Layers, at: &Path, flags: MsFlags) -> nix::Result<()> {
+    let folders: Vec<&Path> = layers
+        .options
+        .iter()
+        .filter_map(|o| o.strip_prefix("lowerdir="))
+        .flat_map(|l| l.split(':'))
+        .map(Path::new)
+        .collect();
+    let together = common(&folders);
+    let named: Vec<String> =
+        folders.iter().map(|f| f.strip_prefix(&together).unwrap_or(f).to_string_lossy().into_owned()).collect();
+    let others = layers.options.iter().filter(|o| !o.starts_with("lowerdir=") && *o != "ro").cloned();
+    let options = others.chain([format!("lowerdir={}", named.join(":"))]).collect::<Vec<_>>().join(",");
+    let run = || {
+        // The working directory is the thread's own from here on, and ends with it.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
+        nix::unistd::chdir(&together)?;
+        mount(Some("overlay"), at, Some("overlay"), flags, Some(options.as_str()))
+    };
+    std::thread::scope(|scope| scope.spawn(run).join()).unwrap_or(Err(nix::errno::Errno::EIO))
+}
+
+/// The deepest directory that all paths are below.
+fn common(paths: &[&Path]) -> PathBuf {
+    let Some((first, rest)) = paths.split_first() else { return PathBuf::from("/") };
+    let mut together = first.parent().unwrap_or(first);
+    while !rest.iter().all(|path| path.starts_with(together)) {
+        together = together.parent().unwrap_or(Path::new("/"));
+    }
+    together.to_owned()
 }
 
 /// Unmounts everything below a directory, the deepest first; an error if something stays.
@@ -165,6 +245,57 @@ mod tests {
         bind_beneath(&volume, "file", &file_at).unwrap();
         assert_eq!(fs::read_to_string(&file_at).unwrap(), "x");
         unmount_below(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn part_of_an_image_is_bound_as_if_the_image_were_the_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        fs::create_dir_all(image.join("usr/lib")).unwrap();
+        fs::write(image.join("usr/lib/a"), "of the image").unwrap();
+        std::os::unix::fs::symlink("/usr/lib", image.join("lib")).unwrap();
+        let at = folder.path().join("at");
+        let bound = bind_within(&image, "lib", &at).unwrap();
+        assert_eq!(fs::read_to_string(bound.join("a")).unwrap(), "of the image");
+        assert_eq!(bind_within(&image, "lib/b", &at).unwrap_err().0, "subPath lib/b does not exist");
+        assert!(bind_within(&image, "../x", &at).is_err());
+        unmount_below(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn many_layers_with_long_paths_are_mounted_and_cannot_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("x".repeat(100));
+        let layers: Vec<String> = (0..60)
+            .map(|n| {
+                let layer = root.join(n.to_string()).join("fs");
+                fs::create_dir_all(&layer).unwrap();
+                fs::write(layer.join(format!("f{n}")), n.to_string()).unwrap();
+                layer.display().to_string()
+            })
+            .collect();
+        let at = folder.path().join("at");
+        fs::create_dir(&at).unwrap();
+        let layers = Layers {
+            kind: "overlay".to_owned(),
+            source: "overlay".to_owned(),
+            options: vec![format!("lowerdir={}", layers.join(":"))],
+        };
+        for _ in 0..2 {
+            mount_layers(std::slice::from_ref(&layers), &at).unwrap();
+        }
+        assert_eq!(fs::read_to_string(at.join("f59")).unwrap(), "59");
+        assert_eq!(fs::write(at.join("new"), "").unwrap_err().kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        unmount_below(&at).unwrap();
+        assert!(!at.join("f59").exists(), "mounted once");
+        let one = Layers {
+            kind: "bind".to_owned(),
+            source: root.join("0/fs").display().to_string(),
+            options: vec!["ro".to_owned(), "rbind".to_owned()],
+        };
+        mount_layers(&[one], &at).unwrap();
+        assert_eq!(fs::write(at.join("f0"), "").unwrap_err().kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        unmount_below(&at).unwrap();
     }
 
     #[test]

@@ -7,15 +7,19 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::{BoxStream, SelectAll};
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio_stream::wrappers::WatchStream;
 
 use super::super::atomic::{self, FileEntry, Files};
+use super::super::certificate::{Asking, Certificate};
 use super::super::objects::Handle;
 use super::super::payload::{self, DEFAULT_MODE, Selection};
 use super::super::token::{self, Token};
+use super::super::trust::Bundles;
 use super::{Inner, VolumeError, fs_group};
-use crate::api::pod::{DownwardVolume, KeyToPath, Projected, Projection, TokenProjection, Volume};
+use crate::api::pod::{
+    CertificateProjection, DownwardVolume, KeyToPath, Projected, Projection, TokenProjection, TrustProjection, Volume,
+};
 use crate::api::{ConfigMap, Pod, Secret};
 use crate::pods::env::Facts;
 
@@ -38,10 +42,40 @@ struct Kept {
 
 /// Where some of a volume's files come from.
 enum Source {
-    ConfigMap { handle: Arc<Handle<ConfigMap>>, name: String, items: Vec<KeyToPath>, mode: u32, optional: bool },
-    Secret { handle: Arc<Handle<Secret>>, name: String, items: Vec<KeyToPath>, mode: u32, optional: bool },
-    Downward { volume: DownwardVolume, mode: u32 },
-    Token { projection: TokenProjection, mode: u32, token: Option<Token> },
+    ConfigMap {
+        handle: Arc<Handle<ConfigMap>>,
+        name: String,
+        items: Vec<KeyToPath>,
+        mode: u32,
+        optional: bool,
+    },
+    Secret {
+        handle: Arc<Handle<Secret>>,
+        name: String,
+        items: Vec<KeyToPath>,
+        mode: u32,
+        optional: bool,
+    },
+    Downward {
+        volume: DownwardVolume,
+        mode: u32,
+    },
+    Token {
+        projection: TokenProjection,
+        mode: u32,
+        token: Option<Token>,
+    },
+    Trust {
+        bundles: Bundles,
+        projection: TrustProjection,
+        mode: u32,
+    },
+    Certificate {
+        state: Arc<Mutex<Certificate>>,
+        look_at: Option<Timestamp>,
+        projection: CertificateProjection,
+        mode: u32,
+    },
 }
 
 impl Refresh {
@@ -78,7 +112,10 @@ pub(super) async fn keep(inner: Arc<Inner>, mut refresh: Refresh, mut pod: watch
             Source::Secret { handle, .. } => {
                 changes.push(WatchStream::from_changes(handle.state.clone()).map(drop).boxed());
             }
-            Source::Downward { .. } | Source::Token { .. } => {}
+            Source::Trust { bundles, .. } => {
+                changes.push(WatchStream::from_changes(bundles.state.clone()).map(drop).boxed());
+            }
+            Source::Downward { .. } | Source::Token { .. } | Source::Certificate { .. } => {}
         }
     }
     let mut failed = false;
@@ -135,6 +172,7 @@ impl Source {
     fn renew_at(&self) -> Option<Timestamp> {
         match self {
             Self::Token { token: Some(token), .. } => Some(token.renew_at),
+            Self::Certificate { look_at, .. } => *look_at,
             _ => None,
         }
     }
@@ -166,6 +204,19 @@ impl Source {
                 files.insert(projection.path.clone(), FileEntry { bytes: text.into_bytes(), mode: *mode });
                 Ok(())
             }
+            Self::Certificate { state, look_at, projection, mode } => {
+                let Inner { rest, clock, random, .. } = inner;
+                let mut certificate = state.lock().await;
+                let collected =
+                    certificate.collect(&Asking { rest, pod, projection, clock, random }, *mode, files).await;
+                *look_at = certificate.look_at();
+                collected
+            }
+            Self::Trust { bundles, projection, mode } => {
+                let bytes = bundles.anchors(projection).await?;
+                files.insert(projection.path.clone(), FileEntry { bytes, mode: *mode });
+                Ok(())
+            }
         }
     }
 }
@@ -195,17 +246,22 @@ fn sources(inner: &Inner, pod: &Pod, volume: &Volume) -> Result<Vec<Source>, Vol
         return Ok(vec![Source::Downward { volume: downward.clone(), mode }]);
     }
     match &volume.projected {
-        Some(projected) => projected.sources.iter().map(|s| projection(inner, namespace, projected, s)).collect(),
+        Some(projected) => {
+            let all = projected.sources.iter().enumerate();
+            all.map(|(index, source)| projection(inner, pod, (volume, index), projected, source)).collect()
+        }
         None => Ok(Vec::new()),
     }
 }
 
 fn projection(
     inner: &Inner,
-    namespace: &str,
+    pod: &Pod,
+    (volume, index): (&Volume, usize),
     projected: &Projected,
     source: &Projection,
 ) -> Result<Source, VolumeError> {
+    let namespace = &pod.metadata.namespace;
     let mode = projected.default_mode.unwrap_or(DEFAULT_MODE);
     if let Some(map) = &source.config_map {
         return Ok(Source::ConfigMap {
@@ -230,6 +286,15 @@ fn projection(
     }
     if let Some(projection) = &source.service_account_token {
         return Ok(Source::Token { projection: projection.clone(), mode, token: None });
+    }
+    if let Some(projection) = &source.cluster_trust_bundle {
+        let bundles = Bundles::of(projection, inner.rest.clone(), inner.random.clone());
+        return Ok(Source::Trust { bundles, projection: projection.clone(), mode });
+    }
+    if let Some(projection) = &source.pod_certificate {
+        // A pod whose volumes are tried again waits for the request that it has made.
+        let state = inner.certificate(&pod.metadata.uid, &volume.name, index);
+        return Ok(Source::Certificate { state, look_at: None, projection: projection.clone(), mode });
     }
     let kinds: Vec<&str> = source.other.keys().map(String::as_str).collect();
     Err(VolumeError(format!("this node has no projection of {}", kinds.join(", "))))

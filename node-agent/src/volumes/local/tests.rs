@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
 use super::*;
+use crate::runtime::fake::FakeRuntime;
 
 struct Api {
     changes: broadcast::Sender<Value>,
@@ -47,6 +48,12 @@ fn api(clock: &Clock, folder: &Path) -> Api {
                 () if uri.contains("secrets?fieldSelector=metadata.name%3Dhush") => {
                     let meta = json!({ "name": "hush", "namespace": "ns", "resourceVersion": "7" });
                     list(json!({ "metadata": meta, "data": { "password": "c2VjcmV0" } }))
+                }
+                () if uri.contains("clustertrustbundles?fieldSelector=metadata.name%3Droots") => {
+                    let pem = "-----BEGIN CERTIFICATE-----\nb25l\n-----END CERTIFICATE-----\n";
+                    list(
+                        json!({ "metadata": { "name": "roots", "resourceVersion": "7" }, "spec": { "trustBundle": pem } }),
+                    )
                 }
                 () if uri.ends_with("/persistentvolumeclaims/data") => {
                     json!({ "metadata": { "name": "data", "uid": "c1" }, "spec": { "volumeName": "pvc-c1" },
@@ -89,7 +96,8 @@ fn volumes(folder: &Path, api: &Api, clock: &Clock) -> LocalVolumes {
             allocatable_memory_bytes: 1 << 30,
         },
     };
-    LocalVolumes::new(config, Rest::new(api.client.clone()), clock.clone(), Random::seeded(1))
+    let images = Arc::new(FakeRuntime::new(clock.clone(), [10, 244, 1, 0].into()));
+    LocalVolumes::new(config, Rest::new(api.client.clone()), images, clock.clone(), Random::seeded(1))
 }
 
 fn mode(path: &Path) -> u32 {
@@ -127,6 +135,8 @@ async fn files_are_made_follow_their_objects_and_go() {
             { "serviceAccountToken": { "path": "token" } },
             { "configMap": { "name": "conf", "items": [{ "key": "key", "path": "sub/key" }] } },
             { "configMap": { "name": "absent", "optional": true } },
+            { "clusterTrustBundle": { "name": "roots", "path": "roots.pem" } },
+            { "clusterTrustBundle": { "name": "others", "path": "others.pem", "optional": true } },
         ]}},
     ]));
     let mounted = local.mount(Arc::clone(&pod)).await.unwrap();
@@ -142,6 +152,8 @@ async fn files_are_made_follow_their_objects_and_go() {
     assert_eq!(fs::read_to_string(at("about", "labels")).unwrap(), "app=\"web\"");
     assert_eq!(fs::read_to_string(at("all", "token")).unwrap(), "a.b.c");
     assert_eq!(fs::read_to_string(at("all", "sub/key")).unwrap(), "one");
+    assert!(fs::read_to_string(at("all", "roots.pem")).unwrap().contains("\nb25l\n"));
+    assert_eq!(fs::read_to_string(at("all", "others.pem")).unwrap(), "");
 
     // The watch may not be there yet: then it starts over at the list, which says "one".
     tokio::time::sleep(Duration::from_millis(200)).await;

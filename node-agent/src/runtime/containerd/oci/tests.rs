@@ -21,6 +21,7 @@ fn spec() -> ContainerSpec {
             host: "/v".into(),
             container: "/data".to_owned(),
             read_only: true,
+            no_exec: false,
             propagation: "rprivate",
         }],
         edits: Vec::new(),
@@ -97,6 +98,25 @@ fn what_the_process_lacks_is_not_given() {
     assert_eq!(bounding(&spec), json!(["CAP_NET_ADMIN"]));
     spec.security.privileged = true;
     assert_eq!(bounding(&spec).as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn a_change_says_what_is_not_limited_any_more() {
+    let host = Host {
+        capabilities: Vec::new(),
+        oom_score_adj_min: 0,
+        cgroups: Cgroups::Unified("/sys/fs/cgroup".into()),
+        swap_limit: true,
+        devices: Vec::new(),
+    };
+    let limits =
+        Limits { cpu_shares: 512, cpu_quota_us: Some(50_000), memory_bytes: Some(1 << 20), ..Limits::default() };
+    let expected = json!({
+        "cpu": { "shares": 512, "quota": 50_000, "period": 100_000 }, "memory": { "limit": 1 << 20, "swap": 1 << 20 },
+    });
+    assert_eq!(changed_resources(&limits, &host), expected);
+    let free = json!({ "cpu": { "shares": 2, "quota": -1, "period": 100_000 }, "memory": { "limit": -1, "swap": -1 } });
+    assert_eq!(changed_resources(&Limits::default(), &host), free);
 }
 
 #[test]
