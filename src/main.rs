@@ -40,9 +40,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Cmd {
-    // The most there is to say, by far.
+    // The most there is to say.
     Server(Box<server::config::Args>),
-    Agent(agent::config::Args),
+    Agent(Box<agent::config::Args>),
     Up(up::Args),
     Down(down::Args),
     Status(status::Args),
@@ -89,7 +89,7 @@ fn main() -> ExitCode {
     }
     let done = |result: anyhow::Result<()>| result.map(|()| ExitCode::SUCCESS);
     let result = match command {
-        Cmd::Agent(args) => done(agent::main(args)),
+        Cmd::Agent(args) => done(agent::main(*args)),
         Cmd::Server(args) => done(server::main(*args)),
         Cmd::Up(args) => done(up::main(&args)),
         Cmd::Down(args) => done(down::main(&args)),
