@@ -23,10 +23,10 @@ spec:
       - name: main
         image: {TOOLS}
         command: [sh, -c, 'while :; do :; done']
-        resources: {{requests: {{cpu: 20m}}, limits: {{cpu: 50m}}}}
+        resources: {{requests: {{cpu: 100m}}, limits: {{cpu: 100m}}}}
 "
     ))?;
-    contains(&ns.kubectl(&["autoscale", "deployment/busy", "--cpu=10%", "--max=2"])?, "autoscaled")?;
+    contains(&ns.kubectl(&["autoscale", "deployment/busy", "--cpu=2%", "--max=2"])?, "autoscaled")?;
     wait_until("kubectl top knows the pod", SOON, || {
         let printed = ns.try_kubectl(&["top", "pods", "--no-headers"])?;
         Ok(printed.ok("kubectl top").is_ok_and(|text| text.starts_with("busy-")))
