@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::runtime::cache::{BY_POOL, Cache, Change};
-use crate::runtime::meta::{Condition, Key, seconds};
+use crate::runtime::meta::Key;
 use crate::runtime::plan::{Note, Plan, Write};
 use crate::runtime::{Controller, Keys, SyncError, kind};
 use crate::views::{
@@ -27,17 +27,8 @@ pub fn plan(pod: &Pod, due: Option<Timestamp>, now: Timestamp) -> Plan {
         plan.look_again(Duration::try_from(due.duration_since(now)).unwrap_or_default());
         return plan;
     }
-    let mut conditions = pod.status.conditions.clone();
-    conditions.retain(|c| c.kind != "DisruptionTarget");
-    conditions.push(Condition {
-        kind: "DisruptionTarget".into(),
-        status: "True".into(),
-        observed_generation: Some(pod.metadata.generation),
-        last_transition_time: Some(seconds(now)),
-        reason: Some("DeletionByDeviceTaintManager".into()),
-        message: Some("Device Taint manager: deleting due to NoExecute taint".into()),
-        ..Condition::default()
-    });
+    let message = "Device Taint manager: deleting due to NoExecute taint";
+    let conditions = pod.disrupted("DeletionByDeviceTaintManager", message, now);
     let patch = json!({"status": {"conditions": conditions}});
     let regarding = pod.metadata.reference(&kind::POD);
     plan.act(Note::normal(regarding, "DeviceTaintManagerEviction", "Marking for deletion").into());

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::runtime::api::DeleteOptions;
 use crate::runtime::cache::Change;
-use crate::runtime::meta::{Condition, Key, condition_is_true, seconds};
+use crate::runtime::meta::{Key, condition_is_true};
 use crate::runtime::plan::{Action, Plan, Write};
 use crate::runtime::{Controller, Keys, SyncError, kind};
 use crate::views::{Node, Pod};
@@ -79,18 +79,7 @@ fn remove(pod: &Pod, message: &str, now: Timestamp) -> Vec<Action> {
     if !pod.is_finished() {
         let mut patch: Value = json!({"status": {"phase": "Failed"}});
         if !message.is_empty() {
-            let mut conditions = pod.status.conditions.clone();
-            conditions.retain(|c| c.kind != "DisruptionTarget");
-            conditions.push(Condition {
-                kind: "DisruptionTarget".into(),
-                status: "True".into(),
-                observed_generation: Some(pod.metadata.generation),
-                last_transition_time: Some(seconds(now)),
-                reason: Some("DeletionByPodGC".into()),
-                message: Some(message.into()),
-                ..Condition::default()
-            });
-            patch["status"]["conditions"] = json!(conditions);
+            patch["status"]["conditions"] = json!(pod.disrupted("DeletionByPodGC", message, now));
         }
         actions.push(Write::merge_exact(&kind::POD, &pod.metadata, "status", patch).into());
     }

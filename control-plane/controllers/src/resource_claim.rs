@@ -146,11 +146,6 @@ pub fn is_done(pod: &Pod) -> bool {
     pod.is_finished() || (pod.metadata.is_terminating() && pod.spec.node_name.is_empty())
 }
 
-/// What is known of a pod that a claim is reserved for.
-fn needs(consumer: &Consumer, pod: Option<&Pod>) -> bool {
-    pod.is_some_and(|pod| pod.metadata.uid == consumer.uid && !is_done(pod))
-}
-
 /// Takes those off a claim who need it no longer, and with the last one its devices. `needed` says who does.
 pub fn plan_consumers(claim: &ResourceClaim, needed: impl Fn(&Consumer) -> bool) -> Plan {
     let mut plan = Plan::nothing();
@@ -172,17 +167,14 @@ pub fn plan_consumers(claim: &ResourceClaim, needed: impl Fn(&Consumer) -> bool)
 }
 
 fn is_held(claim: &ResourceClaim) -> bool {
-    claim.metadata.finalizers.iter().any(|f| f == FINALIZER)
+    claim.metadata.has_finalizer(FINALIZER)
 }
 
 /// Lets go of a claim that has no devices.
 pub fn plan_release(claim: &ResourceClaim) -> Plan {
     let mut plan = Plan::nothing();
     if is_held(claim) && claim.status.allocation.is_none() && claim.status.reserved_for.is_empty() {
-        let left: Vec<&String> = claim.metadata.finalizers.iter().filter(|f| *f != FINALIZER).collect();
-        let left = if left.is_empty() { Value::Null } else { json!(left) };
-        let patch = json!({"metadata": {"finalizers": left}});
-        plan.act(Write::merge_exact(&kind::RESOURCE_CLAIM, &claim.metadata, "", patch).into());
+        plan.act(Write::without_finalizer(&kind::RESOURCE_CLAIM, &claim.metadata, FINALIZER).into());
     }
     plan
 }
@@ -314,7 +306,7 @@ impl Claims {
             let key = Key::new(&claim.metadata.namespace, &consumer.name);
             let known = self.cx.caches.pods.get(&key);
             let is_needed = match &known {
-                Some(pod) => needs(consumer, Some(pod)),
+                Some(pod) => pod.metadata.uid == consumer.uid && !is_done(pod),
                 None => match self.cx.api.get::<MetadataOnly>(&kind::POD, &key.namespace, &key.name).await {
                     Ok(pod) => pod.metadata.uid == consumer.uid,
                     Err(error) if error.is_not_found() => false,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::context::Context;
 use crate::runtime::cache::Change;
@@ -32,13 +32,11 @@ const ALLOCATOR: &str = "ipallocator.k8s.io";
 pub fn plan_range(range: &ServiceCidr, all: &[Arc<ServiceCidr>], addresses: &[Arc<IpAddress>], now: Timestamp) -> Plan {
     let mut plan = Plan::nothing();
     let meta = &range.metadata;
-    let held = meta.finalizers.iter().any(|f| f == FINALIZER);
+    let held = meta.has_finalizer(FINALIZER);
     let Some(deleted) = meta.deletion_timestamp else {
         if !held {
-            let finalizers: Vec<&str> = meta.finalizers.iter().map(String::as_str).chain([FINALIZER]).collect();
-            let patch = json!({"metadata": {"finalizers": finalizers}});
             // The rest follows when the finalizer is seen: it is not to be ready without.
-            plan.act(Write::merge_exact(&kind::SERVICE_CIDR, meta, "", patch).into());
+            plan.act(Write::with_finalizer(&kind::SERVICE_CIDR, meta, FINALIZER).into());
         } else {
             say(&mut plan, range, ("True", "", "Kubernetes Service CIDR is ready"), now);
         }
@@ -56,10 +54,7 @@ pub fn plan_range(range: &ServiceCidr, all: &[Arc<ServiceCidr>], addresses: &[Ar
     let due = deleted.checked_add(DELETION_GRACE).unwrap_or(Timestamp::MAX);
     let wait = Duration::try_from(due.duration_since(now)).unwrap_or_default();
     if wait.is_zero() {
-        let left: Vec<&String> = meta.finalizers.iter().filter(|f| *f != FINALIZER).collect();
-        let left = if left.is_empty() { Value::Null } else { json!(left) };
-        let patch = json!({"metadata": {"finalizers": left}});
-        plan.act(Write::merge_exact(&kind::SERVICE_CIDR, meta, "", patch).into());
+        plan.act(Write::without_finalizer(&kind::SERVICE_CIDR, meta, FINALIZER).into());
     } else {
         plan.look_again(wait);
     }
@@ -353,6 +348,8 @@ impl Controller for Allocations {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
     use crate::runtime::plan::{Action, Verb};
 

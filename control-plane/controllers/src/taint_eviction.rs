@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::runtime::cache::{BY_NODE, Change};
-use crate::runtime::meta::{Condition, Key, seconds};
+use crate::runtime::meta::Key;
 use crate::runtime::plan::{Action, Note, Plan, Write};
 use crate::runtime::{Controller, Keys, SyncError, kind};
 use crate::views::{Node, Pod, Taint};
@@ -64,17 +64,8 @@ fn left(pod: &Pod, taints: &[&Taint], now: Timestamp) -> Option<Duration> {
 }
 
 fn mark(pod: &Pod, now: Timestamp) -> Action {
-    let mut conditions = pod.status.conditions.clone();
-    conditions.retain(|c| c.kind != "DisruptionTarget");
-    conditions.push(Condition {
-        kind: "DisruptionTarget".into(),
-        status: "True".into(),
-        observed_generation: Some(pod.metadata.generation),
-        last_transition_time: Some(seconds(now)),
-        reason: Some("DeletionByTaintManager".into()),
-        message: Some("Taint manager: deleting due to NoExecute taint".into()),
-        ..Condition::default()
-    });
+    let message = "Taint manager: deleting due to NoExecute taint";
+    let conditions = pod.disrupted("DeletionByTaintManager", message, now);
     let patch = json!({"status": {"conditions": conditions}});
     Write::merge_exact(&kind::POD, &pod.metadata, "status", patch).into()
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::runtime::cache::Change;
@@ -34,22 +33,18 @@ pub fn plan_volume(volume: &PersistentVolume) -> Plan {
 /// Holds a class of attributes, and lets go of one that is deleted and that nothing names any more.
 pub fn plan_attributes_class(class: &VolumeAttributesClass, used: bool) -> Plan {
     let meta = &class.metadata;
-    if meta.is_terminating() || meta.finalizers.iter().any(|f| f == OF_ATTRIBUTES) {
+    if meta.is_terminating() || meta.has_finalizer(OF_ATTRIBUTES) {
         return release(&kind::VOLUME_ATTRIBUTES_CLASS, meta, OF_ATTRIBUTES, !used);
     }
     let mut plan = Plan::nothing();
-    let finalizers: Vec<&str> = meta.finalizers.iter().map(String::as_str).chain([OF_ATTRIBUTES]).collect();
-    let patch = json!({"metadata": {"finalizers": finalizers}});
-    plan.act(Write::merge_exact(&kind::VOLUME_ATTRIBUTES_CLASS, meta, "", patch).into());
+    plan.act(Write::with_finalizer(&kind::VOLUME_ATTRIBUTES_CLASS, meta, OF_ATTRIBUTES).into());
     plan
 }
 
 fn release(kind: &Kind, meta: &Meta, finalizer: &str, unused: bool) -> Plan {
     let mut plan = Plan::nothing();
-    if unused && meta.is_terminating() && meta.finalizers.iter().any(|f| f == finalizer) {
-        let left: Vec<&String> = meta.finalizers.iter().filter(|f| *f != finalizer).collect();
-        let left = if left.is_empty() { Value::Null } else { json!(left) };
-        plan.act(Write::merge_exact(kind, meta, "", json!({"metadata": {"finalizers": left}})).into());
+    if unused && meta.is_terminating() && meta.has_finalizer(finalizer) {
+        plan.act(Write::without_finalizer(kind, meta, finalizer).into());
     }
     plan
 }
@@ -196,6 +191,8 @@ impl Controller for AttributesClasses {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn claim(deleted: bool) -> PersistentVolumeClaim {

@@ -14,6 +14,7 @@ use xebec_controllers::runtime::cache::{Cache, Change};
 use xebec_controllers::runtime::executor::Sinks;
 use xebec_controllers::runtime::kind::{self, Kind};
 use xebec_controllers::runtime::meta::{Key, Meta};
+use xebec_controllers::runtime::plan::exact_patch;
 use xebec_controllers::views::{PersistentVolume, PersistentVolumeClaim, StorageClass};
 
 use crate::filters::{Binding, is_bound};
@@ -107,12 +108,8 @@ impl Storage {
         }
     }
 
-    async fn write(&self, api: &Api, kind: &Kind, meta: &Meta, mut patch: Value) -> Result<bytes::Bytes, ApiError> {
-        if !patch["metadata"].is_object() {
-            patch["metadata"] = json!({});
-        }
-        patch["metadata"]["uid"] = meta.uid.as_str().into();
-        patch["metadata"]["resourceVersion"] = meta.resource_version.to_string().into();
+    async fn write(&self, api: &Api, kind: &Kind, meta: &Meta, patch: Value) -> Result<bytes::Bytes, ApiError> {
+        let patch = exact_patch(meta, patch);
         api.patch(kind, &meta.namespace, &meta.name, "", PatchKind::Merge, &patch).await
     }
 

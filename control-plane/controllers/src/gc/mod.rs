@@ -65,16 +65,16 @@ pub struct View<'a> {
 /// What becomes of an object.
 pub fn plan(view: &View<'_>) -> Plan {
     let mut plan = Plan::nothing();
-    let has = |finalizer: &str| view.meta.finalizers.iter().any(|f| f == finalizer);
+    let has = |finalizer: &str| view.meta.has_finalizer(finalizer);
     if view.meta.is_terminating() {
         if has(ORPHAN) {
             let uid = &view.meta.uid;
             plan.step(
                 view.dependents.iter().map(|(kind, meta, _)| without_owners(kind, meta, &[uid]).into()).collect(),
             );
-            plan.act(without_finalizer(view, ORPHAN).into());
+            plan.act(Write::without_finalizer(view.kind, view.meta, ORPHAN).into());
         } else if has(FOREGROUND) && !view.dependents.iter().any(|(_, _, blocks)| *blocks) {
-            plan.act(without_finalizer(view, FOREGROUND).into());
+            plan.act(Write::without_finalizer(view.kind, view.meta, FOREGROUND).into());
         }
         return plan;
     }
@@ -122,7 +122,7 @@ pub fn plan(view: &View<'_>) -> Plan {
 
 /// Whether an object is being deleted in the foreground: it goes after what it owns.
 fn waits(meta: &Meta) -> bool {
-    meta.is_terminating() && meta.finalizers.iter().any(|f| f == FOREGROUND)
+    meta.is_terminating() && meta.has_finalizer(FOREGROUND)
 }
 
 /// Whether what the object owns waits for its dependents already, while the object blocks an owner that waits, too: they
@@ -143,12 +143,6 @@ fn without_owners(kind: &Kind, meta: &Meta, uids: &[&str]) -> Write {
     let left: Vec<&OwnerReference> = meta.owner_references.iter().filter(|r| !uids.contains(&r.uid.as_str())).collect();
     let left = if left.is_empty() { Value::Null } else { json!(left) };
     Write::merge_exact(kind, meta, "", json!({"metadata": {"ownerReferences": left}}))
-}
-
-fn without_finalizer(view: &View<'_>, finalizer: &str) -> Write {
-    let left: Vec<&String> = view.meta.finalizers.iter().filter(|f| *f != finalizer).collect();
-    let left = if left.is_empty() { Value::Null } else { json!(left) };
-    Write::merge_exact(view.kind, view.meta, "", json!({"metadata": {"finalizers": left}}))
 }
 
 /// The controller; its keys' names are uids.

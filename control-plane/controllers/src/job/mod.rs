@@ -55,7 +55,7 @@ struct Pods<'a> {
 }
 
 fn is_held(pod: &Pod) -> bool {
-    pod.metadata.finalizers.iter().any(|f| f == FINALIZER)
+    pod.metadata.has_finalizer(FINALIZER)
 }
 
 fn selects(job: &Job, pod: &Meta) -> bool {
@@ -184,9 +184,7 @@ fn is_indexed(job: &Job) -> bool {
 }
 
 fn let_go(pod: &Pod) -> Action {
-    let left: Vec<&String> = pod.metadata.finalizers.iter().filter(|f| *f != FINALIZER).collect();
-    let left = if left.is_empty() { Value::Null } else { json!(left) };
-    Write::merge_exact(&kind::POD, &pod.metadata, "", json!({"metadata": {"finalizers": left}})).into()
+    Write::without_finalizer(&kind::POD, &pod.metadata, FINALIZER).into()
 }
 
 fn status_patch(job: &Job, status: &JobStatus) -> Value {

@@ -115,11 +115,8 @@ fn remove(view: &View<'_>) -> Plan {
 
 fn let_go(volume: &PersistentVolume, plan: &mut Plan) {
     let meta = &volume.metadata;
-    if meta.finalizers.iter().any(|f| f == FINALIZER) {
-        let left: Vec<&String> = meta.finalizers.iter().filter(|f| *f != FINALIZER).collect();
-        let left = if left.is_empty() { Value::Null } else { json!(left) };
-        let patch = json!({"metadata": {"finalizers": left}});
-        plan.act(Write::merge_exact(&kind::PERSISTENT_VOLUME, meta, "", patch).into());
+    if meta.has_finalizer(FINALIZER) {
+        plan.act(Write::without_finalizer(&kind::PERSISTENT_VOLUME, meta, FINALIZER).into());
     }
 }
 

@@ -20,7 +20,7 @@ use super::plan::Note;
 use super::recorder::{Recorder, recorder};
 
 /// How long a lease holds that is not renewed (upstream's `--leader-elect-lease-duration`).
-pub const LEASE_DURATION: Duration = Duration::from_secs(15);
+const LEASE_DURATION: Duration = Duration::from_secs(15);
 /// How long a holder tries to renew it before it stops acting.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two tries to take or renew it.
@@ -140,11 +140,16 @@ impl Term {
         }
         let Candidate { lease, identity, .. } = &self.candidate;
         tracing::info!(lease, identity, "this is the leader now");
+        self.tell("became leader");
+        true
+    }
+
+    /// Records what has become of the candidate as an event of the lease.
+    fn tell(&self, what: &str) {
         if let Some(seen) = &self.seen {
-            let message = format!("{identity} became leader");
+            let message = format!("{} {what}", self.candidate.identity);
             self.recorder.record(Note::normal(seen.lease.metadata.reference(&LEASE), "LeaderElection", message));
         }
-        true
     }
 
     /// Renews the lease for as long as that works.
@@ -159,11 +164,7 @@ impl Term {
                 Ok(false) | Err(_) => break,
             }
         }
-        let Candidate { identity, .. } = &self.candidate;
-        if let Some(seen) = &self.seen {
-            let message = format!("{identity} stopped leading");
-            self.recorder.record(Note::normal(seen.lease.metadata.reference(&LEASE), "LeaderElection", message));
-        }
+        self.tell("stopped leading");
     }
 
     /// Whether the lease, as it was last seen, is somebody else's.

@@ -110,6 +110,11 @@ impl Meta {
         self.owner_references.iter().find(|r| r.controller == Some(true))
     }
 
+    /// Whether the object has a finalizer.
+    pub fn has_finalizer(&self, name: &str) -> bool {
+        self.finalizers.iter().any(|finalizer| finalizer == name)
+    }
+
     /// Whether the object's deletion has been asked for.
     pub fn is_terminating(&self) -> bool {
         self.deletion_timestamp.is_some()

@@ -164,6 +164,16 @@ impl From<Write> for Action {
     }
 }
 
+/// A patch that applies only to the object as the view has it.
+pub fn exact_patch(meta: &Meta, mut patch: Value) -> Value {
+    if !patch["metadata"].is_object() {
+        patch["metadata"] = json!({});
+    }
+    patch["metadata"]["uid"] = meta.uid.as_str().into();
+    patch["metadata"]["resourceVersion"] = meta.resource_version.to_string().into();
+    patch
+}
+
 impl Write {
     fn new(verb: Verb, kind: &Kind, namespace: &str, name: &str) -> Self {
         Self {
@@ -201,11 +211,20 @@ impl Write {
 
     /// Merges `patch` into the object, provided that it has not changed since the view.
     pub fn merge_exact(kind: &Kind, meta: &Meta, subresource: &'static str, patch: Value) -> Self {
-        let mut write = Self::merge(kind, meta, subresource, patch);
-        if let Verb::Patch(_, _, patch) = &mut write.verb {
-            patch["metadata"]["resourceVersion"] = meta.resource_version.to_string().into();
-        }
-        write
+        Self::merge(kind, meta, subresource, exact_patch(meta, patch))
+    }
+
+    /// Puts a finalizer on the object, provided that it has not changed since the view.
+    pub fn with_finalizer(kind: &Kind, meta: &Meta, finalizer: &str) -> Self {
+        let finalizers: Vec<&str> = meta.finalizers.iter().map(String::as_str).chain([finalizer]).collect();
+        Self::merge_exact(kind, meta, "", json!({"metadata": {"finalizers": finalizers}}))
+    }
+
+    /// Takes a finalizer off the object, provided that it has not changed since the view.
+    pub fn without_finalizer(kind: &Kind, meta: &Meta, finalizer: &str) -> Self {
+        let left: Vec<&String> = meta.finalizers.iter().filter(|f| *f != finalizer).collect();
+        let left = if left.is_empty() { Value::Null } else { json!(left) };
+        Self::merge_exact(kind, meta, "", json!({"metadata": {"finalizers": left}}))
     }
 
     /// Deletes the object, provided that it is still the one with the view's uid.

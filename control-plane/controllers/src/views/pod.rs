@@ -10,7 +10,7 @@ use super::storage::{ClaimUse, claim_uses};
 use crate::runtime::cache::{BY_CONTROLLER, BY_NODE};
 use crate::runtime::kind;
 use crate::runtime::labels::Requirement;
-use crate::runtime::meta::{Condition, Meta, condition, condition_is_true, exact, null_default};
+use crate::runtime::meta::{Condition, Meta, condition, condition_is_true, exact, null_default, seconds};
 
 /// `core/v1 Pod`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -280,6 +280,21 @@ impl Pod {
     /// Whether it claims devices.
     pub fn claims_devices(&self) -> bool {
         !self.spec.resource_claims.is_empty()
+    }
+
+    /// Its conditions with a `DisruptionTarget` of now: why it has to go (KEP-3329).
+    pub fn disrupted(&self, reason: &str, message: &str, now: Timestamp) -> Vec<Condition> {
+        let others = self.status.conditions.iter().filter(|c| c.kind != "DisruptionTarget");
+        let disrupted = Condition {
+            kind: "DisruptionTarget".into(),
+            status: "True".into(),
+            observed_generation: Some(self.metadata.generation),
+            last_transition_time: Some(seconds(now)),
+            reason: Some(reason.into()),
+            message: Some(message.into()),
+            ..Condition::default()
+        };
+        others.cloned().chain([disrupted]).collect()
     }
 
     /// Whether it has ended for good.

@@ -9,11 +9,13 @@ use tokio::sync::Notify;
 use xebec_clock::{Clock, Random};
 use xebec_controllers::resource_claim::FINALIZER;
 use xebec_controllers::runtime::api::{Api, ApiError, PatchKind};
-use xebec_controllers::runtime::cache::{Cache, Change, View as _};
+use xebec_controllers::runtime::cache::{Cache, Change, View};
 use xebec_controllers::runtime::kind;
 use xebec_controllers::runtime::meta::{Key, Meta, condition, condition_is_true, seconds};
+use xebec_controllers::runtime::plan::exact_patch;
 use xebec_controllers::views::{Consumer, DeviceClass, DeviceTaintRule, ResourceClaim, ResourceSlice};
 
+use super::Devices;
 use super::claimed::Grant;
 use crate::queue::Queue;
 use crate::run::World;
@@ -50,38 +52,30 @@ pub(crate) enum GrantError {
     Late,
 }
 
+/// Has changes of one kind put into the snapshot, and pods tried again that they may help.
+fn follow_kind<V: View>(
+    cache: &Cache<V>,
+    (world, queue): (&Arc<Mutex<World>>, &Arc<Queue>),
+    put: fn(&mut Devices, &Arc<V>),
+    remove: fn(&mut Devices, &str),
+) {
+    let (world, queue) = (world.clone(), queue.clone());
+    cache.on_change(move |change| {
+        match change {
+            Change::Removed(gone) => remove(&mut world.lock().snapshot.devices, &gone.meta().name),
+            Change::Added(new) | Change::Updated(_, new) => put(&mut world.lock().snapshot.devices, new),
+        }
+        queue.revive(|pod| !pod.device_claims.is_empty());
+    });
+}
+
 impl DeviceCaches {
     /// Has changes put into the snapshot, and pods tried again that they may help.
     pub fn follow(&self, world: &Arc<Mutex<World>>, queue: &Arc<Queue>) {
         self.follow_claims(world, queue);
-        let revive = {
-            let queue = queue.clone();
-            move || queue.revive(|pod| !pod.device_claims.is_empty())
-        };
-        let (world_, revive_) = (world.clone(), revive.clone());
-        self.slices.on_change(move |change| {
-            match change {
-                Change::Removed(slice) => world_.lock().snapshot.devices.remove_slice(&slice.metadata.name),
-                Change::Added(slice) | Change::Updated(_, slice) => world_.lock().snapshot.devices.put_slice(slice),
-            }
-            revive_();
-        });
-        let (world_, revive_) = (world.clone(), revive.clone());
-        self.rules.on_change(move |change| {
-            match change {
-                Change::Removed(rule) => world_.lock().snapshot.devices.remove_rule(&rule.metadata.name),
-                Change::Added(rule) | Change::Updated(_, rule) => world_.lock().snapshot.devices.put_rule(rule),
-            }
-            revive_();
-        });
-        let world = world.clone();
-        self.classes.on_change(move |change| {
-            match change {
-                Change::Removed(class) => world.lock().snapshot.devices.remove_class(&class.metadata.name),
-                Change::Added(class) | Change::Updated(_, class) => world.lock().snapshot.devices.put_class(class),
-            }
-            revive();
-        });
+        follow_kind(&self.slices, (world, queue), Devices::put_slice, Devices::remove_slice);
+        follow_kind(&self.rules, (world, queue), Devices::put_rule, Devices::remove_rule);
+        follow_kind(&self.classes, (world, queue), Devices::put_class, Devices::remove_class);
     }
 
     fn follow_claims(&self, world: &Arc<Mutex<World>>, queue: &Arc<Queue>) {
@@ -191,7 +185,7 @@ impl DeviceCaches {
                 return Err(GrantError::Elsewhere(key));
             }
             // First the finalizer: a claim with devices must not go before somebody has taken them back.
-            if !claim.metadata.finalizers.iter().any(|f| f == FINALIZER) {
+            if !claim.metadata.has_finalizer(FINALIZER) {
                 let mut finalizers = claim.metadata.finalizers.clone();
                 finalizers.push(FINALIZER.to_owned());
                 let patch = json!({"metadata": {"finalizers": finalizers}});
@@ -216,13 +210,9 @@ impl DeviceCaches {
         api: &Api,
         meta: &Meta,
         subresource: &'static str,
-        mut patch: Value,
+        patch: Value,
     ) -> Result<Arc<ResourceClaim>, ApiError> {
-        if !patch["metadata"].is_object() {
-            patch["metadata"] = json!({});
-        }
-        patch["metadata"]["uid"] = meta.uid.as_str().into();
-        patch["metadata"]["resourceVersion"] = meta.resource_version.to_string().into();
+        let patch = exact_patch(meta, patch);
         let kind = ResourceClaim::kind();
         let body = api.patch(kind, &meta.namespace, &meta.name, subresource, PatchKind::Merge, &patch).await?;
         let claim: ResourceClaim = serde_json::from_slice(&body).map_err(|e| ApiError::Decode(e.to_string()))?;
