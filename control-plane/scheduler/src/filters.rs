@@ -5,6 +5,8 @@ mod affinity;
 mod spread;
 mod storage;
 
+use std::sync::Arc;
+
 use crate::devices::claimed::{Claimed, Grant};
 use crate::snapshot::{NodeInfo, Snapshot};
 use crate::views::{Node, Pod, PodRef};
@@ -43,17 +45,26 @@ pub struct Prepared {
     spread: Spread,
     terms: Terms,
     storage: Storage,
-    devices: Claimed,
+    devices: Arc<Claimed>,
 }
 
 impl Prepared {
-    /// Looks at the cluster for what concerns the pod. `without` are pods that are thought away.
-    pub fn new(snapshot: &Snapshot, pod: &Pod, without: &dyn Fn(&Pod) -> bool) -> Self {
+    /// Looks at the cluster for what concerns the pod.
+    pub fn new(snapshot: &Snapshot, pod: &Pod) -> Self {
+        Self::with(snapshot, pod, &|_| false, Arc::new(Claimed::new(&snapshot.devices, pod)))
+    }
+
+    /// The same with pods thought away, which have no say in what devices the pod claims.
+    pub fn without(&self, snapshot: &Snapshot, pod: &Pod, without: &dyn Fn(&Pod) -> bool) -> Self {
+        Self::with(snapshot, pod, without, self.devices.clone())
+    }
+
+    fn with(snapshot: &Snapshot, pod: &Pod, without: &dyn Fn(&Pod) -> bool, devices: Arc<Claimed>) -> Self {
         Self {
             spread: Spread::new(snapshot, pod, without),
             terms: Terms::new(snapshot, pod, without),
             storage: Storage::new(snapshot, pod, without),
-            devices: Claimed::new(&snapshot.devices, pod),
+            devices,
         }
     }
 
@@ -105,7 +116,7 @@ pub fn check(
     prepared.storage.bindings(&snapshot.shelf, node)?;
     prepared.spread.check(node)?;
     prepared.terms.check(node)?;
-    if prepared.devices.is_empty() { Ok(()) } else { prepared.devices.grants(&snapshot.devices, pod, node).map(drop) }
+    prepared.devices.grants(&snapshot.devices, pod, node).map(drop)
 }
 
 fn unschedulable(pod: &Pod, node: &Node) -> Result<(), Refusal> {

@@ -36,6 +36,7 @@ pub struct Preemption {
 pub fn preempt(
     snapshot: &Snapshot,
     pod: &Pod,
+    prepared: &Prepared,
     refusals: &BTreeMap<String, Refusal>,
     budgets: &[Budget],
 ) -> Result<Preemption, String> {
@@ -59,7 +60,7 @@ pub fn preempt(
         }
         let Some(info) = snapshot.nodes.get(name) else { continue };
         let Some(node) = info.node.as_deref() else { continue };
-        match victims(snapshot, pod, node, info, budgets) {
+        match victims(snapshot, pod, prepared, (node, info), budgets) {
             Some((violations, victims)) => {
                 let cost = Cost::new(violations, &victims);
                 if best.as_ref().is_none_or(|(least, _)| cost < *least) {
@@ -114,8 +115,8 @@ impl Cost {
 fn victims(
     snapshot: &Snapshot,
     pod: &Pod,
-    node: &Node,
-    info: &NodeInfo,
+    prepared: &Prepared,
+    (node, info): (&Node, &NodeInfo),
     budgets: &[Budget],
 ) -> Option<(usize, Vec<PodRef>)> {
     let mut lower: Vec<PodRef> = info.pods.values().filter(|p| p.priority < pod.priority).cloned().collect();
@@ -130,9 +131,8 @@ fn victims(
     }
     let nominated = nominated_on(snapshot, pod, &node.metadata.name);
     let fits = |trial: &NodeInfo, gone: &BTreeSet<Key>| {
-        let prepared = Prepared::new(snapshot, pod, &|p: &Pod| {
-            p.node_name == node.metadata.name && gone.contains(&p.metadata.key())
-        });
+        let prepared = prepared
+            .without(snapshot, pod, &|p: &Pod| p.node_name == node.metadata.name && gone.contains(&p.metadata.key()));
         check(pod, (node, trial), &nominated, snapshot, &prepared).is_ok()
     };
     if !fits(&trial, &gone) {

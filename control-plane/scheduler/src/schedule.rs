@@ -59,7 +59,7 @@ pub fn schedule(snapshot: &Snapshot, pod: &Pod, budgets: &[Budget], turn: usize)
         let message = "no nodes available to schedule pods".into();
         return Decision::Refuse { message, preemption: None, idle: None };
     }
-    let prepared = Prepared::new(snapshot, pod, &|_| false);
+    let prepared = Prepared::new(snapshot, pod);
     if let Some(why) = prepared.refusal() {
         let none = format!("0/{} nodes are available:", nodes.len());
         let count = nodes.len();
@@ -141,7 +141,7 @@ fn refuse(
     parts.sort();
     let mut message = format!("0/{} nodes are available: {}.", refusals.len(), parts.join(", "));
     let idle = prepared.devices().idle(snapshot, pod).cloned();
-    let preemption = match preempt(snapshot, pod, refusals, budgets) {
+    let preemption = match preempt(snapshot, pod, prepared, refusals, budgets) {
         Ok(preemption) => Some(preemption),
         Err(why) => {
             let told = match &idle {

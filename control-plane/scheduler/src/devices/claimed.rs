@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use xebec_controllers::runtime::meta::Key;
 use xebec_controllers::views::{Allocation, DeviceClass, DeviceSelector, ResourceClaim};
 use xebec_schema::cel::device::Selector;
 
@@ -56,23 +55,9 @@ impl Claimed {
     }
 
     fn look_up(&mut self, devices: &Devices, pod: &Pod) -> Result<(), String> {
-        let key = pod.metadata.key();
-        for use_ in &pod.device_claims {
-            let Some((name, own)) = use_.object() else {
-                if use_.is_to_be_made() {
-                    return Err(format!("pod \"{key}\": ResourceClaim not created yet"));
-                }
-                continue;
-            };
-            let claim = devices.claim(&Key::new(&key.namespace, name));
-            let claim = claim.ok_or_else(|| format!("resourceclaim {name:?} not found"))?;
+        for used in &pod.device_claims {
+            let Some(claim) = devices.usable(pod, used)? else { continue };
             let meta = &claim.metadata;
-            if meta.is_terminating() {
-                return Err(format!("resourceclaim {name:?} is being deleted"));
-            }
-            if own && meta.controller().is_none_or(|owner| owner.uid != pod.metadata.uid) {
-                return Err(format!("ResourceClaim {} was not created for Pod {key} (Pod is not owner)", meta.key()));
-            }
             if self.claims.iter().any(|known| known.metadata.uid == meta.uid) {
                 continue;
             }

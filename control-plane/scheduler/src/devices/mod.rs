@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use xebec_controllers::runtime::meta::Key;
 use xebec_controllers::views::{
-    Allocation, Amount, Amounts, Device, DeviceClass, DeviceId, DeviceTaintRule, ResourceClaim, ResourceSlice,
+    Allocation, Amount, Amounts, Device, DeviceClass, DeviceId, DeviceTaintRule, PodClaim, ResourceClaim, ResourceSlice,
 };
 
 use crate::views::Pod;
@@ -228,16 +228,34 @@ impl Devices {
         }
     }
 
-    /// Why a pod is not to be looked at yet: a claim of its is still to be made, or not fit for it.
+    /// The claim that a pod uses, if it is fit for it; `None` if it needs none.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not, in upstream's words.
+    pub fn usable(&self, pod: &Pod, used: &PodClaim) -> Result<Option<&Arc<ResourceClaim>>, String> {
+        let key = pod.metadata.key();
+        let Some((name, own)) = used.object() else {
+            if used.is_to_be_made() {
+                return Err(format!("pod \"{key}\": ResourceClaim not created yet"));
+            }
+            return Ok(None);
+        };
+        let claim = self.claim(&Key::new(&key.namespace, name));
+        let claim = claim.ok_or_else(|| format!("resourceclaim {name:?} not found"))?;
+        let meta = &claim.metadata;
+        if meta.is_terminating() {
+            return Err(format!("resourceclaim {name:?} is being deleted"));
+        }
+        if own && meta.controller().is_none_or(|owner| owner.uid != pod.metadata.uid) {
+            return Err(format!("ResourceClaim {} was not created for Pod {key} (Pod is not owner)", meta.key()));
+        }
+        Ok(Some(claim))
+    }
+
+    /// Whether a pod is not to be looked at yet: a claim of its is still to be made, or not fit for it.
     pub fn holds_back(&self, pod: &Pod) -> bool {
-        pod.device_claims.iter().any(|claim| {
-            let Some((name, own)) = claim.object() else { return claim.is_to_be_made() };
-            let known = self.claims.get(&Key::new(&pod.metadata.namespace, name));
-            known.is_none_or(|known| {
-                let is_owner = known.metadata.controller().is_some_and(|owner| owner.uid == pod.metadata.uid);
-                known.metadata.is_terminating() || (own && !is_owner)
-            })
-        })
+        pod.device_claims.iter().any(|used| self.usable(pod, used).is_err())
     }
 }
 
@@ -252,13 +270,13 @@ fn tainted(slice: &Arc<ResourceSlice>, rules: &BTreeMap<String, Arc<DeviceTaintR
     if !slice.spec.devices.iter().any(|device| rules.values().any(|rule| concerns(device, rule))) {
         return slice.clone();
     }
-    let mut slice = ResourceSlice::clone(slice);
-    for device in &mut slice.spec.devices {
-        let more = rules.values().filter(|rule| rule.taints(&slice.spec.driver, &slice.spec.pool.name, &device.name));
-        let more: Vec<_> = more.map(|rule| rule.spec.taint.clone()).collect();
+    let mut tainted = ResourceSlice::clone(slice);
+    for device in &mut tainted.spec.devices {
+        let more: Vec<_> =
+            rules.values().filter(|rule| concerns(device, rule)).map(|rule| rule.spec.taint.clone()).collect();
         device.taints.extend(more);
     }
-    Arc::new(slice)
+    Arc::new(tainted)
 }
 
 #[cfg(test)]

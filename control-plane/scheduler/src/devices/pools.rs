@@ -41,7 +41,7 @@ impl Pool<'_> {
 }
 
 /// Whether a node is meant.
-pub(super) fn is_for(node: &Node, name: Option<&str>, all: Option<bool>, selector: Option<&NodeSelector>) -> bool {
+fn is_for(node: &Node, name: Option<&str>, all: Option<bool>, selector: Option<&NodeSelector>) -> bool {
     let meta = &node.metadata;
     match (name, all, selector) {
         (Some(name), _, _) if !name.is_empty() => name == meta.name,

@@ -18,7 +18,7 @@ use super::{Taken, capacity};
 use crate::views::Node;
 
 /// A claim has no more devices (`AllocationResultsMaxSize`).
-pub(super) const MAX_RESULTS: usize = 32;
+const MAX_RESULTS: usize = 32;
 /// Devices that are looked at for one node at most (upstream gives up after 10 s).
 const MAX_LOOKS: usize = 250_000;
 
@@ -353,12 +353,12 @@ impl<'d> Search<'d> {
             return Ok(known);
         }
         let candidate = &self.candidates[number];
-        let class = format!("class {}", alternative.class.metadata.name);
-        let claim = format!("claim {}", self.claims[at.claim].claim.metadata.key());
+        let class = || format!("class {}", alternative.class.metadata.name);
+        let claim = || format!("claim {}", self.claims[at.claim].claim.metadata.key());
         let is_here =
             candidate.slice.spec.per_device_node_selection != Some(true) || device_is_for(self.node, candidate.device);
-        let wanted = self.select(&class, &alternative.class.spec.selectors, candidate)?
-            && self.select(&claim, &alternative.wanted.selectors, candidate)?
+        let wanted = self.select(class, &alternative.class.spec.selectors, candidate)?
+            && self.select(claim, &alternative.wanted.selectors, candidate)?
             && is_here;
         if let Some(known) = self.claims[at.claim].requests[at.request].alternatives[chosen].known.get_mut(number) {
             *known = Some(wanted);
@@ -366,18 +366,25 @@ impl<'d> Search<'d> {
         Ok(wanted)
     }
 
-    fn select(&self, whose: &str, selectors: &[DeviceSelector], candidate: &Candidate<'_>) -> Result<bool, Problem> {
+    /// Whether selectors take a device; `whose` they are is said if one of them is wrong.
+    fn select(
+        &self,
+        whose: impl Fn() -> String,
+        selectors: &[DeviceSelector],
+        candidate: &Candidate<'_>,
+    ) -> Result<bool, Problem> {
         for (number, selector) in selectors.iter().enumerate() {
             let expression = selector.cel.as_ref().map_or("", |cel| cel.expression.as_str());
             let compiled = match self.claimed.selectors.get(expression) {
                 Some(Ok(compiled)) => compiled,
                 Some(Err(error)) => {
+                    let whose = whose();
                     return Err(Problem::Error(format!("{whose}: selector #{number}: CEL compile error: {error}")));
                 }
                 None => return Ok(false),
             };
             let selected = compiled.selects(&as_selected(candidate)).map_err(|error| {
-                let id = candidate.id();
+                let (whose, id) = (whose(), candidate.id());
                 Problem::Error(format!("{whose}: selector #{number} on device {id}: CEL runtime error: {error}"))
             })?;
             if !selected {
