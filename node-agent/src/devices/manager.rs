@@ -240,6 +240,8 @@ impl DeviceManager {
                     2.. => drop(claim.pods.remove(pod)),
                     _ => {
                         last.insert(key.clone());
+                        // From now on: a pod that comes while drivers are asked has the claim prepared again.
+                        claim.prepared = false;
                         for driver in claim.drivers.keys() {
                             batches.entry(driver.clone()).or_default().push(claim.message());
                         }
@@ -267,11 +269,9 @@ impl DeviceManager {
             }
         }
         let mut state = self.state.lock();
-        // Another pod may have come to use a claim meanwhile: it is prepared again for that one.
         for key in last {
             let Some(claim) = state.claims.get_mut(&key) else { continue };
             claim.pods.remove(pod);
-            claim.prepared = false;
             if claim.pods.is_empty() {
                 state.claims.remove(&key);
             }

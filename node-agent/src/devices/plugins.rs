@@ -89,10 +89,10 @@ impl Plugins {
             let mut ticks = tokio::time::interval(PERIOD);
             loop {
                 ticks.tick().await;
-                if !wiped_at_start && self.0.lock().plugins.is_empty() {
-                    wiped_at_start = wipe.slices(None).await;
+                if !wiped_at_start {
+                    let is_known = !self.0.lock().plugins.is_empty();
+                    wiped_at_start = is_known || wipe.slices(None).await;
                 }
-                wiped_at_start |= !self.0.lock().plugins.is_empty();
                 self.look(&directory).await;
                 self.withdraw(&wipe).await;
             }
@@ -106,9 +106,8 @@ impl Plugins {
         sockets(directory, MAX_DEPTH, &mut there);
         let gone: Vec<PathBuf> = {
             let known = self.0.lock();
-            let is_gone =
-                |(path, (id, _)): (&PathBuf, &(FileId, Entry))| (there.get(path) != Some(id)).then(|| path.clone());
-            known.sockets.iter().filter_map(is_gone).collect()
+            let gone = known.sockets.iter().filter(|(path, (id, _))| there.get(*path) != Some(id));
+            gone.map(|(path, _)| path.clone()).collect()
         };
         gone.iter().for_each(|path| self.forget(path));
         for (path, id) in there {
