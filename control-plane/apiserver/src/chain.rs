@@ -12,6 +12,7 @@ use futures::FutureExt;
 use http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response};
+use tokio::time::Instant;
 use xebec_schema::resource::Resource;
 use xebec_schema::status::{Details, Status};
 
@@ -34,6 +35,10 @@ const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
 /// How long a request may take until its answer begins (`--request-timeout`).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// While the server is starting, who is not known is asked again for this long, and this often.
+const START_PATIENCE: Duration = Duration::from_secs(1);
+const START_PAUSE: Duration = Duration::from_millis(10);
 
 /// A request for a resource, on its way.
 pub struct Call {
@@ -127,11 +132,14 @@ async fn serve(
 ) -> Result<Response<Body>, Status> {
     let registry = server.registry.load_full();
     let target = request::parse(&registry, &parts.method, parts.uri.path(), &query);
-    if matches!(target, Target::Resource(_)) && !names_state(&query) {
-        server.cache.current().await.map_err(|error| store_error(&error))?;
-    }
+    // Before authentication, which is to see the newest state, too; what comes of it is told after the request is noted.
+    let current = match &target {
+        Target::Resource(_) if !names_state(&query) => server.cache.current().await,
+        _ => Ok(()),
+    };
     let caller = authenticate(&server, &parts).await;
     trail.begin(&server, &target, caller.as_ref().ok(), (&parts, &query), audit_id);
+    current.map_err(|error| store_error(&error))?;
     let caller = caller?;
     let user = impersonate(&caller, &parts.headers, &*server.authorization).await?;
     trail.served_as(&user, &caller);
@@ -192,18 +200,34 @@ fn names_state(query: &Query) -> bool {
     !query.get("resourceVersion").is_empty() || !query.get("continue").is_empty()
 }
 
-/// Who asks.
+/// Who asks. While the server is starting, who is not known yet is asked again for a while: clients that are told to come
+/// back wait longer than the start takes.
 async fn authenticate(server: &Shared, parts: &Parts) -> Result<UserInfo, Status> {
-    match parts.extensions.get::<InProcessUser>() {
-        Some(InProcessUser(user)) => Ok(UserInfo::clone(user)),
-        None => server.authentication.caller(parts).await.map_err(|refused| unless_starting(server, refused)),
+    if let Some(InProcessUser(user)) = parts.extensions.get::<InProcessUser>() {
+        return Ok(UserInfo::clone(user));
+    }
+    let begun = Instant::now();
+    loop {
+        let refused = match server.authentication.caller(parts).await {
+            Ok(user) => return Ok(user),
+            Err(refused) => refused,
+        };
+        if starting(server).is_none() || begun.elapsed() >= START_PATIENCE {
+            return Err(unless_starting(server, refused));
+        }
+        tokio::time::sleep(START_PAUSE).await;
     }
 }
 
-/// A refusal, or the request to come back: until the first objects are there, a server knows neither whom nor what a cluster
-/// lets in.
+/// What the server is still waiting for, if it is starting: until the first objects are there, it knows neither whom nor what
+/// a cluster lets in.
+fn starting(server: &Shared) -> Option<String> {
+    server.extensions.started.as_ref().and_then(|started| started().err())
+}
+
+/// A refusal, or the request to come back.
 fn unless_starting(server: &Shared, refused: Status) -> Status {
-    let Some(Err(why)) = server.extensions.started.as_ref().map(|started| started()) else { return refused };
+    let Some(why) = starting(server) else { return refused };
     let mut status = Status::new(503, "ServiceUnavailable", format!("the server is starting: {why}"));
     status.details = Some(Box::new(Details { retry_after_seconds: 1, ..Details::default() }));
     status
