@@ -5,7 +5,7 @@
 //! the answers where they come into the pod, after policies have seen them. Flows are those of [`crate::flows`].
 
 use aya_ebpf::programs::TcContext;
-use xebec_ebpf_layout::{Addr, DropReason, FlowKind, SCOPE_CLUSTER, node_address_flags};
+use xebec_ebpf_layout::{Addr, DropReason, SCOPE_CLUSTER, node_address_flags};
 
 use crate::config::in_pod_net;
 use crate::maps::Scratch;
@@ -71,12 +71,8 @@ fn begin(ctx: &TcContext, scratch: &mut Scratch) -> Result<Outcome, DropReason> 
     scratch.to.src_port = key.src_port;
     scratch.to.dst_port = backend.port;
     scratch.to.direct_return = 0;
-    // Nobody gets packets from himself by an interface; and if the client talks to the backend from the same port already, the
-    // two are told apart by a port of the node's.
-    if is_itself || !flows::record_plain(scratch, found.id, id, 0)? {
-        let kinds = (FlowKind::ServiceForward, FlowKind::ServiceReply);
-        flows::record_with_port(scratch, kinds, found.id, id, hash)?;
-    }
+    // Nobody gets packets from himself by an interface.
+    flows::record_to_backend(scratch, !is_itself, found.id, id, hash)?;
     service::count(found.id, Count::SocketConnection);
     event::new_flow(ctx, 0, &scratch.packet.key, found.id, id);
     Ok(Outcome::Translated)

@@ -158,6 +158,23 @@ pub fn record_plain(scratch: &mut Scratch, service: u32, backend: u32, flags: u8
     Ok(true)
 }
 
+/// Records both directions of a flow to the backend in `scratch.to`: under the client's own address and port if it may be
+/// `plain`. If this client already uses the same port towards the same backend through another frontend, or may not, the
+/// two are told apart by a port of ours.
+#[inline(always)]
+pub fn record_to_backend(
+    scratch: &mut Scratch,
+    plain: bool,
+    service: u32,
+    backend: u32,
+    hash: u32,
+) -> Result<(), DropReason> {
+    if plain && record_plain(scratch, service, backend, 0)? {
+        return Ok(());
+    }
+    record_with_port(scratch, (FlowKind::ServiceForward, FlowKind::ServiceReply), service, backend, hash)
+}
+
 /// Records the one direction that this node sees of a flow whose backend answers the client itself.
 #[inline(always)]
 pub fn record_direct_return(scratch: &mut Scratch, service: u32, backend: u32) -> Result<(), DropReason> {

@@ -19,7 +19,8 @@
 //! Vocabulary: [`frame`] (a packet's bytes), [`packet`] (parsing), [`service`] (frontend and backend lookup), [`flows`] (the flow table), [`nat`]
 //! (rewriting with right checksums), [`deliver`] (the way on), [`reject`] (answers instead of silence), [`arp`] and [`ndp`],
 //! [`alive`] (that this node lives),
-//! [`association`] (SCTP clients inside) and [`sctp`] (its checksums and refusals), [`policy`] (who may talk to whom), [`icmp`] (errors about translated flows), [`mss`] (segments that fit the tunnel), [`direct_return`] (backends that
+//! [`association`] (SCTP clients inside) and [`sctp`] (its checksums and refusals), [`policy`] (who may talk to whom),
+//! [`icmp`] (errors about translated flows), [`mss`] (segments that fit the tunnel), [`direct_return`] (backends that
 //! answer clients themselves), [`handover`] (addresses that have moved), [`event`] (drops and flows made visible), [`trace`]
 //! (decisions written down, in copies of the programs that see made-up packets).
 

@@ -454,13 +454,13 @@ impl Packet {
     /// Whether this begins a connection.
     #[inline(always)]
     pub fn is_syn(&self) -> bool {
-        self.is_of_connection() && self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+        self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
     }
 
     /// Whether this ends a connection, or half of it.
     #[inline(always)]
     pub fn is_closing(&self) -> bool {
-        self.is_of_connection() && self.tcp_flags & (tcp::FIN | tcp::RST) != 0
+        self.tcp_flags & (tcp::FIN | tcp::RST) != 0
     }
 
     /// Makes it what it is after its tuple was rewritten, with no hop counted.

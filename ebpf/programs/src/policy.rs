@@ -225,9 +225,6 @@ fn touch(entry: &mut Connection, packet: &Packet, mut flags: u8, now: u32) {
 /// What the packet says of its connection's end. One side may have finished long before the other.
 #[inline(always)]
 fn closing(packet: &Packet, direction: Direction) -> u8 {
-    if !packet.is_of_connection() {
-        return 0;
-    }
     let finished = match direction {
         Direction::Ingress => flow_flags::PEER_FINISHED,
         Direction::Egress => flow_flags::POD_FINISHED,

@@ -40,9 +40,11 @@ const fn times_x(a: u32) -> u32 {
     (a >> 1) ^ (POLYNOMIAL & 0_u32.wrapping_sub(a & 1))
 }
 
-/// The product of two polynomials. No branches: the verifier would follow each.
-#[inline(always)]
-const fn times(a: u32, mut b: u32) -> u32 {
+/// The product of two polynomials. No branches: the verifier would follow each. And a function that the kernel checks by itself,
+/// once, not on each way to it, for it is global.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub const extern "C" fn sctp_product(a: u32, mut b: u32) -> u32 {
     let mut product = 0;
     let mut bit = 0;
     while bit < 32 {
@@ -64,7 +66,7 @@ const fn powers(step: u32) -> [u32; 256] {
     let mut out = [ONE; 256];
     let mut index = 1;
     while index < out.len() {
-        out[index] = times(out[index - 1], base);
+        out[index] = sctp_product(out[index - 1], base);
         index += 1;
     }
     out
@@ -121,15 +123,15 @@ pub fn rewrite(ctx: &impl Frame, packet: &Packet, to: &Tuple) -> Result<(), Drop
     }
     let l4 = packet.l4 as usize;
     let check: u32 = ctx.read(l4 + CHECKSUM).ok_or(DropReason::RewriteFailed)?;
-    let mut change = u64::from(!old) + u64::from(new);
+    let mut sum = nat::change(old, new);
     if check != 0 {
         let length = packet.payload_length();
-        let distance = times(BYTES[(length & 0xff) as usize], PAGES[(length >> 8 & 0xff) as usize]);
-        let after = (u32::from_le(check) ^ times(old ^ new, distance)).to_le();
-        change += u64::from(!check) + u64::from(after);
+        let distance = sctp_product(BYTES[(length & 0xff) as usize], PAGES[(length >> 8 & 0xff) as usize]);
+        let after = (u32::from_le(check) ^ sctp_product(old ^ new, distance)).to_le();
+        sum += nat::change(check, after);
         ctx.write(l4 + CHECKSUM, &after)?;
     }
-    ctx.adjust_sum(change);
+    ctx.adjust_sum(sum);
     ctx.write(l4, &[to.src_port.0, to.dst_port.0])
 }
 
@@ -139,10 +141,10 @@ fn checksum(head: &Head) -> u32 {
     let chunk =
         u32::from_le_bytes([head.chunk, head.flags, head.length.to_ne_bytes()[0], head.length.to_ne_bytes()[1]]);
     let mut crc = u32::MAX;
-    crc = times(crc ^ word(Port(head.ports[0]), Port(head.ports[1])), BYTES[4]);
-    crc = times(crc ^ u32::from_le(head.tag), BYTES[4]);
-    crc = times(crc, BYTES[4]);
-    crc = times(crc ^ chunk, BYTES[4]);
+    crc = sctp_product(crc ^ word(Port(head.ports[0]), Port(head.ports[1])), BYTES[4]);
+    crc = sctp_product(crc ^ u32::from_le(head.tag), BYTES[4]);
+    crc = sctp_product(crc, BYTES[4]);
+    crc = sctp_product(crc ^ chunk, BYTES[4]);
     (!crc).to_le()
 }
 

@@ -192,13 +192,8 @@ fn record(scratch: &mut Scratch, found: &Service, backend: u32, leaves: bool, ha
     if scratch.to.direct_return != 0 {
         return flows::record_direct_return(scratch, found.id, backend);
     }
-    // A backend here answers through our uplink, where the answer is recognised; and if this client already uses the
-    // same port towards the same backend through another frontend, the two are told apart by a port of ours.
-    if !leaves && flows::record_plain(scratch, found.id, backend, 0)? {
-        return Ok(());
-    }
-    let kinds = (FlowKind::ServiceForward, FlowKind::ServiceReply);
-    flows::record_with_port(scratch, kinds, found.id, backend, hash)
+    // A backend here answers through our uplink, where the answer is recognised.
+    flows::record_to_backend(scratch, !leaves, found.id, backend, hash)
 }
 
 #[inline(always)]
