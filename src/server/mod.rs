@@ -61,7 +61,7 @@ pub fn main(args: config::Args) -> anyhow::Result<()> {
     runtime.spawn(crate::memory::forget_start());
     let result = runtime.block_on(run(config));
     // What hangs now would hang for ever.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 

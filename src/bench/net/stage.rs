@@ -99,7 +99,7 @@ impl Stage {
         Ok(command)
     }
 
-    /// Of machines; below it they have one of their own, as nodes have. Not within the cluster's own, where what the cluster does not know is killed.
+    /// The group that the machines' own is in. Not within the cluster's, where what the cluster does not know is killed.
     fn group(&self, part: &str) -> PathBuf {
         let cluster = self.cluster.name.cgroup();
         cluster.with_file_name(format!("{}-{part}", self.cluster.name.as_str()))
