@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::harness::{Cluster, Result, SOON, TOOLS, contains, wait_until};
+use crate::harness::{Cluster, Namespace, Result, SOON, TOOLS, contains, wait_until};
 
 pub fn busy_pods_become_more(cluster: &Arc<Cluster>) -> Result {
     let ns = cluster.namespace("autoscaling")?;
@@ -34,8 +34,22 @@ spec:
     contains(&ns.kubectl(&["top", "nodes"])?, &cluster.node(1))?;
     wait_until("a second pod", Duration::from_secs(120), || {
         Ok(ns.field("deployment/busy", "{.status.readyReplicas}")? == "2")
-    })?;
+    })
+    .map_err(|late| format!("{late}\n{}", seen(&ns)))?;
     let described = ns.kubectl(&["describe", "hpa", "busy"])?;
     contains(&described, "New size: 2; reason: cpu resource utilization (percentage of request) above target")?;
     contains(&described, "ScalingActive   True    ValidMetricFound")
+}
+
+/// What autoscaling went by, for whoever reads that it failed.
+fn seen(ns: &Namespace) -> String {
+    let metrics = format!("/apis/metrics.k8s.io/v1beta1/namespaces/{}/pods", ns.name);
+    let asked: [&[&str]; 4] = [
+        &["describe", "hpa", "busy"],
+        &["get", "--raw", &metrics],
+        &["get", "pods", "-o", "yaml"],
+        &["get", "events", "--sort-by=.metadata.creationTimestamp"],
+    ];
+    let answers = asked.map(|arguments| ns.kubectl(arguments).unwrap_or_else(|error| error.to_string()));
+    answers.join("\n")
 }

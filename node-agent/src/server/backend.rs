@@ -1,6 +1,6 @@
 //! The node's containers, as streams need them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::pods::context::Latest;
 use crate::pods::manager::Pods;
 use crate::pods::spec::identity;
 use crate::runtime::{ExecSpec, RuntimeError};
+use crate::streams::written::written;
 use crate::streams::{
     Backend, ContainerRef, Duplex, Input, LogSource, Output, ProcessIo, StreamError, TerminalSize, netns,
 };
@@ -116,6 +117,9 @@ impl Backend for RuntimeBackend {
         let attempt = latest.borrow().attempt;
         let log = self.context.log_path(&identity(&pod), &target.container, attempt);
         let once = pod.spec.container(&target.container).is_some_and(|c| c.stdin_once);
+        let unread = |e| StreamError::Internal(format!("cannot follow the container's output: {e}"));
+        // From before its first input is passed on: what that brings about is output of this attach.
+        let follower = LogFollower::at_end(log, latest, id.clone()).await.map_err(unread)?;
         let reading = match io.stdin {
             Some(input) => Some(tokio::spawn(pass_input(input, runtime.stdin(&id, once).await.map_err(told)?))),
             None => None,
@@ -129,12 +133,12 @@ impl Backend for RuntimeBackend {
                 }
             }
         });
-        let result = follow_log(&log, latest, &id, io.stdout, io.stderr).await;
+        let result = follower.pass_on(io.stdout, io.stderr).await;
         resizing.abort();
         if let Some(reading) = reading {
             reading.abort();
         }
-        result.map_err(|e| StreamError::Internal(format!("cannot follow the container's output: {e}")))
+        result.map_err(unread)
     }
 
     async fn connect(&self, namespace: &str, pod: &str, port: u16) -> Result<Box<dyn Duplex>, StreamError> {
@@ -165,12 +169,17 @@ impl Backend for RuntimeBackend {
         };
         let path = self.context.log_path(&identity(&pod), &target.container, attempt);
         let runs = move |latest: &Latest| latest.running && latest.attempt == attempt;
+        if !runs(&now) {
+            written(&path).await;
+        }
         let (tx, running) = watch::channel(runs(&now));
+        let written_to = path.clone();
         tokio::spawn(async move {
             loop {
                 let still = runs(&latest.borrow_and_update());
-                tx.send_replace(still);
                 if !still {
+                    written(&written_to).await;
+                    tx.send_replace(false);
                     return;
                 }
                 tokio::select! {
@@ -225,43 +234,59 @@ async fn pass_output(from: Option<mpsc::Receiver<Bytes>>, to: Option<Output>) ->
     Some(to)
 }
 
-/// Passes on what is written to a log from now on, until its container ends or the client goes.
-async fn follow_log(
-    path: &Path,
-    mut latest: watch::Receiver<Latest>,
-    id: &str,
-    mut stdout: Option<Output>,
-    mut stderr: Option<Output>,
-) -> std::io::Result<()> {
-    let mut file = open_when_there(path).await?;
-    file.seek(std::io::SeekFrom::End(0)).await?;
-    let mut rest = Vec::new();
-    loop {
-        let ended = {
-            let latest = latest.borrow_and_update();
-            !latest.running || latest.id != id
-        };
-        let read = file.read_to_end(&mut rest).await?;
-        while let Some(end) = rest.iter().position(|b| *b == b'\n') {
-            let line: Vec<u8> = rest.drain(..=end).collect();
-            let Some((is_error, text)) = parse(&line) else { continue };
-            let to = if is_error { &mut stderr } else { &mut stdout };
-            if let Some(to) = to
-                && (to.write_all(&text).await.is_err() || to.flush().await.is_err())
-            {
-                return Ok(());
-            }
-        }
-        if read == 0 {
-            if rotated(path, &file).await {
-                file = open_when_there(path).await?;
-                continue;
-            }
+/// Reads what is written to a container's log.
+struct LogFollower {
+    path: PathBuf,
+    file: tokio::fs::File,
+    latest: watch::Receiver<Latest>,
+    /// The container's.
+    id: String,
+}
+
+impl LogFollower {
+    /// Begins where the log ends now.
+    async fn at_end(path: PathBuf, latest: watch::Receiver<Latest>, id: String) -> std::io::Result<Self> {
+        let mut file = open_when_there(&path).await?;
+        file.seek(std::io::SeekFrom::End(0)).await?;
+        Ok(Self { path, file, latest, id })
+    }
+
+    /// Passes on what is written, until all is there that the container said, or the client goes.
+    async fn pass_on(mut self, mut stdout: Option<Output>, mut stderr: Option<Output>) -> std::io::Result<()> {
+        let mut rest = Vec::new();
+        loop {
+            // Looked at before the file: what is written before the end is read.
+            let ended = self.has_ended();
             if ended {
-                return Ok(());
+                written(&self.path).await;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            let read = self.file.read_to_end(&mut rest).await?;
+            while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                let Some((is_error, text)) = parse(&line) else { continue };
+                let to = if is_error { &mut stderr } else { &mut stdout };
+                if let Some(to) = to
+                    && (to.write_all(&text).await.is_err() || to.flush().await.is_err())
+                {
+                    return Ok(());
+                }
+            }
+            if read == 0 {
+                if rotated(&self.path, &self.file).await {
+                    self.file = open_when_there(&self.path).await?;
+                    continue;
+                }
+                if ended {
+                    return Ok(());
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
         }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        let latest = self.latest.borrow_and_update();
+        !latest.running || latest.id != self.id
     }
 }
 
@@ -301,7 +326,29 @@ fn parse(line: &[u8]) -> Option<(bool, Vec<u8>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_written_after_the_end_was_told_is_passed_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.log");
+        let mut log = std::fs::File::create(&path).unwrap();
+        log.write_all(b"2026-01-01T00:00:00Z stdout F before\n").unwrap();
+        let (_ended, latest) = watch::channel(Latest { id: "c".to_owned(), attempt: 0, running: false });
+        let follower = LogFollower::at_end(path, latest, "c".to_owned()).await.unwrap();
+        log.write_all(b"2026-01-01T00:00:00Z stdout F one\n").unwrap();
+        let (mut client, server) = tokio::io::duplex(1024);
+        let passing = tokio::spawn(follower.pass_on(Some(Box::new(server)), None));
+        tokio::task::yield_now().await;
+        log.write_all(b"2026-01-01T00:00:00Z stdout F two\n").unwrap();
+        drop(log);
+        let mut seen = String::new();
+        client.read_to_string(&mut seen).await.unwrap();
+        assert_eq!(seen, "one\ntwo\n");
+        passing.await.unwrap().unwrap();
+    }
 
     #[test]
     fn log_lines_become_output_again() {

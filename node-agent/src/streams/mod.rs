@@ -13,6 +13,7 @@ mod remote_command;
 mod spdy;
 mod status;
 mod websocket;
+pub mod written;
 
 #[cfg(test)]
 mod tests;

@@ -2,38 +2,18 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::time::Duration;
+
+use crate::streams::written::written;
 
 /// How much of a log stands in for a message (kubelet: `MaxContainerTerminationMessageLogLength`), in bytes.
 const TAIL_BYTES: usize = 2048;
 /// And how many lines (kubelet: `MaxContainerTerminationMessageLogLines`).
 const TAIL_LINES: usize = 80;
-/// How long the runtime may take to write what the container said last, and how often that is looked at.
-const WRITTEN_TIMEOUT: Duration = Duration::from_millis(500);
-const WRITTEN_POLL: Duration = Duration::from_millis(5);
-
-/// What the end of a log says.
-///
-/// The runtime tells of an exit before it has emptied the container's pipes, and a last line without an end is written
-/// only then: the log is read when the runtime has closed it.
+/// What the end of a log says, when all of it is there.
 pub async fn read(path: &Path) -> String {
-    drop(tokio::time::timeout(WRITTEN_TIMEOUT, closed(path)).await);
+    written(path).await;
     text(&tail(path).unwrap_or_default())
-}
-
-async fn closed(path: &Path) {
-    while File::open(path).is_ok_and(|file| has_writer(&file)) {
-        tokio::time::sleep(WRITTEN_POLL).await;
-    }
-}
-
-/// Whether a process has the file open for writing: no read lease is given on it then (fcntl(2), `F_SETLEASE`).
-fn has_writer(file: &File) -> bool {
-    // SAFETY: the descriptor is open as long as `file` is; the argument is a number. The lease ends with the descriptor.
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) };
-    result == -1 && std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock
 }
 
 fn tail(path: &Path) -> std::io::Result<Vec<u8>> {
