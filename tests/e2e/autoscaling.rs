@@ -47,7 +47,7 @@ fn seen(ns: &Namespace) -> String {
     let asked: [&[&str]; 4] = [
         &["describe", "hpa", "busy"],
         &["get", "--raw", &metrics],
-        &["get", "pods", "-o", "yaml"],
+        &["get", "deployments,replicasets,pods", "-o", "yaml"],
         &["get", "events", "--sort-by=.metadata.creationTimestamp"],
     ];
     let answers = asked.map(|arguments| ns.kubectl(arguments).unwrap_or_else(|error| error.to_string()));

@@ -24,7 +24,7 @@ pub struct Executor {
     pub api: Api,
     /// Where events go.
     pub recorder: Recorder,
-    sinks: Arc<BTreeMap<(String, String), Arc<dyn Sink>>>,
+    sinks: Arc<Sinks>,
 }
 
 impl std::fmt::Debug for Executor {
@@ -50,10 +50,59 @@ impl Sinks {
         self.0.insert((kind.group.to_string(), kind.plural.to_string()), cache.clone());
     }
 
+    fn of(&self, kind: &Kind) -> Option<&Arc<dyn Sink>> {
+        self.0.get(&(kind.group.to_string(), kind.plural.to_string()))
+    }
+
     /// Hands the answer to a write to the kind's cache.
     pub fn wrote(&self, kind: &Kind, body: &[u8]) {
-        if let Some(sink) = self.0.get(&(kind.group.to_string(), kind.plural.to_string())) {
+        if let Some(sink) = self.of(kind) {
             sink.wrote(body);
+        }
+    }
+
+    /// Hands an answer to the kind's cache; the written object's name.
+    fn take_in(&self, write: &Write, body: &Bytes) -> String {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Answer {
+            kind: String,
+            metadata: Meta,
+        }
+        let Answer { kind, metadata: meta } = serde_json::from_slice(body).unwrap_or_default();
+        match (&write.verb, self.of(&write.kind)) {
+            (Verb::Delete(options), Some(sink)) => {
+                let waits = meta.is_terminating()
+                    && (!meta.finalizers.is_empty() || meta.deletion_grace_period_seconds.unwrap_or_default() > 0);
+                if waits {
+                    sink.wrote(body);
+                } else {
+                    self.forget(write, options.uid.as_deref().unwrap_or(&meta.uid));
+                }
+            }
+            // What is served below an object may be of another kind, with the object's name and resource version (`Scale`):
+            // taken for the object, it would stand for it until the next change.
+            (verb, Some(sink)) if kind == write.kind.kind => {
+                // Taking away the last finalizer of an object that is being deleted removes it.
+                let took_finalizers =
+                    matches!(verb, Verb::Patch(_, _, patch) if patch.pointer("/metadata/finalizers").is_some());
+                let is_last = meta.is_terminating()
+                    && meta.finalizers.is_empty()
+                    && meta.deletion_grace_period_seconds.unwrap_or_default() == 0;
+                if took_finalizers && is_last {
+                    sink.deleted(&meta.key(), &meta.uid);
+                } else {
+                    sink.wrote(body);
+                }
+            }
+            _ => {}
+        }
+        if write.name.is_empty() { meta.name } else { write.name.clone() }
+    }
+
+    fn forget(&self, write: &Write, uid: &str) {
+        if let Some(sink) = self.of(&write.kind) {
+            sink.deleted(&Key::new(&write.namespace, &write.name), uid);
         }
     }
 }
@@ -75,7 +124,7 @@ pub struct Failure {
 impl Executor {
     /// Carries plans out through `api`; answers go to `sinks`.
     pub fn new(api: Api, recorder: Recorder, sinks: Sinks) -> Self {
-        Self { api, recorder, sinks: Arc::new(sinks.0) }
+        Self { api, recorder, sinks: Arc::new(sinks) }
     }
 
     /// The same, with events from another component.
@@ -109,7 +158,7 @@ impl Executor {
         let error = loop {
             match self.send(&write).await {
                 Ok(body) => {
-                    let name = self.take_in(&write, &body);
+                    let name = self.sinks.take_in(&write, &body);
                     if let Some(Report { regarding, success: Some((reason, message)), .. }) = write.report {
                         self.recorder.record(Note::normal(regarding, reason, message.replace("{}", &name)));
                     }
@@ -134,7 +183,7 @@ impl Executor {
                 // Gone, or replaced by another of the same name.
                 let replaced = error.is_conflict() && options.resource_version.is_none();
                 if error.is_not_found() || replaced {
-                    self.forget(&write, options.uid.as_deref().unwrap_or_default());
+                    self.sinks.forget(&write, options.uid.as_deref().unwrap_or_default());
                     return Ok(());
                 }
                 true
@@ -166,53 +215,6 @@ impl Executor {
             }
         }
     }
-
-    /// Hands an answer to the kind's cache; the written object's name.
-    fn take_in(&self, write: &Write, body: &Bytes) -> String {
-        #[derive(Deserialize)]
-        struct Answer {
-            #[serde(default)]
-            metadata: Meta,
-        }
-        if matches!(write.verb, Verb::Post(..)) {
-            return write.name.clone();
-        }
-        let answer: Option<Answer> = serde_json::from_slice(body).ok();
-        let meta = answer.map(|a| a.metadata).unwrap_or_default();
-        let sink = self.sinks.get(&(write.kind.group.to_string(), write.kind.plural.to_string()));
-        match (&write.verb, sink) {
-            (Verb::Delete(options), Some(sink)) => {
-                let waits = meta.is_terminating()
-                    && (!meta.finalizers.is_empty() || meta.deletion_grace_period_seconds.unwrap_or_default() > 0);
-                if waits {
-                    sink.wrote(body);
-                } else {
-                    self.forget(write, options.uid.as_deref().unwrap_or(&meta.uid));
-                }
-            }
-            (verb, Some(sink)) => {
-                // Taking away the last finalizer of an object that is being deleted removes it.
-                let took_finalizers =
-                    matches!(verb, Verb::Patch(_, _, patch) if patch.pointer("/metadata/finalizers").is_some());
-                let is_last = meta.is_terminating()
-                    && meta.finalizers.is_empty()
-                    && meta.deletion_grace_period_seconds.unwrap_or_default() == 0;
-                if took_finalizers && is_last {
-                    sink.deleted(&meta.key(), &meta.uid);
-                } else {
-                    sink.wrote(body);
-                }
-            }
-            (_, None) => {}
-        }
-        if write.name.is_empty() { meta.name } else { write.name.clone() }
-    }
-
-    fn forget(&self, write: &Write, uid: &str) {
-        if let Some(sink) = self.sinks.get(&(write.kind.group.to_string(), write.kind.plural.to_string())) {
-            sink.deleted(&Key::new(&write.namespace, &write.name), uid);
-        }
-    }
 }
 
 fn verb_name(verb: &Verb) -> &'static str {
@@ -221,5 +223,40 @@ fn verb_name(verb: &Verb) -> &'static str {
         Verb::Replace(..) => "update",
         Verb::Patch(..) => "patch",
         Verb::Delete(_) => "delete",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::runtime::kind;
+    use crate::views::Deployment;
+
+    #[test]
+    fn an_answer_of_another_kind_is_not_taken_for_the_object() {
+        let cache = Arc::new(Cache::<Deployment>::default());
+        let mut sinks = Sinks::default();
+        sinks.add(&cache);
+        let metadata = |version: &str| json!({"name": "d", "namespace": "n", "uid": "u", "resourceVersion": version});
+        let deployment = |version: &str, replicas: i32| {
+            let spec = json!({"replicas": replicas, "selector": {"matchLabels": {"a": "b"}}});
+            json!({"kind": "Deployment", "apiVersion": "apps/v1", "metadata": metadata(version), "spec": spec})
+        };
+        let read = |object: serde_json::Value| serde_json::from_value::<Deployment>(object).unwrap();
+        cache.watched(read(deployment("5", 1)));
+        let meta = cache.list()[0].metadata.clone();
+        // The answer to a write of the scale comes before the watch's news of the same resource version.
+        let write = Write::merge(&kind::DEPLOYMENT, &meta, "scale", json!({"spec": {"replicas": 2}}));
+        let scale = json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata("6"), "spec": {"replicas": 2}});
+        assert_eq!(sinks.take_in(&write, &scale.to_string().into()), "d");
+        assert_eq!(cache.list()[0].replicas(), 1);
+        cache.watched(read(deployment("6", 2)));
+        assert!(cache.list()[0].replicas() == 2 && !cache.list()[0].spec.selector.is_empty());
+        // That of the object itself is taken.
+        let write = Write::merge(&kind::DEPLOYMENT, &meta, "", json!({"spec": {"replicas": 3}}));
+        sinks.take_in(&write, &deployment("7", 3).to_string().into());
+        assert_eq!(cache.list()[0].replicas(), 3);
     }
 }
