@@ -308,7 +308,6 @@ impl Server {
     /// Makes what every cluster has, where it is missing, and takes this server's place among the others.
     async fn bootstrap(&self, api: &ApiServer) -> anyhow::Result<Members> {
         let facts = bootstrap::Facts {
-            advertise_address: self.advertise,
             secure_port: self.config.port,
             service_cidrs: self.config.service_cidr.all(),
             cluster_cidrs: self.config.cluster_cidr.all(),
@@ -327,8 +326,6 @@ impl Server {
         if self.advertise.is_loopback() {
             tracing::warn!("{} is this machine only: pods and other machines can't reach this server", self.advertise);
         }
-        // What the service kubernetes leads to is all servers' to say.
-        desired.retain(|o| !matches!(o["kind"].as_str(), Some("Endpoints" | "EndpointSlice")));
         bootstrap::reconcile(&client, desired).await.context("cannot make a new cluster's objects")?;
         for token in &self.config.bootstrap_tokens {
             add_token(&client, token).await?;

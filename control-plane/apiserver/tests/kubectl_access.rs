@@ -58,7 +58,6 @@ async fn start(clock: &Clock, random: &Random, stop: &CancellationToken) -> ApiS
     };
     let server = ApiServer::start(config).await.unwrap();
     let facts = Facts {
-        advertise_address: "172.30.0.2".parse().unwrap(),
         secure_port: 6443,
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
         cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],

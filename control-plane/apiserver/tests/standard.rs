@@ -35,7 +35,6 @@ enum As<'a> {
 
 fn facts() -> Facts {
     Facts {
-        advertise_address: IpAddr::from([172, 30, 0, 2]),
         secure_port: 6443,
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
         cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],

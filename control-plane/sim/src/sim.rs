@@ -284,7 +284,6 @@ fn service_cidr() -> IpNet {
 /// What its cluster is made of.
 pub(crate) fn facts() -> Facts {
     Facts {
-        advertise_address: IpAddr::V4(Ipv4Addr::new(172, 30, 0, 2)),
         secure_port: 6443,
         service_cidrs: vec![service_cidr()],
         cluster_cidrs: vec![IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16))],

@@ -34,7 +34,6 @@ pub fn desired(facts: &Facts) -> Vec<Value> {
     out.extend(roles::objects());
     out.push(objects::service_cidr(facts));
     out.extend(objects::services(facts));
-    out.extend(endpoints(&[facts.advertise_address], facts.secure_port));
     out.extend(objects::config_maps(facts));
     out.extend(definitions::objects());
     out

@@ -8,9 +8,7 @@ use serde_json::{Value, json};
 /// What the objects are made of.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// Where clients and nodes reach the API server.
-    pub advertise_address: IpAddr,
-    /// Its port.
+    /// The port of the API server.
     pub secure_port: u16,
     /// Addresses of services: of one family or both, the preferred one first, of which the first address is that of the
     /// service `kubernetes`.

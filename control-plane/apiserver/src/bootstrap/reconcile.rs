@@ -14,6 +14,8 @@ use crate::json::{list, text};
 
 /// How many writes are under way at a time: enough that a store which commits in groups commits few times.
 const CONCURRENT: usize = 64;
+/// So many objects of a list are read one by one: the list may hold thousands of others.
+const FEW: usize = 2;
 
 /// Why the objects could not be brought about.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +23,7 @@ pub enum Error {
     /// A request failed.
     #[error("cannot {action} {path}: {source}")]
     Request {
-        /// `list`, `create`, `update`.
+        /// `list`, `get`, `create`, `update`.
         action: &'static str,
         /// The request's path.
         path: String,
@@ -65,37 +67,58 @@ fn key(object: &Value) -> Key {
     (part("/kind"), part("/metadata/namespace"), part("/metadata/name"))
 }
 
-/// Everything there is in the lists that hold the desired objects.
+/// What there is of the desired objects, and perhaps others beside them.
 async fn read(client: &kube::Client, desired: &[Value]) -> Result<BTreeMap<Key, Value>, Error> {
-    let mut lists = BTreeMap::new();
+    let mut lists: BTreeMap<String, Vec<&Value>> = BTreeMap::new();
     for object in desired {
-        lists.insert(list_path(object)?, (text(object, "/kind"), text(object, "/apiVersion")));
+        lists.entry(list_path(object)?).or_default().push(object);
     }
     let mut out = BTreeMap::new();
-    for (path, (kind, api_version)) in lists {
-        let found: Value = send(client, "list", Method::GET, &path, None).await?;
-        for item in list(&found, "/items") {
-            let mut item = item.clone();
+    for (path, wanted) in lists {
+        let found = if wanted.len() > FEW { whole(client, &path).await? } else { each(client, &wanted).await? };
+        for mut item in found {
             // The items of a list carry neither.
-            item["kind"] = kind.into();
-            item["apiVersion"] = api_version.into();
+            for field in ["kind", "apiVersion"] {
+                item[field] = wanted[0][field].clone();
+            }
             out.insert(key(&item), item);
         }
     }
     Ok(out)
 }
 
+async fn whole(client: &kube::Client, path: &str) -> Result<Vec<Value>, Error> {
+    let mut found = send(client, "list", Method::GET, path, None).await?;
+    Ok(match found["items"].take() {
+        Value::Array(items) => items,
+        _ => Vec::new(),
+    })
+}
+
+async fn each(client: &kube::Client, wanted: &[&Value]) -> Result<Vec<Value>, Error> {
+    let mut out = Vec::new();
+    for object in wanted {
+        match send(client, "get", Method::GET, &object_path(object)?, None).await {
+            Ok(found) => out.push(found),
+            Err(Error::Request { source, .. }) if has_code(&source, 404) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(out)
+}
+
+fn has_code(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
 async fn write(client: &kube::Client, change: Change) -> Result<(), Error> {
     let (action, method, path, object) = match change {
         Change::Create(object) => ("create", Method::POST, list_path(&object)?, object),
-        Change::Update(object) => {
-            let path = format!("{}/{}", list_path(&object)?, text(&object, "/metadata/name"));
-            ("update", Method::PUT, path, object)
-        }
+        Change::Update(object) => ("update", Method::PUT, object_path(&object)?, object),
     };
     match send(client, action, method, &path, Some(&object)).await {
         Ok(_) => Ok(()),
-        Err(Error::Request { source, .. }) if matches!(&*source, kube::Error::Api(s) if s.code == 409) => Ok(()),
+        Err(Error::Request { source, .. }) if has_code(&source, 409) => Ok(()),
         Err(e) => Err(e),
     }
 }
@@ -128,6 +151,10 @@ fn list_path(object: &Value) -> Result<String, Error> {
         "" => format!("{root}/{api_version}/{plural}"),
         namespace => format!("{root}/{api_version}/namespaces/{namespace}/{plural}"),
     })
+}
+
+fn object_path(object: &Value) -> Result<String, Error> {
+    Ok(format!("{}/{}", list_path(object)?, text(object, "/metadata/name")))
 }
 
 async fn send(

@@ -13,7 +13,6 @@ use crate::test_reader::FakeReader;
 
 fn facts() -> Facts {
     Facts {
-        advertise_address: "172.30.0.2".parse().unwrap(),
         secure_port: 6443,
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
         cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
@@ -47,8 +46,6 @@ fn objects_are_distinct_and_their_namespaces_come_first() {
     }
     let service = find(&objects, "Service", "kubernetes");
     assert_eq!(text(service, "/spec/clusterIP"), "10.96.0.1");
-    let slice = find(&objects, "EndpointSlice", "kubernetes");
-    assert_eq!(text(slice, "/endpoints/0/addresses/0"), "172.30.0.2");
     let config: Value =
         serde_json::from_str(text(find(&objects, "ConfigMap", "xebec-cluster"), "/data/config")).unwrap();
     assert_eq!(config["nodePortRange"], "30000-32767");
@@ -161,9 +158,10 @@ fn roles_gain_what_they_lack_and_keep_what_they_have() {
 
 #[test]
 fn a_new_address_replaces_the_old_one() {
-    let objects = desired(&facts());
-    let moved = desired(&Facts { advertise_address: "172.30.0.99".parse().unwrap(), ..facts() });
-    let changes = plan(moved, store(&objects));
+    let at = |address: &str| endpoints(&[address.parse().unwrap()], 6443);
+    let (before, after) = (at("172.30.0.2"), at("172.30.0.99"));
+    assert_eq!(text(find(&before, "EndpointSlice", "kubernetes"), "/endpoints/0/addresses/0"), "172.30.0.2");
+    let changes = plan(after, store(&before));
     let kinds: Vec<_> = changes.iter().map(|c| if let Change::Update(o) = c { text(o, "/kind") } else { "" }).collect();
     assert_eq!(kinds, ["Endpoints", "EndpointSlice"]);
 }
