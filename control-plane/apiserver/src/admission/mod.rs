@@ -54,6 +54,18 @@ pub enum Operation {
     Connect,
 }
 
+impl Operation {
+    /// Its name in AdmissionReviews and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
+}
+
 /// A request on its way to the store.
 pub struct Review<'a> {
     /// Who asks.

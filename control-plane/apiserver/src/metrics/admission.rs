@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::family::{Counters, Histograms, Labels, label};
-use crate::admission::Operation;
 
 /// The ends of the buckets of latencies, in seconds.
 const BOUNDS: [f64; 8] = [0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 25.0];
@@ -62,16 +61,6 @@ struct Rejection {
     name: String,
     why: Why,
     code: u16,
-}
-
-/// `CREATE` and the like.
-pub(crate) fn operation(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Create => "CREATE",
-        Operation::Update => "UPDATE",
-        Operation::Delete => "DELETE",
-        Operation::Connect => "CONNECT",
-    }
 }
 
 fn write_step(out: &mut String, name: Option<&str>, step: Step) {

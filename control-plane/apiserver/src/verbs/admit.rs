@@ -11,7 +11,7 @@ use xebec_store::{Condition, Operation as StoreOperation, Txn};
 use crate::admission::dynamic::Reinvocation;
 use crate::admission::{Operation, Plugin, Review, Rider};
 use crate::chain::Call;
-use crate::metrics::admission::{self as metrics, Step};
+use crate::metrics::admission::Step;
 
 /// Which request is put before the plugins.
 #[derive(Clone, Copy)]
@@ -138,7 +138,7 @@ async fn run(
     };
     let step = Step {
         kind: if mutate { "admit" } else { "validate" },
-        operation: metrics::operation(admission.operation),
+        operation: admission.operation.name(),
         rejected: result.is_err(),
     };
     server.metrics.admission.stepped(step, begun.elapsed(), &timed);

@@ -145,7 +145,7 @@ fn rules(config: &Value, pointer: &str) -> Vec<Rule> {
 impl Rule {
     fn matches(&self, review: &Review<'_>, row: &Resource) -> bool {
         let has = |list: &[String], value: &str| list.iter().any(|item| item == "*" || item == value);
-        has(&self.operations, operation(review.operation))
+        has(&self.operations, review.operation.name())
             && has(&self.groups, &row.group)
             && has(&self.versions, &row.version)
             && self.resources.iter().any(|resource| matches_resource(resource, &row.plural, review.subresource))
@@ -166,16 +166,6 @@ impl Rule {
 fn matches_resource(rule: &str, plural: &str, subresource: &str) -> bool {
     let (resource, sub) = rule.split_once('/').unwrap_or((rule, ""));
     (resource == "*" || resource == plural) && (sub == "*" || sub == subresource)
-}
-
-/// How AdmissionReviews call it.
-pub(super) fn operation(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Create => "CREATE",
-        Operation::Update => "UPDATE",
-        Operation::Delete => "DELETE",
-        Operation::Connect => "CONNECT",
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 use xebec_schema::convert;
 use xebec_schema::resource::Resource;
 
-use super::matching::operation;
 use crate::admission::{Operation, Review};
 use crate::chain::Call;
 use crate::subresource::{below_proxy, scale_of};
@@ -80,7 +79,7 @@ pub(super) fn request(review: &Review<'_>, row: &Resource) -> Value {
         "resource": resource(row),
         "requestKind": kind(review.requested, review.subresource),
         "requestResource": resource(review.requested),
-        "operation": operation(review.operation),
+        "operation": review.operation.name(),
         "userInfo": info,
         "dryRun": review.dry_run,
     });

@@ -20,7 +20,7 @@ use super::hooks::{Hook, Hooks};
 use super::request;
 use crate::admission::{Plugin, Review};
 use crate::authz::{Answers, Authorizer};
-use crate::metrics::admission::{self as metrics, Step, Why};
+use crate::metrics::admission::{Step, Why};
 use crate::reader::Reader;
 use crate::webhook::WebhookClient;
 
@@ -126,7 +126,7 @@ impl Webhooks {
             Err(Failure::Refused(_)) => (0, Some((Why::Internal, 0))),
         };
         let kind = if self.mutating { "admit" } else { "validating" };
-        let operation = metrics::operation(review.operation);
+        let operation = review.operation.name();
         let step = Step { kind, operation, rejected: rejected.is_some() };
         if let Some((why, code)) = rejected {
             metrics.rejected(step, &hook.name, why, code);
