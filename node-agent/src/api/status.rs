@@ -36,11 +36,21 @@ pub struct PodStatus {
     pub qos_class: Option<String>,
 }
 
+/// Whether a pod in this phase has ended for good.
+pub fn is_final(phase: &str) -> bool {
+    matches!(phase, "Succeeded" | "Failed")
+}
+
 impl PodStatus {
     /// What is said of all containers, of whichever sort.
     pub fn every_container(&self) -> impl Iterator<Item = &ContainerStatus> {
         let Self { init_container_statuses, container_statuses, ephemeral_container_statuses, .. } = self;
         init_container_statuses.iter().chain(container_statuses).chain(ephemeral_container_statuses)
+    }
+
+    /// Whether the pod has ended for good.
+    pub fn is_final(&self) -> bool {
+        self.phase.as_deref().is_some_and(is_final)
     }
 }
 

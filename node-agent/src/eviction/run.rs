@@ -86,8 +86,7 @@ impl Evictor {
 
     /// The pods that may have to go.
     fn active(&self) -> impl Iterator<Item = Arc<Pod>> {
-        let over = |pod: &Arc<Pod>| matches!(pod.status.phase.as_deref(), Some("Succeeded" | "Failed"));
-        self.pods.all().into_iter().filter(move |pod| !over(pod) && pod.metadata.deletion_timestamp.is_none())
+        self.pods.all().into_iter().filter(|pod| !pod.status.is_final() && pod.metadata.deletion_timestamp.is_none())
     }
 
     /// Sends those away that have more on disk than they may.

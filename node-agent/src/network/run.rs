@@ -31,6 +31,8 @@ use crate::proxy::LoadBalancerAddresses;
 /// have removed a route.
 const RETRY: Duration = Duration::from_secs(2);
 const COMPARE: Duration = Duration::from_secs(60);
+/// How long the server may take to be told of this node's links: dead nodes' addresses are taken over by who waits for it.
+const TELL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Runs until `cancel`. What is in the kernel stays there. `ready` is told which other nodes are ready, `small_path` what
 /// is wrong if large packets do not get to one.
@@ -105,7 +107,8 @@ pub async fn run(
                     RETRY
                 }
             };
-            if let Err(error) = peers.tell_links(&rest).await {
+            let told = tokio::time::timeout(TELL_TIMEOUT, peers.tell_links(&rest)).await;
+            if let Err(error) = told.unwrap_or_else(|late| Err(ApiError::Transport(late.to_string()))) {
                 tracing::warn!(%error, "cannot tell other nodes which networks are on this node's link; trying again");
                 wait = RETRY;
             }

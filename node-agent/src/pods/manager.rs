@@ -102,7 +102,7 @@ impl Pods {
         let text = address.to_string();
         let pods = self.0.read();
         let has = |pod: &&Arc<Pod>| !pod.spec.host_network && pod.status.pod_ip.as_deref() == Some(&text);
-        pods.values().filter(|pod| !is_over(pod)).find(has).map(|pod| pod.metadata.namespace.clone())
+        pods.values().filter(|pod| !pod.status.is_final()).find(has).map(|pod| pod.metadata.namespace.clone())
     }
 
     /// The pod of that name.
@@ -282,7 +282,7 @@ impl PodManager {
         if pod.spec.node_name != self.context.node_name {
             return;
         }
-        if is_over(&pod) {
+        if pod.status.is_final() {
             self.context.ledger.remove(&uid);
         }
         if let Some(worker) = self.workers.get(&uid) {
@@ -297,7 +297,7 @@ impl PodManager {
             let about = crate::events::About::pod(&pod);
             self.context.events.warning(about, &rejection.reason, rejection.message.clone());
         }
-        if rejected.is_none() && !is_over(&pod) {
+        if rejected.is_none() && !pod.status.is_final() {
             self.context.ledger.set(&uid, Room::of(&Resize::of(&pod).granted_to(&pod).spec));
         }
         self.pods.0.write().insert(uid.clone(), Arc::clone(&pod));
@@ -313,11 +313,11 @@ impl PodManager {
     /// Whether there is room for a pod that is new here.
     fn admit(&self, pod: &Pod) -> Option<super::state::Rejection> {
         let has_run = pod.status.container_statuses.iter().any(|s| s.container_id.is_some());
-        if has_run || is_over(pod) || pod.metadata.deletion_timestamp.is_some() {
+        if has_run || pod.status.is_final() || pod.metadata.deletion_timestamp.is_some() {
             return None;
         }
         let pods = self.pods.0.read();
-        let others = pods.values().filter(|p| !is_over(p) && p.metadata.uid != pod.metadata.uid);
+        let others = pods.values().filter(|p| !p.status.is_final() && p.metadata.uid != pod.metadata.uid);
         let used = self.context.ledger.others(&pod.metadata.uid);
         admission::admit(pod, others.map(|p| &**p), used, &self.context.allocatable, *self.pressure.borrow())
     }
@@ -387,11 +387,6 @@ impl PodManager {
             tracing::warn!(%error, "cannot remove the files of pods that are gone");
         }
     }
-}
-
-/// Whether a pod has ended for good.
-fn is_over(pod: &Pod) -> bool {
-    matches!(pod.status.phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
 impl std::fmt::Debug for PodManager {

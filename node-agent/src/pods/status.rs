@@ -13,7 +13,7 @@ use super::state::{ContainerState, Operation, PodState};
 use crate::api::Pod;
 use crate::api::pod::Container;
 use crate::api::status::{
-    Address, Condition, ContainerStatus, PodStatus, Running, Terminated, VolumeMountStatus, Waiting,
+    Address, Condition, ContainerStatus, PodStatus, Running, Terminated, VolumeMountStatus, Waiting, is_final,
 };
 use crate::runtime::Phase;
 
@@ -82,9 +82,8 @@ fn addresses(pod: &Pod, state: &PodState, previous: &PodStatus, host_ip: IpAddr,
 /// given to others while it still holds them.
 fn told_phase(pod: &Pod, state: &PodState, now: Timestamp) -> &'static str {
     let phase = phase(pod, state, now);
-    let is_over = |phase: Option<&str>| matches!(phase, Some("Succeeded" | "Failed"));
     let holds = !pod.spec.resource_claims.is_empty() && state.rejected.is_none() && state.torn_down.done().is_none();
-    if holds && is_over(Some(phase)) && !is_over(pod.status.phase.as_deref()) { "Running" } else { phase }
+    if holds && is_final(phase) && !pod.status.is_final() { "Running" } else { phase }
 }
 
 /// The pod's phase.

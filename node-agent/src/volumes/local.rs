@@ -314,9 +314,14 @@ impl Inner {
         Ok(())
     }
 
+    /// Takes down a pod's volumes and what else is in its folder.
+    async fn remove(&self, uid: &str) -> Result<(), VolumeError> {
+        self.unmount(uid).await?;
+        remove_all(&self.pod_dir(uid))
+    }
+
     async fn forget(&self, pod: &PodIdentity) -> Result<(), VolumeError> {
-        self.unmount(&pod.uid).await?;
-        remove_all(&self.pod_dir(&pod.uid))?;
+        self.remove(&pod.uid).await?;
         remove_all(&self.config.log_root.join(format!("{}_{}_{}", pod.namespace, pod.name, pod.uid)))
     }
 }
@@ -459,13 +464,14 @@ impl Volumes for LocalVolumes {
     }
 
     async fn collect(&self, live: &[PodIdentity]) -> Result<(), VolumeError> {
+        let mut all_gone = Ok(());
         for uid in entries(&self.inner.config.pod_root)? {
             if !live.iter().any(|pod| pod.uid == uid) {
-                self.inner.unmount(&uid).await?;
-                remove_all(&self.inner.pod_dir(&uid))?;
+                // What is left of one pod does not keep that of others.
+                all_gone = all_gone.and(self.inner.remove(&uid).await);
             }
         }
-        Ok(())
+        all_gone
     }
 
     async fn image_mount(
