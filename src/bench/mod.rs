@@ -65,7 +65,8 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
             What::Control(control) => control::run(control).await,
             What::Net(net) => {
                 let measured = net::run(net).await?;
-                let figures = net::figures(&measured);
+                let mut figures = net::figures(&measured);
+                figures.push(net::driver_figure(net)?);
                 rows = Some(measured);
                 Ok(figures)
             }

@@ -18,7 +18,9 @@ pub use address::{Addr, Port};
 pub use config::Config;
 pub use event::{DropReason, EVENT_DROP, EVENT_NEW_FLOW, Event};
 pub use flow::{DatagramKey, DatagramPorts, Flow, FlowKey, FlowKind, flow_counters, flow_flags};
-pub use network::{ALIVE_PORT, ALIVE_QUESTION, LocalPod, Peer, lb_address_flags, node_address_flags, peer_flags};
+pub use network::{
+    ALIVE_PORT, ALIVE_QUESTION, LocalPod, Peer, YARDSTICK_BYTES, lb_address_flags, node_address_flags, peer_flags,
+};
 pub use policy::{Connection, DENY_ALL, Direction, FragmentKey, RuleKey, verdict};
 pub use service::{
     Affinity, AffinityKey, Backend, CLIENT_NAMESPACE, CLIENT_SOCKET, Chunk, ChunkKey, Frontend, MemberKey,

@@ -49,6 +49,9 @@ pub struct Peer {
     pub mtu: u16,
 }
 
+/// How many bytes of the packets of the benchmark of XDP are given: Ethernet, IPv4 and TCP without options, and two more.
+pub const YARDSTICK_BYTES: usize = 56;
+
 /// Where a node's datapath answers that it lives (UDP).
 pub const ALIVE_PORT: u16 = 10_254;
 /// What it is asked, and what it answers.

@@ -19,6 +19,7 @@ mod error;
 mod maps;
 pub mod sys;
 mod trace;
+pub mod yardstick;
 
 use std::fs::File;
 use std::io;

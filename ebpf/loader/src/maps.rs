@@ -187,7 +187,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    fn new(name: &'static str, map: Map) -> Result<Self, Error> {
+    pub(crate) fn new(name: &'static str, map: Map) -> Result<Self, Error> {
         Ok(Self { name, inner: PerCpuArray::try_from(map).map_err(failed(name))? })
     }
 

@@ -52,6 +52,7 @@ mod socket;
 mod trace;
 mod uplink;
 mod uplink_xdp;
+mod yardstick;
 
 /// The helpers that programs call are only for programs under a GPL-compatible licence.
 #[unsafe(no_mangle)]

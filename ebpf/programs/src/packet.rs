@@ -185,8 +185,9 @@ pub fn take(ctx: &TcContext) -> Option<&'static mut Scratch> {
 #[inline(always)]
 pub fn take_plain(ctx: &XdpContext) -> Option<&'static mut Scratch> {
     let ethernet: Ethernet = ctx.read(0)?;
+    let own = config!(uplink_mac);
     // SAFETY: both are six bytes.
-    let own: [u16; 3] = unsafe { core::mem::transmute(config!(uplink_mac)) };
+    let own: [u16; 3] = unsafe { core::mem::transmute(own) };
     if ethernet.dst[0] != own[0] || ethernet.dst[1] != own[1] || ethernet.dst[2] != own[2] {
         return None;
     }

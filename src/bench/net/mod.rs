@@ -11,6 +11,7 @@ mod pods;
 mod rows;
 mod rules;
 mod stage;
+mod xdp;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ use self::pods::Pod;
 use self::rows::{Measures, PICTURED};
 pub use self::rows::{Row, figures, table};
 use self::stage::{BARE, BARE_PODS, ROUTED, SERVER, Stage};
+pub use self::xdp::figure as driver_figure;
 use super::OwnCluster;
 use crate::api;
 use crate::cluster::Cluster;
