@@ -42,25 +42,17 @@ fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a free port").port()
 }
 
-/// Starts etcd, and waits until it listens: a server does not wait for it.
-async fn etcd(dir: &Path) -> (Process, String) {
-    let port = free_port();
-    let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{}", free_port()));
-    let process = Process::start(
+fn etcd(dir: &Path, client: &str) -> Process {
+    let peer = format!("http://127.0.0.1:{}", free_port());
+    Process::start(
         Command::new("etcd")
             .args(["--name", "a", "--log-level", "error", "--unsafe-no-fsync", "--data-dir"])
             .arg(dir.join("etcd"))
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-client-urls", client, "--advertise-client-urls", client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("a={peer}")])
             .stderr(Stdio::null()),
-    );
-    let started = Instant::now();
-    while tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {
-        assert!(started.elapsed() < PATIENCE, "etcd does not listen");
-        sleep(Duration::from_millis(20)).await;
-    }
-    (process, client)
+    )
 }
 
 fn server_command(data: &Path, etcd: &str) -> Command {
@@ -152,9 +144,10 @@ fn copy_keys(from: &Path, to: &Path) {
 #[tokio::test]
 async fn two_servers_are_one_cluster() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let (_etcd, url) = etcd(dir.path()).await;
+    let url = format!("http://127.0.0.1:{}", free_port());
     let (first, second) = (dir.path().join("a"), dir.path().join("b"));
-    let mut a = Server::start(first.clone(), &url).await;
+    // The server is there first, and waits.
+    let (mut a, _etcd) = tokio::join!(Server::start(first.clone(), &url), async { etcd(dir.path(), &url) });
     until("the first leads", async || a.holds("kube-controller-manager").await && a.holds("kube-scheduler").await)
         .await;
 

@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use xebec_apiserver::aggregation::Identity;
@@ -41,9 +42,9 @@ use xebec_apiserver::{ApiServer, Config};
 use xebec_clock::{Clock, Random};
 use xebec_pki::{ClusterCa, ServiceAccountKeys};
 use xebec_schema::registry::Registry;
-use xebec_store::Store;
 use xebec_store::etcd::{EtcdConfig, EtcdStore};
 use xebec_store::sqlite::SqliteStore;
+use xebec_store::{Store, StoreError};
 
 use crate::token::JOIN_GROUP;
 use config::ServerConfig;
@@ -53,6 +54,9 @@ use several::{DataDir, Office};
 
 /// How long what has to be given back at the end may take: leases, mostly.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// How long etcd may take to be there, and how often it is tried.
+const ETCD_PATIENCE: Duration = Duration::from_secs(30);
+const ETCD_PAUSE: Duration = Duration::from_millis(200);
 
 /// `xebec server`: runs until SIGTERM or SIGINT.
 pub fn main(args: config::Args) -> anyhow::Result<()> {
@@ -450,9 +454,25 @@ async fn open_store(config: &ServerConfig) -> anyhow::Result<Arc<dyn Store>> {
         ca_pem: read(&config.etcd_cafile, "--etcd-cafile")?,
         certificate_pem: certificate.zip(key),
     };
-    let store = EtcdStore::connect(&etcd).await;
     let what = || format!("cannot use etcd at {} (--etcd-servers)", config.etcd_servers.join(","));
-    Ok(Arc::new(store.with_context(what)?))
+    Ok(Arc::new(connect_etcd(&etcd).await.with_context(what)?))
+}
+
+/// Machines start in any order: etcd may be there in a while.
+async fn connect_etcd(etcd: &EtcdConfig) -> Result<EtcdStore, StoreError> {
+    let until = Instant::now() + ETCD_PATIENCE;
+    let mut told = false;
+    loop {
+        match EtcdStore::connect(etcd).await {
+            Err(error) if Instant::now() < until => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "cannot use etcd yet; trying for {} s", ETCD_PATIENCE.as_secs());
+                }
+            }
+            result => return result,
+        }
+        tokio::time::sleep(ETCD_PAUSE).await;
+    }
 }
 
 /// The address of the way to everywhere else.
