@@ -40,7 +40,8 @@ pub fn main() -> anyhow::Result<ExitCode> {
 
     nix::unistd::sethostname(&spec.name).context("cannot set the host name")?;
     let hierarchies = cgroups::hierarchies()?;
-    mounts::node(&hierarchies, &format!("nameserver {}\n", spec.gateway))?;
+    let resolver = spec.addresses.first().context("the node has no address")?.gateway;
+    mounts::node(&hierarchies, &format!("nameserver {resolver}\n"))?;
     // Where drivers of devices expect the node's agent.
     mounts::own_directory(&spec.data.join("kubelet"), "/var/lib/kubelet")?;
     let unified = cgroups::unified(&hierarchies).map(Path::to_path_buf);
@@ -75,12 +76,10 @@ fn network(spec: &NodeSpec) -> anyhow::Result<()> {
     runtime.block_on(async {
         let links = Netlink::here()?;
         links.up("lo").await?;
-        links.address("eth0", spec.address, spec.prefix).await?;
         links.up("eth0").await?;
-        links.default_route(spec.gateway).await?;
-        if let Some(v6) = &spec.v6 {
-            links.address("eth0", v6.address, v6.prefix).await?;
-            links.default_route(v6.gateway).await?;
+        for address in &spec.addresses {
+            links.address("eth0", address.own).await?;
+            links.default_route(address.gateway).await?;
         }
         Ok(())
     })
@@ -156,17 +155,14 @@ fn containerd_config(root: &Path) -> String {
 
 fn agent(spec: &NodeSpec, unified: Option<&Path>) -> Program {
     let text = |path: &Path| path.display().to_string();
-    let addresses = match &spec.v6 {
-        Some(v6) => format!("{},{}", spec.address, v6.address),
-        None => spec.address.to_string(),
-    };
+    let addresses: Vec<String> = spec.addresses.iter().map(|address| address.own.addr().to_string()).collect();
     let arguments = [
         ("--config", text(&spec.agent_config)),
         ("--server", spec.server.clone()),
         ("--ca-file", text(&spec.ca_file)),
         ("--token-file", text(&spec.token_file)),
         ("--node-name", spec.name.clone()),
-        ("--node-ip", addresses),
+        ("--node-ip", addresses.join(",")),
         ("--data-dir", text(&spec.data.join("agent"))),
         ("--containerd-socket", CONTAINERD_SOCKET.to_owned()),
         ("--log-dir", text(&spec.data.join("pod-logs"))),

@@ -118,8 +118,7 @@ impl Supervisor {
 
     async fn start(mut self) -> anyhow::Result<Self> {
         let cluster = self.shared.cluster();
-        links::fabric(self.shared.fabric.as_fd(), &cluster.host_link(), cluster.addresses(), cluster.dual_stack)
-            .await?;
+        links::fabric(self.shared.fabric.as_fd(), &cluster).await?;
         tokio::spawn(keep(Arc::clone(&self.shared), Kept::Server, CancellationToken::new()));
         self.keep_nodes(cluster.nodes);
         tokio::spawn(relay_names(Arc::clone(&self.shared)));
@@ -151,8 +150,8 @@ impl Supervisor {
 }
 
 async fn relay_names(shared: Arc<Shared>) {
-    let addresses = shared.cluster().addresses();
-    if let Err(e) = dns_relay::serve(addresses.host(), addresses.subnet()).await {
+    let cluster = shared.cluster();
+    if let Err(e) = dns_relay::serve(cluster.preferred(cluster.addresses().host())).await {
         let text = format!("{e:#}; nodes and pods resolve the cluster's names, and none outside");
         tracing::warn!("{text}");
         shared.record(|s| drop(s.warnings.insert("names outside".into(), text)));
@@ -161,6 +160,11 @@ async fn relay_names(shared: Arc<Shared>) {
 
 async fn open_the_way_out(shared: Arc<Shared>) {
     let cluster = shared.cluster();
+    if !cluster.ip_family.has_v4() {
+        let text = format!("what leaves this machine gets its address by IPv4 only; {}", egress::WITHOUT);
+        shared.record(|s| drop(s.warnings.insert("way out".into(), text)));
+        return;
+    }
     let done = tokio::task::spawn_blocking(move || egress::set_up(&cluster)).await;
     match done.unwrap_or_else(|e| Err(e.into())) {
         Ok(links) if links.is_empty() => {}

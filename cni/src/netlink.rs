@@ -239,6 +239,13 @@ impl Netlink {
         Ok(out)
     }
 
+    /// The addresses of both families with their interfaces.
+    pub fn all_addresses(&mut self) -> Result<Vec<(u32, IpNet)>, Error> {
+        let v4 = self.addresses()?.into_iter().map(|(index, net)| (index, IpNet::V4(net)));
+        let v6 = self.addresses6()?.into_iter().map(|(index, net)| (index, IpNet::V6(net)));
+        Ok(v4.chain(v6).collect())
+    }
+
     /// Gives an interface an address; one that it has is no error.
     pub fn add_address(&mut self, index: u32, address: Ipv4Net) -> Result<(), Error> {
         let mut message = AddressMessage::default();

@@ -49,16 +49,22 @@ impl Addresses {
         Ipv4Net::new_assert(self.at(128), 25)
     }
 
-    /// Dual stack: the IPv6 block beside it, fd00:172:30:INDEX::/64, where everything has the last number that it has in
-    /// the other.
+    /// The IPv6 block beside it (or in its place), fd00:172:30:INDEX::/64, where everything has the last number that it has
+    /// in the other.
     pub fn subnet6(self) -> Ipv6Net {
         Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x172, 0x30, self.index.into(), 0, 0, 0, 0), 64)
     }
 
-    /// The IPv6 address beside one of this cluster's.
-    pub fn beside(self, address: Ipv4Addr) -> Ipv6Addr {
+    /// One of its addresses with the prefix of the network that it is on.
+    pub fn on_link(self, address: Ipv4Addr) -> Ipv4Net {
+        Ipv4Net::new_assert(address, self.subnet().prefix_len())
+    }
+
+    /// The IPv6 address that stands for one of its addresses, likewise.
+    pub fn on_link6(self, address: Ipv4Addr) -> Ipv6Net {
         let [.., last] = address.octets();
-        Ipv6Addr::from(u128::from(self.subnet6().network()) | u128::from(last))
+        let subnet = self.subnet6();
+        Ipv6Net::new_assert(Ipv6Addr::from(u128::from(subnet.network()) | u128::from(last)), subnet.prefix_len())
     }
 
     /// The IPv6 addresses for services of type LoadBalancer.
@@ -111,8 +117,8 @@ mod tests {
         let last = a.node(crate::cluster::MAX_NODES);
         assert!(last < a.load_balancers().network());
         assert_eq!(Addresses::mac(a.node(1)), [2, 0x78, 172, 30, 3, 11]);
-        assert_eq!(a.beside(a.node(1)).to_string(), "fd00:172:30:3::b");
-        assert!(!a.load_balancers6().contains(&a.beside(a.node(crate::cluster::MAX_NODES))));
+        assert_eq!(a.on_link6(a.node(1)).to_string(), "fd00:172:30:3::b/64");
+        assert!(!a.load_balancers6().contains(&a.on_link6(a.node(crate::cluster::MAX_NODES))));
         assert!(a.subnet6().contains(&a.load_balancers6()));
     }
 

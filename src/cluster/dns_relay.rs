@@ -3,12 +3,12 @@
 //! A relay and not a resolver: it neither parses nor caches, so it can't be wrong about a name.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -22,13 +22,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const HEADER_BYTES: usize = 12;
 
-/// Serves UDP and TCP on `address`:53 for the addresses of `subnet`, until dropped.
-pub async fn serve(address: Ipv4Addr, subnet: Ipv4Net) -> anyhow::Result<()> {
+/// Serves UDP and TCP on port 53 of `own` for the addresses of its network, until dropped.
+pub async fn serve(own: IpNet) -> anyhow::Result<()> {
+    let address = own.addr();
     let what = || format!("cannot listen on {address}:53 for the nodes' names (another DNS server on all addresses?)");
     let udp = Arc::new(UdpSocket::bind((address, 53)).await.with_context(what)?);
     let tcp = TcpListener::bind((address, 53)).await.with_context(what)?;
     let pending = Arc::new(Semaphore::new(MAX_PENDING));
-    tokio::join!(serve_udp(udp, subnet, Arc::clone(&pending)), serve_tcp(tcp, subnet, pending));
+    tokio::join!(serve_udp(udp, own, Arc::clone(&pending)), serve_tcp(tcp, own, pending));
     Ok(())
 }
 
@@ -45,7 +46,7 @@ fn parse_resolvers(text: &str) -> Vec<SocketAddr> {
     text.lines().filter_map(server).take(3).collect()
 }
 
-async fn serve_udp(socket: Arc<UdpSocket>, subnet: Ipv4Net, pending: Arc<Semaphore>) {
+async fn serve_udp(socket: Arc<UdpSocket>, subnet: IpNet, pending: Arc<Semaphore>) {
     let mut buffer = vec![0; 65_535];
     loop {
         let (length, from) = match socket.recv_from(&mut buffer).await {
@@ -69,8 +70,8 @@ async fn serve_udp(socket: Arc<UdpSocket>, subnet: Ipv4Net, pending: Arc<Semapho
     }
 }
 
-fn known(from: SocketAddr, subnet: Ipv4Net) -> bool {
-    matches!(from.ip(), IpAddr::V4(ip) if subnet.contains(&ip))
+fn known(from: SocketAddr, subnet: IpNet) -> bool {
+    subnet.contains(&from.ip())
 }
 
 async fn ask_udp(question: &[u8]) -> Option<Vec<u8>> {
@@ -105,7 +106,7 @@ fn failure(mut question: Vec<u8>) -> Vec<u8> {
     question
 }
 
-async fn serve_tcp(listener: TcpListener, subnet: Ipv4Net, pending: Arc<Semaphore>) {
+async fn serve_tcp(listener: TcpListener, subnet: IpNet, pending: Arc<Semaphore>) {
     loop {
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,

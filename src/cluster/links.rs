@@ -8,11 +8,13 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use anyhow::Context as _;
 use futures::TryStreamExt as _;
+use ipnet::IpNet;
 use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::link::{InfoData, InfoVeth};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::task::AbortHandle;
 
+use super::Cluster;
 use super::addresses::Addresses;
 use super::namespaces;
 
@@ -104,9 +106,9 @@ impl Netlink {
     }
 
     /// Gives a link an address.
-    pub async fn address(&self, name: &str, address: impl Into<IpAddr>, prefix: u8) -> anyhow::Result<()> {
-        let (index, address) = (self.existing(name).await?, address.into());
-        let mut request = self.handle.address().add(index, address, prefix);
+    pub async fn address(&self, name: &str, own: IpNet) -> anyhow::Result<()> {
+        let (index, address) = (self.existing(name).await?, own.addr());
+        let mut request = self.handle.address().add(index, address, own.prefix_len());
         // Ours to give: a search for duplicates would only keep it from being used for a second.
         if address.is_ipv6() {
             request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
@@ -116,8 +118,7 @@ impl Netlink {
     }
 
     /// Sends all that has no better route to `gateway`.
-    pub async fn default_route(&self, gateway: impl Into<IpAddr>) -> anyhow::Result<()> {
-        let gateway = gateway.into();
+    pub async fn default_route(&self, gateway: IpAddr) -> anyhow::Result<()> {
         let route = match gateway {
             IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(v4).build(),
             IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(v6).build(),
@@ -141,17 +142,11 @@ const TO_HOST: &str = "host";
 
 /// Makes the network of a cluster, or what of it is missing: the bridge with the API server's address in the
 /// namespace `fabric`, and the link `host_link` with the host's.
-pub async fn fabric(
-    fabric: BorrowedFd<'_>,
-    host_link: &str,
-    addresses: Addresses,
-    dual_stack: bool,
-) -> anyhow::Result<()> {
+pub async fn fabric(fabric: BorrowedFd<'_>, cluster: &Cluster) -> anyhow::Result<()> {
+    let (host_link, addresses) = (&cluster.host_link(), cluster.addresses());
     let (host, inner) = (Netlink::here()?, Netlink::inside(fabric)?);
     inner.up("lo").await?;
     inner.bridge(BRIDGE, Addresses::mac(addresses.server())).await?;
-    let prefix = addresses.subnet().prefix_len();
-    inner.address(BRIDGE, addresses.server(), prefix).await?;
     inner.up(BRIDGE).await?;
     if host.index(host_link).await?.is_some() && inner.index(TO_HOST).await?.is_none() {
         // Left by an earlier cluster of this name whose other end went with its namespace.
@@ -162,15 +157,14 @@ pub async fn fabric(
         host.veth(host_link, peer).await?;
     }
     host.set_mac(host_link, Addresses::mac(addresses.host())).await?;
-    host.address(host_link, addresses.host(), prefix).await?;
     host.up(host_link).await?;
     inner.enslave(TO_HOST, BRIDGE).await?;
-    inner.default_route(addresses.host()).await?;
-    if dual_stack {
-        let prefix = addresses.subnet6().prefix_len();
-        inner.address(BRIDGE, addresses.beside(addresses.server()), prefix).await?;
-        host.address(host_link, addresses.beside(addresses.host()), prefix).await?;
-        inner.default_route(addresses.beside(addresses.host())).await?;
+    for own in cluster.in_families(addresses.server()) {
+        inner.address(BRIDGE, own).await?;
+    }
+    for own in cluster.in_families(addresses.host()) {
+        host.address(host_link, own).await?;
+        inner.default_route(own.addr()).await?;
     }
     Ok(())
 }

@@ -6,12 +6,13 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context as _, bail};
+use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -176,6 +177,31 @@ impl Paths {
     }
 }
 
+/// Which addresses a cluster has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum IpFamily {
+    /// IPv4 alone.
+    #[default]
+    Ipv4,
+    /// IPv4, and IPv6 beside it.
+    Dual,
+    /// IPv6 alone.
+    Ipv6,
+}
+
+impl IpFamily {
+    /// Whether it has IPv4.
+    pub fn has_v4(self) -> bool {
+        self != Self::Ipv6
+    }
+
+    /// Whether it has IPv6.
+    pub fn has_v6(self) -> bool {
+        self != Self::Ipv4
+    }
+}
+
 /// What a cluster is made of. Kept as `cluster.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -186,9 +212,9 @@ pub struct Cluster {
     pub index: u8,
     /// How many nodes.
     pub nodes: u16,
-    /// Whether it has IPv6 beside IPv4.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub dual_stack: bool,
+    /// Which addresses it has.
+    #[serde(default)]
+    pub ip_family: IpFamily,
     /// The kubeconfig's current context before `up` set ours, to put back on `down`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_context: Option<String>,
@@ -213,9 +239,22 @@ impl Cluster {
         Addresses::of(self.index)
     }
 
+    /// What stands for one of the block's addresses in the family that the cluster prefers, with the prefix of its network.
+    pub fn preferred(&self, address: Ipv4Addr) -> IpNet {
+        let addresses = self.addresses();
+        if self.ip_family.has_v4() { addresses.on_link(address).into() } else { addresses.on_link6(address).into() }
+    }
+
+    /// What stands for it in each family that the cluster has; the preferred one first.
+    pub fn in_families(&self, address: Ipv4Addr) -> Vec<IpNet> {
+        let second = self.ip_family == IpFamily::Dual;
+        let second = second.then(|| self.addresses().on_link6(address).into());
+        [self.preferred(address)].into_iter().chain(second).collect()
+    }
+
     /// The names and addresses of its nodes.
-    pub fn node_list(&self) -> Vec<(String, Ipv4Addr)> {
-        (1..=self.nodes).map(|n| (self.name.node(n), self.addresses().node(n))).collect()
+    pub fn node_list(&self) -> Vec<(String, IpAddr)> {
+        (1..=self.nodes).map(|n| (self.name.node(n), self.preferred(self.addresses().node(n)).addr())).collect()
     }
 
     /// The host's link into the cluster's network. Interface names have at most 15 characters.

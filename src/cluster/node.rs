@@ -2,11 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::namespaces::{Contained, spawn_contained};
@@ -19,14 +20,8 @@ use super::{Cluster, Paths, cgroups, links};
 pub struct NodeSpec {
     /// The node's name, and its host name.
     pub name: String,
-    /// Its address on the cluster's network.
-    pub address: Ipv4Addr,
-    /// The length of that network's prefix.
-    pub prefix: u8,
-    /// The way out, and the resolver.
-    pub gateway: Ipv4Addr,
-    /// Dual stack: the same of IPv6.
-    pub v6: Option<NodeSpec6>,
+    /// Its addresses on the cluster's network, the preferred one first.
+    pub addresses: Vec<NodeAddress>,
     /// Where containers, images and pods are kept.
     pub data: PathBuf,
     /// Where the logs go.
@@ -43,16 +38,14 @@ pub struct NodeSpec {
     pub agent_config: PathBuf,
 }
 
-/// A node's IPv6.
+/// A node's address of one family.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct NodeSpec6 {
-    /// Its address on the cluster's network.
-    pub address: Ipv6Addr,
-    /// The length of that network's prefix.
-    pub prefix: u8,
-    /// The way out.
-    pub gateway: Ipv6Addr,
+pub struct NodeAddress {
+    /// The address, with the prefix of its network.
+    pub own: IpNet,
+    /// The way out; the first one's is the resolver, too.
+    pub gateway: IpAddr,
 }
 
 impl NodeSpec {
@@ -60,19 +53,14 @@ impl NodeSpec {
     pub fn of(cluster: &Cluster, paths: &Paths, number: u16) -> Self {
         let addresses = cluster.addresses();
         let name = cluster.name.node(number);
+        let own = cluster.in_families(addresses.node(number)).into_iter();
+        let of_both = own.zip(cluster.in_families(addresses.host()));
         Self {
-            address: addresses.node(number),
-            prefix: addresses.subnet().prefix_len(),
-            gateway: addresses.host(),
-            v6: cluster.dual_stack.then(|| NodeSpec6 {
-                address: addresses.beside(addresses.node(number)),
-                prefix: addresses.subnet6().prefix_len(),
-                gateway: addresses.beside(addresses.host()),
-            }),
+            addresses: of_both.map(|(own, host)| NodeAddress { own, gateway: host.addr() }).collect(),
             data: paths.node(&name),
             logs: paths.state.join("logs"),
             program: paths.binary(),
-            server: format!("https://{}:6443", addresses.server()),
+            server: format!("https://{}", SocketAddr::new(cluster.preferred(addresses.server()).addr(), 6443)),
             ca_file: paths.server().join("ca.crt"),
             token_file: paths.join_token(),
             agent_config: paths.agent_config(),
@@ -110,7 +98,7 @@ pub async fn start(cluster: &Cluster, paths: &Paths, number: u16, fabric: Borrow
     })?;
     let process = Process::of(pid).context("the node died at once")?;
     let told = async {
-        links::connect_node(fabric, number, spec.address, pid).await?;
+        links::connect_node(fabric, number, cluster.addresses().node(number), pid).await?;
         // It waits for this before it does anything. 64 KiB fit into the pipe; this is less than one.
         File::from(write).write_all(&serde_json::to_vec(&spec)?).context("the node died before it was told its name")
     };

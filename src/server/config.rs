@@ -41,7 +41,7 @@ pub struct ServerConfig {
     pub tls_names: Vec<String>,
     /// What the cluster is called in the administrator's kubeconfig.
     pub cluster_name: String,
-    /// The pods' addresses: a network, or for dual stack `IPV4,IPV6`.
+    /// The pods' addresses: a network of either family, or for dual stack `IPV4,IPV6`.
     pub cluster_cidr: Ranges,
     /// How long the prefix of one node's share of them is.
     pub node_prefix: u8,
@@ -49,8 +49,8 @@ pub struct ServerConfig {
     pub node_prefix_ipv6: u8,
     /// The services' addresses, likewise.
     pub service_cidr: Ranges,
-    /// The address of the cluster's DNS, one of the services'; of IPv6 it has the tenth, too.
-    pub cluster_dns: Ipv4Addr,
+    /// The address of the cluster's DNS, one of the services'; of dual stack's other family it has the tenth.
+    pub cluster_dns: IpAddr,
     /// The domain of the cluster's names.
     pub cluster_domain: String,
     /// `FIRST-LAST`.
@@ -170,11 +170,11 @@ impl Default for ServerConfig {
             port: 6443,
             tls_names: Vec::new(),
             cluster_name: "xebec".into(),
-            cluster_cidr: Ranges { v4: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16), v6: None },
+            cluster_cidr: Ranges::new(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16), None),
             node_prefix: 24,
             node_prefix_ipv6: 64,
-            service_cidr: Ranges { v4: Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16), v6: None },
-            cluster_dns: Ipv4Addr::new(10, 96, 0, 10),
+            service_cidr: Ranges::new(Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16), None),
+            cluster_dns: Ipv4Addr::new(10, 96, 0, 10).into(),
             cluster_domain: "cluster.local".into(),
             node_port_range: "30000-32767".into(),
             load_balancer_pools: Vec::new(),
@@ -229,7 +229,7 @@ pub struct Args {
     /// A further name or address the server's certificate is good for
     #[arg(long = "tls-name")]
     tls_names: Vec<String>,
-    /// The pods' addresses; for dual stack IPV4,IPV6 [default: 10.244.0.0/16]
+    /// The pods' addresses, of IPv4 or IPv6; for dual stack IPV4,IPV6 [default: 10.244.0.0/16]
     #[arg(long)]
     cluster_cidr: Option<Ranges>,
     /// The services' addresses; for dual stack IPV4,IPV6 [default: 10.96.0.0/16]
@@ -240,7 +240,7 @@ pub struct Args {
     node_prefix_ipv6: Option<u8>,
     /// The address of the cluster's DNS [default: 10.96.0.10]
     #[arg(long)]
-    cluster_dns: Option<Ipv4Addr>,
+    cluster_dns: Option<IpAddr>,
     /// The domain of the cluster's names [default: cluster.local]
     #[arg(long)]
     cluster_domain: Option<String>,
@@ -365,9 +365,9 @@ impl Args {
         config.etcd_cafile = self.etcd_cafile.or(config.etcd_cafile);
         config.etcd_certfile = self.etcd_certfile.or(config.etcd_certfile);
         config.etcd_keyfile = self.etcd_keyfile.or(config.etcd_keyfile);
-        if service_cidr_given && !dns_given && !config.service_cidr.v4.contains(&config.cluster_dns) {
+        if service_cidr_given && !dns_given && !config.service_cidr.preferred().contains(&config.cluster_dns) {
             // The tenth address, as everywhere.
-            config.cluster_dns = Ipv4Addr::from(u32::from(config.service_cidr.v4.network()).saturating_add(10));
+            config.cluster_dns = bootstrap::address_in(config.service_cidr.preferred(), 10);
         }
         config.authentication_config = self.authentication_config.or(config.authentication_config);
         replace(&mut config.cluster_signing_duration, self.cluster_signing_duration);
@@ -441,32 +441,36 @@ impl ServerConfig {
         services.check("service-cidr", 8..=28, 108..=124)?;
         ensure!(!pods.overlap(services), "cluster-cidr {pods} and service-cidr {services} overlap");
         ensure!(
-            pods.v6.is_some() == services.v6.is_some(),
+            pods.v4().is_some() == services.v4().is_some() && pods.v6().is_some() == services.v6().is_some(),
             "cluster-cidr {pods} and service-cidr {services} must be of the same families"
         );
-        ensure!(
-            (pods.v4.prefix_len()..=30).contains(&self.node_prefix),
-            "a node's share of {pods} can't be a /{}",
-            self.node_prefix
-        );
-        if let Some(v6) = pods.v6 {
-            // Upstream's bounds; and a pod's IPv6 address must have room for the number that its IPv4 one has.
-            let (shortest, longest) = (v6.prefix_len(), v6.prefix_len().saturating_add(16).min(96 + self.node_prefix));
+        if let Some(v4) = pods.v4() {
+            ensure!(
+                (v4.prefix_len()..=30).contains(&self.node_prefix),
+                "a node's share of {pods} can't be a /{}",
+                self.node_prefix
+            );
+        }
+        if let Some(v6) = pods.v6() {
+            // Upstream's bounds; and a pod's IPv6 address must have room for the number that its IPv4 one has, or for as many
+            // as in the usual share of IPv4.
+            let room = if pods.v4().is_some() { 96 + self.node_prefix } else { 120 };
+            let (shortest, longest) = (v6.prefix_len(), v6.prefix_len().saturating_add(16).min(room));
             ensure!(
                 (shortest..=longest).contains(&self.node_prefix_ipv6),
                 "a node's share of {v6} can't be a /{}: node-prefix-ipv6 must be {shortest} to {longest}",
                 self.node_prefix_ipv6
             );
         }
-        let dns = self.cluster_dns;
-        ensure!(services.v4.contains(&dns), "cluster-dns {dns} is not in {}", services.v4);
+        let (dns, first) = (self.cluster_dns, services.preferred());
+        ensure!(first.contains(&dns), "cluster-dns {dns} is not in {first}");
         Ok(())
     }
 
     /// The cluster's DNS addresses, the preferred one first.
     pub fn dns_addresses(&self) -> Vec<IpAddr> {
-        let v6 = self.service_cidr.v6.map(|net| bootstrap::address_in(net.into(), 10));
-        [IpAddr::V4(self.cluster_dns)].into_iter().chain(v6).collect()
+        let second = self.service_cidr.all().into_iter().nth(1).map(|net| bootstrap::address_in(net, 10));
+        [self.cluster_dns].into_iter().chain(second).collect()
     }
 
     /// The pods' ranges, with the nodes' shares.
@@ -528,8 +532,8 @@ impl ServerConfig {
     }
 
     /// The first address of the services' range: that of the service `kubernetes`.
-    pub fn kubernetes_service(&self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.service_cidr.v4.network()).saturating_add(1))
+    pub fn kubernetes_service(&self) -> IpAddr {
+        bootstrap::address_in(self.service_cidr.preferred(), 1)
     }
 }
 
@@ -556,8 +560,8 @@ mod tests {
     fn the_dns_address_follows_the_services() {
         let flags = Args { service_cidr: Some("10.43.0.0/16".parse().unwrap()), ..Args::default() };
         let config = load("", flags).unwrap();
-        assert_eq!(config.cluster_dns, Ipv4Addr::new(10, 43, 0, 10));
-        assert_eq!(config.kubernetes_service(), Ipv4Addr::new(10, 43, 0, 1));
+        assert_eq!(config.cluster_dns, IpAddr::from([10, 43, 0, 10]));
+        assert_eq!(config.kubernetes_service(), IpAddr::from([10, 43, 0, 1]));
     }
 
     #[test]
@@ -572,6 +576,18 @@ mod tests {
     }
 
     #[test]
+    fn ipv6_alone() {
+        let yaml = "clusterCidr: fd00:10:244::/56\n";
+        let flags = Args { service_cidr: Some("fd00:10:96::/112".parse().unwrap()), ..Args::default() };
+        let config = load(yaml, flags).unwrap();
+        assert_eq!(config.dns_addresses(), ["fd00:10:96::a".parse::<IpAddr>().unwrap()]);
+        assert_eq!(config.kubernetes_service(), "fd00:10:96::1".parse::<IpAddr>().unwrap());
+        let shares: Vec<_> = config.pod_ranges().iter().map(|range| (range.cluster, range.node_prefix)).collect();
+        assert_eq!(shares, [("fd00:10:244::/56".parse().unwrap(), 64)]);
+        assert_eq!(load(&serde_saphyr::to_string(&config).unwrap(), Args::default()).unwrap(), config);
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (yaml, says) in [
             ("prot: 1", "prot"),
@@ -579,7 +595,12 @@ mod tests {
             ("serviceCidr: 10.244.128.0/20\nclusterDns: 10.244.128.10", "overlap"),
             ("clusterDns: 1.2.3.4", "is not in 10.96.0.0/16"),
             ("clusterCidr: 10.244.0.0/16,fd00:244::/56", "must be of the same families"),
-            ("clusterCidr: fd00:244::/56", "IPv6 alone"),
+            ("clusterCidr: fd00:244::/56", "must be of the same families"),
+            ("clusterCidr: fd00:244::/56,10.244.0.0/16", "with IPv6 first"),
+            (
+                "clusterCidr: fd00:244::/56\nserviceCidr: fd00:96::/112",
+                "cluster-dns 10.96.0.10 is not in fd00:96::/112",
+            ),
             ("clusterCidr: 10.244.0.0/16,fd00::/56\nserviceCidr: 10.96.0.0/16,fd01::/64", "must be 108 to 124 bits"),
             ("clusterCidr: 10.244.0.0/16,fd00::/40\nserviceCidr: 10.96.0.0/16,fd01::/112", "must be 40 to 56"),
             ("nodePortRange: '32767-30000'", "FIRST-LAST"),

@@ -5,10 +5,10 @@
 //! is not reached this way; the machine's own routing has to know the pods' networks then.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use xebec_apiserver::ApiServer;
@@ -46,30 +46,35 @@ pub async fn run(api: ApiServer, stop: CancellationToken) {
     }
 }
 
-/// A node's own address, and its pods' network.
+/// A node's own address, and its pods' network, of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Way {
-    node: Ipv4Addr,
-    pods: Ipv4Net,
+    node: IpAddr,
+    pods: IpNet,
 }
 
 fn nodes(api: &ApiServer) -> Vec<Way> {
     let entries = api.list("", "nodes", "");
-    entries.iter().filter_map(|entry| way(&serde_json::from_slice(&entry.bytes).ok()?)).collect()
+    entries.iter().filter_map(|entry| serde_json::from_slice(&entry.bytes).ok()).flat_map(|node| ways(&node)).collect()
 }
 
-fn way(node: &Value) -> Option<Way> {
-    let addresses = node["status"]["addresses"].as_array()?;
+/// One for each family that the node has both of.
+fn ways(node: &Value) -> Vec<Way> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let addresses = list(&node["status"]["addresses"]);
     let internal = addresses.iter().filter(|a| a["type"] == "InternalIP");
-    let address = internal.filter_map(|a| a["address"].as_str()?.parse().ok()).next()?;
-    let pods: Ipv4Net = node["spec"]["podCIDR"].as_str()?.parse().ok()?;
-    Some(Way { node: address, pods: pods.trunc() })
+    let internal: Vec<IpAddr> = internal.filter_map(|a| a["address"].as_str()?.parse().ok()).collect();
+    let way = |pods: &Value| {
+        let pods: IpNet = pods.as_str()?.parse().ok()?;
+        let node = *internal.iter().find(|ip| ip.is_ipv4() == pods.addr().is_ipv4())?;
+        Some(Way { node, pods: pods.trunc() })
+    };
+    list(&node["spec"]["podCIDRs"]).iter().filter_map(way).collect()
 }
 
 fn apply(nodes: &[Way]) -> Result<(), xebec_cni::netlink::Error> {
     let mut netlink = Netlink::open()?;
-    let addresses = netlink.addresses()?;
-    let Some(wanted) = plan(nodes, &addresses) else { return Ok(()) };
+    let Some(wanted) = plan(nodes, &netlink.all_addresses()?) else { return Ok(()) };
     let present: BTreeSet<Route> = netlink.own_routes()?.into_iter().collect();
     for route in wanted.difference(&present) {
         netlink.set_route(route)?;
@@ -85,7 +90,7 @@ fn apply(nodes: &[Way]) -> Result<(), xebec_cni::netlink::Error> {
 }
 
 /// The routes that there should be; `None` if it is not the server's business, since one of the nodes is here.
-fn plan(nodes: &[Way], addresses: &[(u32, Ipv4Net)]) -> Option<BTreeSet<Route>> {
+fn plan(nodes: &[Way], addresses: &[(u32, IpNet)]) -> Option<BTreeSet<Route>> {
     if nodes.iter().any(|way| addresses.iter().any(|(_, own)| own.addr() == way.node)) {
         return None;
     }
@@ -93,8 +98,8 @@ fn plan(nodes: &[Way], addresses: &[(u32, Ipv4Net)]) -> Option<BTreeSet<Route>> 
     for way in nodes {
         let link = addresses.iter().find(|(_, own)| own.contains(&way.node) && !own.addr().is_loopback());
         if let Some((interface, _)) = link {
-            let (interface, gateway) = (*interface, Some(way.node.into()));
-            routes.insert(Route { destination: way.pods.into(), gateway, interface, source: None });
+            let (interface, gateway) = (*interface, Some(way.node));
+            routes.insert(Route { destination: way.pods, gateway, interface, source: None });
         }
     }
     Some(routes)
@@ -102,29 +107,35 @@ fn plan(nodes: &[Way], addresses: &[(u32, Ipv4Net)]) -> Option<BTreeSet<Route>> 
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use serde_json::json;
 
     use super::*;
 
     #[test]
     fn pods_are_behind_their_nodes() {
-        let node = |address: &str, pods: &str| {
-            way(&json!({"spec": {"podCIDR": pods}, "status": {"addresses": [
-                {"type": "Hostname", "address": "n"}, {"type": "InternalIP", "address": address}]}}))
+        let node = |addresses: &[&str], pods: &[&str]| {
+            let of = |address: &&str| json!({"type": "InternalIP", "address": address});
+            let named = json!({"type": "Hostname", "address": "n"});
+            let all: Vec<Value> = std::iter::once(named).chain(addresses.iter().map(of)).collect();
+            ways(&json!({"spec": {"podCIDRs": pods}, "status": {"addresses": all}}))
         };
-        let nodes = [node("172.30.0.11", "10.244.0.0/24"), node("192.168.9.9", "10.244.1.0/24")].map(Option::unwrap);
-        let own = [(1, "127.0.0.1/8".parse().unwrap()), (4, "172.30.0.2/24".parse().unwrap())];
-        let route = Route {
-            destination: "10.244.0.0/24".parse().unwrap(),
-            gateway: Some(IpAddr::from([172, 30, 0, 11])),
+        let nodes = [
+            node(&["172.30.0.11", "fd00:172::11"], &["10.244.0.0/24", "fd00:10:244::/64"]),
+            node(&["192.168.9.9"], &["10.244.1.0/24", "fd00:10:244:1::/64"]),
+        ]
+        .concat();
+        assert_eq!(nodes.len(), 3, "a network without an address of its family has no way");
+        let own = ["127.0.0.1/8", "172.30.0.2/24", "fd00:172::2/64"].map(|net| (4, net.parse().unwrap()));
+        let route = |destination: &str, gateway: &str| Route {
+            destination: destination.parse().unwrap(),
+            gateway: Some(gateway.parse().unwrap()),
             interface: 4,
             source: None,
         };
         // The other one is on no link of the server's.
-        assert_eq!(plan(&nodes, &own), Some(BTreeSet::from([route])));
+        let wanted = [route("10.244.0.0/24", "172.30.0.11"), route("fd00:10:244::/64", "fd00:172::11")];
+        assert_eq!(plan(&nodes, &own), Some(BTreeSet::from(wanted)));
         assert_eq!(plan(&nodes, &[(4, "172.30.0.11/24".parse().unwrap())]), None, "an agent is here");
-        assert_eq!(way(&json!({"spec": {}, "status": {}})), None);
+        assert!(ways(&json!({"spec": {}, "status": {}})).is_empty());
     }
 }

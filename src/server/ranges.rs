@@ -7,19 +7,43 @@ use anyhow::{Context as _, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A network of IPv4, and maybe one of IPv6.
+/// A network of IPv4, one of IPv6, or both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ranges {
-    /// The preferred one.
-    pub v4: Ipv4Net,
-    /// Dual stack: the other one.
-    pub v6: Option<Ipv6Net>,
+    preferred: IpNet,
+    /// Dual stack: the preferred one is of IPv4 then.
+    second: Option<Ipv6Net>,
 }
 
 impl Ranges {
+    /// One of IPv4, and maybe one of IPv6.
+    pub const fn new(v4: Ipv4Net, v6: Option<Ipv6Net>) -> Self {
+        Self { preferred: IpNet::V4(v4), second: v6 }
+    }
+
+    /// One of IPv6 alone.
+    pub const fn only_v6(v6: Ipv6Net) -> Self {
+        Self { preferred: IpNet::V6(v6), second: None }
+    }
+
+    /// The preferred one.
+    pub fn preferred(&self) -> IpNet {
+        self.preferred
+    }
+
+    /// That of IPv4.
+    pub fn v4(&self) -> Option<Ipv4Net> {
+        if let IpNet::V4(v4) = self.preferred { Some(v4) } else { None }
+    }
+
+    /// That of IPv6.
+    pub fn v6(&self) -> Option<Ipv6Net> {
+        if let IpNet::V6(v6) = self.preferred { Some(v6) } else { self.second }
+    }
+
     /// The preferred one first.
     pub fn all(&self) -> Vec<IpNet> {
-        [IpNet::V4(self.v4)].into_iter().chain(self.v6.map(IpNet::V6)).collect()
+        [self.preferred].into_iter().chain(self.second.map(IpNet::V6)).collect()
     }
 
     /// Whether the two have addresses in common.
@@ -61,10 +85,10 @@ impl FromStr for Ranges {
             part.parse::<IpNet>().with_context(|| format!("{part:?} is not a network, such as 10.244.0.0/16"))
         });
         match nets.collect::<Result<Vec<_>, _>>()?[..] {
-            [IpNet::V4(v4)] => Ok(Self { v4, v6: None }),
-            [IpNet::V4(v4), IpNet::V6(v6)] => Ok(Self { v4, v6: Some(v6) }),
-            [IpNet::V6(_)] | [IpNet::V6(_), IpNet::V4(_)] => {
-                anyhow::bail!("{text}: clusters of IPv6 alone, or with IPv6 first, are not supported: give IPV4,IPV6")
+            [preferred] => Ok(Self { preferred, second: None }),
+            [preferred @ IpNet::V4(_), IpNet::V6(v6)] => Ok(Self { preferred, second: Some(v6) }),
+            [IpNet::V6(_), IpNet::V4(_)] => {
+                anyhow::bail!("{text}: clusters of both families with IPv6 first are not supported: give IPV4,IPV6")
             }
             _ => anyhow::bail!("{text}: give one network, or one of IPv4 and one of IPv6: IPV4,IPV6"),
         }
@@ -73,8 +97,8 @@ impl FromStr for Ranges {
 
 impl fmt::Display for Ranges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.v4)?;
-        self.v6.map_or(Ok(()), |v6| write!(f, ",{v6}"))
+        write!(f, "{}", self.preferred)?;
+        self.second.map_or(Ok(()), |v6| write!(f, ",{v6}"))
     }
 }
 
@@ -97,11 +121,10 @@ mod tests {
 
     #[test]
     fn one_network_or_one_of_each_family() {
-        for text in ["10.244.0.0/16", "10.244.0.0/16,fd00:10:244::/56"] {
+        for text in ["10.244.0.0/16", "fd00:10:244::/56", "10.244.0.0/16,fd00:10:244::/56"] {
             assert_eq!(text.parse::<Ranges>().unwrap().to_string(), text);
         }
         for (text, says) in [
-            ("fd00::/56", "IPv6 alone"),
             ("fd00::/56,10.0.0.0/8", "with IPv6 first"),
             ("10.0.0.0/8,11.0.0.0/8", "one of IPv4 and one of IPv6"),
             ("10.0.0.0/8,x", "\"x\" is not a network"),

@@ -36,9 +36,9 @@ pub struct Args {
     /// The protocol
     #[arg(long, default_value = "tcp", value_parser = ["tcp", "udp", "sctp"])]
     protocol: String,
-    /// With `--from outside`: the client's address
-    #[arg(long, default_value = "198.51.100.1")]
-    source: IpAddr,
+    /// With `--from outside`: the client's address [default: 198.51.100.1 or 2001:db8::1]
+    #[arg(long)]
+    source: Option<IpAddr>,
     /// The client's port; which endpoint a client from outside gets depends on it
     #[arg(long, default_value_t = 40_000)]
     source_port: u16,

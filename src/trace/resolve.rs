@@ -1,7 +1,7 @@
 //! Who the two ends of a trace are.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
@@ -149,7 +149,12 @@ fn from_pod(pod: &Pod, world: &World) -> anyhow::Result<(String, IpAddr, Origin)
 /// A client beyond the uplink: of the node it addresses, or of the one that answers for the address.
 async fn outside(args: &Args, world: &World, cluster: &Kubelets) -> anyhow::Result<Start> {
     let destination = destination(args, world, Side::Outside)?;
-    let tuple = tuple(args, args.source, destination);
+    // Addresses that are nobody's (RFC 5737, RFC 3849).
+    let nobody = || match destination {
+        SocketAddr::V4(_) => Ipv4Addr::new(198, 51, 100, 1).into(),
+        SocketAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    };
+    let tuple = tuple(args, args.source.unwrap_or_else(nobody), destination);
     let start = |node: &str| Start { node: node.to_owned(), origin: Origin::Uplink, tuple: tuple.clone() };
     if let Some(node) = args.which.node.as_deref().or_else(|| world.node_at(destination.ip())) {
         return Ok(start(node));
@@ -239,7 +244,8 @@ fn destination(args: &Args, world: &World, side: Side) -> anyhow::Result<SocketA
             }
         }
         Side::Outside => {
-            let balanced = load_balanced(service).find(|ip| ip.is_ipv4() == args.source.is_ipv4());
+            let is_of_family = |ip: &IpAddr| args.source.is_none_or(|source| ip.is_ipv4() == source.is_ipv4());
+            let balanced = load_balanced(service).find(is_of_family);
             if let Some((ip, port)) = balanced.zip(number(&found["port"])) {
                 return Ok(SocketAddr::new(ip, port));
             }

@@ -4,14 +4,16 @@ use std::fs;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use ipnet::Ipv6Net;
+use xebec_apiserver::bootstrap;
 use xebec_clock::Random;
 use xebec_pki::BootstrapToken;
 
 use crate::agent::config as agent;
-use crate::cluster::{self, Cluster, Paths};
+use crate::cluster::{self, Cluster, IpFamily, Paths};
 use crate::server::config::{self as server, BootstrapTokenConfig, ServerConfig};
+use crate::server::ranges::Ranges;
 
 /// Configuration files that `up` was given. Without one, a cluster keeps what it has.
 #[derive(Debug, clap::Args)]
@@ -47,20 +49,19 @@ impl Given {
             (None, None) => ServerConfig::default(),
         };
         config.data_dir = paths.server();
-        config.bind_address = addresses.server().into();
-        config.advertise_address = Some(addresses.server().into());
+        config.bind_address = cluster.preferred(addresses.server()).addr();
+        config.advertise_address = Some(config.bind_address);
         config.port = ServerConfig::default().port;
         config.cluster_name = cluster.name.context();
         if config.load_balancer_pools.is_empty() {
-            config.load_balancer_pools = vec![addresses.load_balancers().into()];
-            if cluster.dual_stack {
+            if cluster.ip_family.has_v4() {
+                config.load_balancer_pools.push(addresses.load_balancers().into());
+            }
+            if cluster.ip_family.has_v6() {
                 config.load_balancer_pools.push(addresses.load_balancers6().into());
             }
         }
-        if cluster.dual_stack && config.cluster_cidr.v6.is_none() && config.service_cidr.v6.is_none() {
-            config.cluster_cidr.v6 = Some(Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0), 56));
-            config.service_cidr.v6 = Some(Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0), 112));
-        }
+        add_ranges(cluster.ip_family, &mut config)?;
         config.bootstrap_tokens = match kept {
             Some(kept) if paths.join_token().exists() => kept.bootstrap_tokens,
             _ => vec![new_token(paths)?],
@@ -74,6 +75,36 @@ impl Given {
         agent::read(path)?;
         fs::read_to_string(path).map(Some).with_context(|| format!("cannot read {}", path.display()))
     }
+}
+
+/// Gives a cluster the ranges of IPv6 that it is to have and that nobody has given it. Pods' first family has to be the nodes'.
+fn add_ranges(family: IpFamily, config: &mut ServerConfig) -> anyhow::Result<()> {
+    let pods = Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0), 56);
+    let services = Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0), 112);
+    let default = ServerConfig::default();
+    match (family, config.cluster_cidr.v4(), config.service_cidr.v4()) {
+        (IpFamily::Dual, Some(pods4), Some(services4))
+            if config.cluster_cidr.v6().or(config.service_cidr.v6()).is_none() =>
+        {
+            config.cluster_cidr = Ranges::new(pods4, Some(pods));
+            config.service_cidr = Ranges::new(services4, Some(services));
+        }
+        (IpFamily::Ipv6, ..)
+            if (config.cluster_cidr, config.service_cidr) == (default.cluster_cidr, default.service_cidr) =>
+        {
+            config.cluster_cidr = Ranges::only_v6(pods);
+            config.service_cidr = Ranges::only_v6(services);
+            config.cluster_dns = bootstrap::address_in(services.into(), 10);
+        }
+        _ => {}
+    }
+    let nets = [config.cluster_cidr, config.service_cidr];
+    if let Some(other) = nets.iter().find(|ranges| ranges.v4().is_some() != family.has_v4()) {
+        bail!(
+            "{other} is not of the family that the cluster's nodes have: give other ranges, or a new cluster another --ip-family"
+        );
+    }
+    Ok(())
 }
 
 /// The token that the cluster's nodes join with; the server gets its hash only.
@@ -149,7 +180,7 @@ mod tests {
     #[test]
     fn a_cluster_of_both_families_has_ranges_and_pools_of_both() {
         let mut place = place();
-        place.cluster.dual_stack = true;
+        place.cluster.ip_family = IpFamily::Dual;
         let nothing = Given { server_config: None, agent_config: None };
         nothing.write(&place.cluster, &place.paths).unwrap();
         let config = server::read(&place.paths.server_config()).unwrap();
@@ -157,6 +188,29 @@ mod tests {
         assert_eq!(config.service_cidr.to_string(), "10.96.0.0/16,fd00:10:96::/112");
         assert_eq!(config.load_balancer_pools.len(), 2);
         assert_eq!(config.pod_ranges().len(), 2);
+    }
+
+    #[test]
+    fn a_cluster_of_ipv6_alone_has_nothing_of_the_other() {
+        let mut place = place();
+        place.cluster.ip_family = IpFamily::Ipv6;
+        let nothing = Given { server_config: None, agent_config: None };
+        nothing.write(&place.cluster, &place.paths).unwrap();
+        let config = server::read(&place.paths.server_config()).unwrap();
+        assert_eq!(config.cluster_cidr.to_string(), "fd00:10:244::/56");
+        assert_eq!(config.service_cidr.to_string(), "fd00:10:96::/112");
+        assert_eq!(
+            (config.cluster_dns.to_string(), config.bind_address.to_string()),
+            ("fd00:10:96::a".into(), "fd00:172:30:7::2".into())
+        );
+        assert_eq!(
+            config.load_balancer_pools.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["fd00:172:30:7::1:0/112"]
+        );
+        assert!(!nothing.write(&place.cluster, &place.paths).unwrap(), "it is kept");
+        let given = file(&place, "clusterCidr: 10.50.0.0/16\n");
+        let error = Given { server_config: given, agent_config: None }.write(&place.cluster, &place.paths).unwrap_err();
+        assert!(error.to_string().starts_with("10.50.0.0/16 is not of the family"), "{error:#}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod config;
 
 use std::env;
 use std::fs::{self, FileTimes};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -20,7 +20,7 @@ use crate::api::{self, NodeView};
 use crate::cluster::addresses::{free_index, parse_routes};
 use crate::cluster::process::Process;
 use crate::cluster::state::State;
-use crate::cluster::{self, Cluster, Lock, MAX_NODES, Name, Paths, STATE_ROOT, cgroups, node, preflight};
+use crate::cluster::{self, Cluster, IpFamily, Lock, MAX_NODES, Name, Paths, STATE_ROOT, cgroups, node, preflight};
 use crate::kubeconfig;
 use crate::progress::Progress;
 use crate::supervise::SERVER;
@@ -34,7 +34,7 @@ pub struct Args {
     /// The cluster's name
     #[arg(long, default_value = "xebec")]
     name: Name,
-    /// Addresses of a new cluster: IPv4 alone, or IPv6 beside it [default: ipv4]
+    /// Which addresses a new cluster has [default: ipv4]
     #[arg(long, value_enum)]
     ip_family: Option<IpFamily>,
     /// How long to wait for the cluster, in seconds
@@ -45,15 +45,6 @@ pub struct Args {
     no_context: bool,
     #[command(flatten)]
     config: config::Given,
-}
-
-/// Which addresses a cluster has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum IpFamily {
-    /// IPv4.
-    Ipv4,
-    /// IPv4 and IPv6.
-    Dual,
 }
 
 /// Nodes of a new cluster.
@@ -78,7 +69,7 @@ async fn up(args: &Args) -> anyhow::Result<()> {
         Some(cluster) => cluster,
         None => create(args, &paths)?,
     };
-    if args.ip_family.is_some_and(|family| (family == IpFamily::Dual) != cluster.dual_stack) {
+    if args.ip_family.is_some_and(|family| family != cluster.ip_family) {
         bail!(
             "the cluster {} has other addresses, which it keeps for life: take it down first, or give another --name",
             cluster.name
@@ -136,7 +127,7 @@ fn create(args: &Args, paths: &Paths) -> anyhow::Result<Cluster> {
         name: args.name.clone(),
         index,
         nodes: args.nodes.unwrap_or(DEFAULT_NODES),
-        dual_stack: args.ip_family == Some(IpFamily::Dual),
+        ip_family: args.ip_family.unwrap_or_default(),
         previous_context: None,
         forwarding_set: Vec::new(),
     };
@@ -325,16 +316,20 @@ fn merge_context(cluster: &mut Cluster, paths: &Paths) {
 }
 
 /// Asks the node's DNS for the API server's service, as a pod would by way of the cluster's DNS address.
-async fn answers_dns(node: Ipv4Addr) -> bool {
-    // An A question (RFC 1035, 4.1) for kubernetes.default.svc.cluster.local, number 0x7862.
+async fn answers_dns(node: IpAddr) -> bool {
+    // A question (RFC 1035, 4.1) for kubernetes.default.svc.cluster.local, number 0x7862: A, or AAAA (RFC 3596).
+    let (kind, any): (u8, IpAddr) = match node {
+        IpAddr::V4(_) => (1, Ipv4Addr::UNSPECIFIED.into()),
+        IpAddr::V6(_) => (28, Ipv6Addr::UNSPECIFIED.into()),
+    };
     let mut question = b"\x78\x62\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00".to_vec();
     for label in ["kubernetes", "default", "svc", "cluster", "local"] {
         question.push(u8::try_from(label.len()).unwrap_or(0));
         question.extend_from_slice(label.as_bytes());
     }
-    question.extend_from_slice(&[0, 0, 1, 0, 1]);
+    question.extend_from_slice(&[0, 0, kind, 0, 1]);
     let asked = async {
-        let socket = UdpSocket::bind("0.0.0.0:0").await?;
+        let socket = UdpSocket::bind((any, 0)).await?;
         socket.connect((node, DNS_PORT)).await?;
         socket.send(&question).await?;
         let mut answer = [0; 512];

@@ -15,9 +15,11 @@ mod debug;
 mod devices;
 mod drain;
 mod dual_stack;
+mod families;
 mod harness;
 mod helm;
 mod image_volumes;
+mod ipv6;
 mod nodes;
 mod outage;
 mod podspec;
@@ -100,6 +102,7 @@ fn one_by_one() -> Vec<(&'static str, Test)> {
         soak::{nothing_is_left},
         dual_stack::{pods_and_services_have_both_families},
         pressure::{a_node_that_is_short_sends_pods_away},
+        ipv6::{a_cluster_without_ipv4},
         nodes::{
             pods_are_placed, cordon_taint_and_drain, the_agent_comes_back, containerd_comes_back,
             the_server_comes_back, a_node_crashes_and_comes_back, pods_leave_a_dead_node,

@@ -315,20 +315,12 @@ fn pod_mtu(tunnel: Tunnel, address: IpAddr, uplink: &Link) -> u32 {
 }
 
 fn find_uplink(netlink: &mut Netlink, config: &NetworkConfig, address: IpAddr) -> Result<Link, SetupError> {
-    let addresses = all_addresses(netlink)?;
+    let addresses = netlink.all_addresses()?;
     let found = netlink.links()?.into_iter().find(|link| {
         config.uplink.as_ref().is_none_or(|name| *name == link.name)
             && addresses.iter().any(|(index, net)| *index == link.index && net.addr() == address)
     });
     found.ok_or_else(|| SetupError::NoUplink { address, interface: config.uplink.clone() })
-}
-
-/// The addresses of the node's interfaces, of both families.
-fn all_addresses(netlink: &mut Netlink) -> Result<Vec<(u32, IpNet)>, netlink::Error> {
-    let v4 = netlink.addresses()?.into_iter().map(|(index, net)| (index, IpNet::V4(net)));
-    let mut all: Vec<(u32, IpNet)> = v4.collect();
-    all.extend(netlink.addresses6()?.into_iter().map(|(index, net)| (index, IpNet::V6(net))));
-    Ok(all)
 }
 
 fn ensure_vxlan(netlink: &mut Netlink, address: IpAddr, uplink: &Link) -> Result<Link, netlink::Error> {
@@ -366,7 +358,7 @@ fn local(
         IpNet::V4(_) => config.v4.is_some(),
         IpNet::V6(v6) => config.v6.is_some() && !v6.addr().is_unicast_link_local(),
     };
-    let all = all_addresses(netlink)?.into_iter().filter(|(index, net)| *index == uplink.index && counts(net));
+    let all = netlink.all_addresses()?.into_iter().filter(|(index, net)| *index == uplink.index && counts(net));
     let on_uplink: Vec<IpNet> = all.map(|(_, net)| net).collect();
     let mut addresses: BTreeSet<IpAddr> = on_uplink.iter().map(IpNet::addr).collect();
     addresses.insert(address);
