@@ -21,6 +21,10 @@ pub fn services_are_objects(cluster: &Arc<Cluster>) -> Result {
     let ns = set_up(cluster, "dpsvc")?;
     let all = ns.kubectl(&["api-resources", "--api-group=datapath.xebec.io", "-o", "wide"])?;
     contains(&all, "dpsvc")?;
+    contains(&ns.kubectl(&["explain", "flows.destination.service.name"])?, "The service's name.")?;
+    let explained = ns.kubectl(&["explain", "dpsvc", "--recursive"])?;
+    contains(&explained, "connectP99Microseconds\t<integer>")?;
+    contains(&explained, "metadata\t<ObjectMeta>")?;
     let state = "{.status.synced} {.status.nodesAnswered}/{.status.nodesTotal} {.status.backends}";
     wait_until("every node holds the service as it should", SOON, || {
         Ok(ns.field("datapathservice/web", state)? == "true 3/3 3")

@@ -2,6 +2,8 @@
 //! goes on, watched; in discovery it stands as if another API server served it. An APIService that names such a server
 //! takes its place.
 
+pub mod openapi;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +49,8 @@ pub struct ComputedKind {
     pub columns: &'static [Column],
     /// Field-selector labels beyond `metadata.name` and `metadata.namespace`, with their values.
     pub fields: fn(&Value) -> Vec<(&'static str, String)>,
+    /// What its objects are made of (an OpenAPI 3 schema), without the fields that all objects have.
+    pub schema: fn() -> Value,
 }
 
 /// Which objects are asked for.
@@ -107,9 +111,8 @@ pub trait ComputedApi: Send + Sync + 'static {
 /// `APIResourceList`.
 pub(crate) fn resources(api: &dyn ComputedApi) -> Value {
     let resource = |kind: &ComputedKind| {
-        let verbs: &[&str] = if kind.watched { &["get", "list", "watch"] } else { &["get", "list"] };
         let mut entry = json!({"name": kind.plural, "singularName": "", "namespaced": kind.namespaced,
-            "kind": kind.kind, "verbs": verbs});
+            "kind": kind.kind, "verbs": kind.verbs()});
         if !kind.short_names.is_empty() {
             entry["shortNames"] = kind.short_names.into();
         }
@@ -188,6 +191,11 @@ fn end(after: Duration, stop: CancellationToken) -> impl Future<Output = ()> + S
 }
 
 impl ComputedKind {
+    /// What can be done with it.
+    fn verbs(&self) -> &'static [&'static str] {
+        if self.watched { &["get", "list", "watch"] } else { &["get", "list"] }
+    }
+
     /// Its row, as far as tables are made from it.
     fn row(&self, group: &'static str, version: &'static str) -> Resource {
         Resource {

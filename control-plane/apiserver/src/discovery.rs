@@ -151,7 +151,9 @@ pub async fn serve(
             aggregated_openapi(server, group, version).await
         }
         ["openapi", "v3", "apis", group, version] => {
-            openapi_v3(parts, document(path, &|registry| openapi::v3_document(registry, group, version))?)
+            let computed = || server.aggregated.built_in(group, version).map(|own| Value::clone(&own.document));
+            let of = |registry: &Registry| openapi::v3_document(registry, group, version).or_else(computed);
+            openapi_v3(parts, document(path, &of)?)
         }
         ["version"] => Ok(respond::encoded(200, &version(), wanted)),
         [endpoint @ ("healthz" | "livez" | "readyz"), check @ ..] => {

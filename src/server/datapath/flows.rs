@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
-use xebec_apiserver::computed::{ComputedKind, Page, Selection};
+use xebec_apiserver::computed::{ComputedKind, Page, Selection, openapi};
 use xebec_apiserver::reader::Reader;
 use xebec_node_agent::sight::Flow;
 use xebec_schema::columns::{AGE, NAME};
@@ -55,7 +55,38 @@ pub(super) const KIND: ComputedKind = ComputedKind {
             field("destination.service", "/destination/service/name"),
         ]
     },
+    schema,
 };
+
+/// What a flow consists of.
+fn schema() -> Value {
+    let mut place = json!({
+        "ip": openapi::text("The address."),
+        "port": openapi::integer("The port; 0 where the protocol has none."),
+        "namespace": openapi::text("The namespace of the pod that has the address, if one has."),
+        "pod": openapi::text("Its name."),
+    });
+    let source = openapi::object("Where it comes from.", &place);
+    let service = json!({
+        "namespace": openapi::text("The service's namespace."),
+        "name": openapi::text("The service's name."),
+    });
+    place["service"] = openapi::object("The service whose address and port these are, if they are one's.", &service);
+    let properties = json!({
+        "time": openapi::text("When it was seen."),
+        "node": openapi::text("The node that saw it."),
+        "verdict": openapi::text("forwarded: a flow began; dropped: a packet was dropped or refused."),
+        "reason": openapi::text("Why, if it was dropped: as the metric xebec_dropped_packets_total names reasons."),
+        "direction": openapi::text("ingress or egress, where a pod's own hook saw it."),
+        "protocol": openapi::text("TCP, UDP, SCTP, or another protocol's number."),
+        "length": openapi::integer("How long the packet was, in bytes."),
+        "source": source,
+        "destination": openapi::object("Where it is to go.", &place),
+    });
+    let description = "A flow that began, or a packet that was dropped, as a node's datapath saw it. The nodes keep the last \
+                       ones; nothing is stored.";
+    openapi::object(description, &properties)
+}
 
 /// The newest flows that a list shows.
 const LIST_MAX: usize = 5_000;

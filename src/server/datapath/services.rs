@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use xebec_apiserver::computed::{ComputedKind, Page, Selection};
+use xebec_apiserver::computed::{ComputedKind, Page, Selection, openapi};
 use xebec_apiserver::reader::{Entry, Reader};
 use xebec_node_agent::proxy::desired::{Facts, compile};
 use xebec_node_agent::proxy::views::{EndpointSlice, Service};
@@ -40,7 +40,52 @@ pub(super) const KIND: ComputedKind = ComputedKind {
         column("Addresses", "string", 1, |object, _| addresses(object).into()),
     ],
     fields: |object| vec![("status.synced", object["status"]["synced"].to_string())],
+    schema,
 };
+
+/// What the picture of a service consists of.
+fn schema() -> Value {
+    let endpoints = |description| openapi::list(description, &openapi::text("An address and a port."));
+    let frontend = json!({
+        "address": openapi::text("An address and a port of the service."),
+        "protocol": openapi::text("TCP, UDP or SCTP."),
+        "scope": openapi::text("cluster: for clients inside; external: for packets from outside."),
+        "held": openapi::boolean("Whether the kernel holds it."),
+        "wanted": openapi::boolean("Whether it should; only where the two differ, as the two fields after it."),
+        "missingBackends": endpoints("Endpoints that the kernel should hold and does not."),
+        "excessBackends": endpoints("Endpoints that it holds and should not."),
+        "backends": endpoints("The endpoints that the kernel holds for it."),
+    });
+    let port = json!({
+        "name": openapi::text("The port's name."),
+        "protocol": openapi::text("TCP, UDP or SCTP."),
+        "socketConnections": openapi::integer("Connections (of UDP, sends) from the node and its pods."),
+        "uplinkFlows": openapi::integer("Flows from outside."),
+        "refused": openapi::integer("Clients that were refused for want of an endpoint."),
+    });
+    let node = json!({
+        "node": openapi::text("The node."),
+        "error": openapi::text("Why it did not answer, if it did not."),
+        "synced": openapi::boolean("Whether its kernel holds what it should."),
+        "frontends": openapi::list("The service's addresses and ports.", &openapi::object("One of them.", &frontend)),
+        "ports": openapi::list("What was counted for the service's ports.", &openapi::object("One of them.", &port)),
+    });
+    let status = json!({
+        "synced": openapi::boolean("Whether every node's kernel holds what it should."),
+        "nodesTotal": openapi::integer("How many nodes there are."),
+        "nodesAnswered": openapi::integer("How many of them have answered."),
+        "frontends": openapi::integer("How many addresses and ports the service has."),
+        "backends": openapi::integer("How many endpoints it has."),
+        "connections": openapi::integer("Connections through the service, of all nodes."),
+        "refused": openapi::integer("Clients that were refused for want of an endpoint."),
+        "connectP50Microseconds": openapi::integer("How long the faster half of TCP connections took at most to be established."),
+        "connectP99Microseconds": openapi::integer("How long 99 in 100 of them took at most."),
+        "nodes": openapi::list("Node by node.", &openapi::object("A node's part.", &node)),
+    });
+    let description = "A service as the nodes' kernels hold it, beside what they should hold. The nodes are asked for it each time; \
+                       nothing is stored.";
+    openapi::object(description, &json!({"status": openapi::object("What the kernels hold.", &status)}))
+}
 
 /// Services of a list's page. A client that asks for more, or for all, is told where to go on.
 const PAGE_MAX: usize = 500;

@@ -10,6 +10,7 @@ use http::Request;
 use http_body_util::{BodyExt, Empty};
 use jiff::Timestamp;
 use serde_json::Value;
+use xebec_schema::openapi;
 
 use super::tls::{self, Identity};
 use super::{proxy, text};
@@ -36,6 +37,8 @@ pub(crate) struct Remote {
     pub(crate) clients: Option<Clients>,
     /// `APIResourceList`.
     pub(crate) resources: Value,
+    /// What this process serves itself has its OpenAPI 3 document here; else null.
+    pub(crate) document: Arc<Value>,
     /// The path of its OpenAPI 3 document, with the hash; empty if it has none.
     pub(crate) openapi_v3: String,
     /// Its Swagger 2 document; null if it has none.
@@ -170,11 +173,15 @@ impl Remote {
 
     /// What this process serves without storing it.
     pub(super) fn built_in(api: &dyn ComputedApi) -> Self {
+        let document = computed::openapi::document(api);
+        let hash = openapi::v3_hash_of(&document);
         Self {
             group: api.group().to_owned(),
             version: api.version().to_owned(),
             available: true,
             resources: computed::resources(api),
+            openapi_v3: format!("/openapi/v3/apis/{}/{}?hash={hash}", api.group(), api.version()),
+            document: Arc::new(document),
             priorities: super::local::COMPUTED_PRIORITIES,
             ..Self::unreachable(&Value::Null)
         }
@@ -190,6 +197,7 @@ impl Remote {
             base: format!("https://{name}.{namespace}.svc:{port}"),
             clients: None,
             resources: Value::Null,
+            document: Arc::new(Value::Null),
             openapi_v3: String::new(),
             openapi_v2: Arc::new(Value::Null),
             priorities: (priority("groupPriorityMinimum"), priority("versionPriority")),

@@ -41,6 +41,10 @@ const KINDS: &[ComputedKind] = &[ComputedKind {
     watched: true,
     columns: &[],
     fields: |object| vec![("color", text(object, "/color").to_owned())],
+    schema: || {
+        let color = openapi::text("What color the thing has.");
+        openapi::object("A thing.", &json!({"color": color}))
+    },
 }];
 
 /// Three things; a watch shows a fourth after another version.
@@ -128,4 +132,26 @@ async fn a_watch_shows_what_comes() {
     assert!(shown[0]["object"]["columnDefinitions"].is_array() && shown[1]["object"]["columnDefinitions"].is_null());
     server.stop.cancel();
     assert_eq!(events(Wanted::plain()).await, Vec::<Value>::new());
+}
+
+/// A client finds a kind by its group, version and kind, and in it the fields that all objects have and its own.
+#[test]
+fn kinds_explain_themselves() {
+    let document = openapi::document(&Things);
+    let thing = &document["components"]["schemas"]["com.example.v1.Thing"];
+    assert_eq!(
+        thing["x-kubernetes-group-version-kind"],
+        json!([{"group": "example.com", "version": "v1", "kind": "Thing"}])
+    );
+    assert_eq!(thing["description"], "A thing.");
+    assert_eq!(thing["properties"]["color"]["description"], "What color the thing has.");
+    let metadata = thing["properties"]["metadata"]["allOf"][0]["$ref"].as_str().unwrap();
+    assert!(document["components"]["schemas"].get(metadata.rsplit('/').next().unwrap()).is_some(), "{metadata}");
+    let paths = document["paths"].as_object().unwrap();
+    let one = &paths["/apis/example.com/v1/namespaces/{namespace}/things/{name}"];
+    assert!(one["get"].is_object() && one["put"].is_null() && one["delete"].is_null());
+    let list =
+        &paths["/apis/example.com/v1/things"]["get"]["responses"]["200"]["content"]["application/json"]["schema"];
+    assert_eq!(list["$ref"], "#/components/schemas/com.example.v1.ThingList");
+    assert!(document["components"]["schemas"]["com.example.v1.ThingList"].is_object());
 }

@@ -24,7 +24,7 @@ use xebec_schema::quantity::{Format, Quantity};
 use xebec_schema::resource::Column;
 use xebec_schema::status::Status;
 
-use crate::computed::{ComputedApi, ComputedKind, Page, Selection};
+use crate::computed::{ComputedApi, ComputedKind, Page, Selection, openapi};
 use crate::json::{decode, list, text};
 use crate::reader::Reader;
 use scrape::{Reading, Scrape};
@@ -46,12 +46,41 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const CONCURRENCY: usize = 32;
 
 const KINDS: &[ComputedKind] = &[
-    kind("nodes", "NodeMetrics", false, &[NAME, NODE_CPU, NODE_MEMORY, WINDOW]),
-    kind("pods", "PodMetrics", true, &[NAME, POD_CPU, POD_MEMORY, WINDOW]),
+    kind("nodes", "NodeMetrics", false, &[NAME, NODE_CPU, NODE_MEMORY, WINDOW], node_schema),
+    kind("pods", "PodMetrics", true, &[NAME, POD_CPU, POD_MEMORY, WINDOW], pod_schema),
 ];
 
-const fn kind(plural: &'static str, kind: &'static str, namespaced: bool, columns: &'static [Column]) -> ComputedKind {
-    ComputedKind { plural, kind, short_names: &[], namespaced, watched: false, columns, fields: |_| Vec::new() }
+const fn kind(
+    plural: &'static str,
+    kind: &'static str,
+    namespaced: bool,
+    columns: &'static [Column],
+    schema: fn() -> Value,
+) -> ComputedKind {
+    ComputedKind { plural, kind, short_names: &[], namespaced, watched: false, columns, fields: |_| Vec::new(), schema }
+}
+
+fn usage_schema() -> Value {
+    let quantity = openapi::text("A quantity.");
+    json!({"type": "object", "description": "What is used, by resource: cpu and memory.", "additionalProperties": quantity})
+}
+
+/// A schema with the time that the values are of.
+fn measured(description: &str, mut properties: Value) -> Value {
+    properties["timestamp"] = openapi::text("When the window ended in which the values were measured.");
+    properties["window"] = openapi::text("How long that window was.");
+    openapi::object(description, &properties)
+}
+
+fn node_schema() -> Value {
+    measured("What a node uses.", json!({"usage": usage_schema()}))
+}
+
+fn pod_schema() -> Value {
+    let container = json!({"name": openapi::text("The container's name."), "usage": usage_schema()});
+    let container = openapi::object("What a container uses.", &container);
+    let containers = openapi::list("What the pod's containers use.", &container);
+    measured("What a pod's containers use.", json!({"containers": containers}))
 }
 
 const WINDOW: Column = column("Window", |object, _| object["window"].clone());

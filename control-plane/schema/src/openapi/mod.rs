@@ -8,12 +8,15 @@ mod paths;
 pub mod protobuf;
 mod schemas;
 
-pub use schemas::of_kind as part_schema;
+pub use schemas::{add_object_fields, of_kind as part_schema};
+
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::registry::Registry;
+use crate::resource::Resource;
 
 /// `info.version` of every document: the level of the API.
 const VERSION: &str = "v1.37.0";
@@ -54,6 +57,15 @@ pub fn v3_hash(registry: &Registry, group: &str, version: &str) -> String {
             hash.update(custom.openapi_state());
         }
     }
+    hex(hash)
+}
+
+/// The same of a document that no registry has.
+pub fn v3_hash_of(document: &Value) -> String {
+    hex(Sha256::new_with_prefix(document.to_string()))
+}
+
+fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
@@ -64,14 +76,19 @@ pub fn v3_document(registry: &Registry, group: &str, version: &str) -> Option<Va
     if rows.is_empty() {
         return None;
     }
+    Some(v3_document_of(&rows, &Map::new()))
+}
+
+/// The same for rows (of one group version) that no registry has; `own` are the schemas that only their maker knows, by name.
+pub fn v3_document_of(rows: &[Arc<Resource>], own: &Map<String, Value>) -> Value {
     let paths: Map<String, Value> = rows.iter().flat_map(|row| paths::of_resource(row)).collect();
     let token = json!({ "type": "apiKey", "description": "Bearer Token authentication", "name": "authorization", "in": "header" });
-    Some(json!({
+    json!({
         "openapi": "3.0.0",
         "info": { "title": "Kubernetes", "version": VERSION },
         "paths": paths,
-        "components": { "schemas": schemas::of_rows(&rows), "securitySchemes": { "BearerToken": token } },
-    }))
+        "components": { "schemas": schemas::of_rows(rows, own), "securitySchemes": { "BearerToken": token } },
+    })
 }
 
 /// `GET /openapi/v2` as JSON: all groups in one document of Swagger 2.0.

@@ -84,15 +84,35 @@ pub fn of_kind(row: &Resource, sub: &Subresource) -> Option<String> {
     types::definition(&name).map(|_| name)
 }
 
-/// The schemas of these rows (of one group version) and of everything that they refer to.
-pub(super) fn of_rows(rows: &[Arc<Resource>]) -> Map<String, Value> {
+/// Completes a schema of somebody's own by the fields that all objects have.
+pub fn add_object_fields(schema: &mut Value) {
+    add_type_fields(schema);
+    let mut metadata = reference(&format!("{META}.ObjectMeta"));
+    metadata["description"] = "Standard object's metadata.".into();
+    schema["properties"]["metadata"] = metadata;
+}
+
+/// The two that lists have, too.
+fn add_type_fields(schema: &mut Value) {
+    let text = |description: &str| json!({ "type": "string", "description": description });
+    schema["properties"]["apiVersion"] = text("The versioned schema of this representation of an object.");
+    schema["properties"]["kind"] = text("The REST resource that this object represents.");
+}
+
+fn reference(name: &str) -> Value {
+    json!({ "allOf": [{ "$ref": format!("#/components/schemas/{name}") }], "default": {} })
+}
+
+/// The schemas of these rows (of one group version) and of everything that they refer to; `own` are those that only their maker
+/// knows.
+pub(super) fn of_rows(rows: &[Arc<Resource>], own: &Map<String, Value>) -> Map<String, Value> {
     let settings = SchemaSettings::draft2020_12().with(|s| s.definitions_path = "/components/schemas".into());
     let mut generator = settings.into_generator();
     let mut kinds: Vec<(String, Value)> = Vec::new();
     let mut lists = Vec::new();
     for row in rows {
         kinds.push((row.schema.to_string(), kind(&row.group, &row.version, &row.kind)));
-        if row.custom.is_some() {
+        if row.custom.is_some() || own.contains_key(&*row.schema) {
             generator.subschema_for::<k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>();
         }
         if !row.list_kind.is_empty() {
@@ -130,6 +150,7 @@ pub(super) fn of_rows(rows: &[Arc<Resource>]) -> Map<String, Value> {
             schemas.insert(row.schema.to_string(), custom.openapi_v3());
         }
     }
+    schemas.extend(own.clone());
     for (name, row) in lists {
         kinds.push((name.clone(), kind(&row.group, &row.version, &row.list_kind)));
         schemas.insert(name, list(row));
@@ -153,20 +174,17 @@ fn kind(group: &str, version: &str, kind: &str) -> Value {
 }
 
 fn list(row: &Resource) -> Value {
-    let reference =
-        |name: &str| json!({ "allOf": [{ "$ref": format!("#/components/schemas/{name}") }], "default": {} });
-    let text = |description: &str| json!({ "type": "string", "description": description });
-    json!({
+    let mut schema = json!({
         "description": format!("{} is a list of {} objects.", row.list_kind, row.kind),
         "type": "object",
         "required": ["items"],
         "properties": {
-            "apiVersion": text("The versioned schema of this representation of an object."),
-            "kind": text("The REST resource that this object represents."),
             "metadata": reference(&format!("{META}.ListMeta")),
             "items": { "description": "The objects.", "type": "array", "items": reference(&row.schema) },
         },
-    })
+    });
+    add_type_fields(&mut schema);
+    schema
 }
 
 /// A generated schema in the form in which upstream publishes it.
