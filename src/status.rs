@@ -1,12 +1,16 @@
 //! `xebec status`: what of a cluster runs, and how it is.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::bail;
+use futures::future::join_all;
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::timeout;
 use xebec_clock::Clock;
+use xebec_node_agent::network::XdpState;
+use xebec_node_agent::sight::NodeNetwork;
 
 use crate::api;
 use crate::cluster::process::Process;
@@ -41,6 +45,8 @@ struct Line {
     restarts: u32,
     /// Of the process itself; of a node, its agent.
     resident_bytes: Option<u64>,
+    /// Of a node that says so: whether its uplink's driver forwards, and why not.
+    xdp: Option<XdpState>,
     note: String,
 }
 
@@ -92,19 +98,21 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
 async fn report(cluster: &Cluster) -> Report {
     let paths = Paths::of(&cluster.name);
     let state = State::load(&paths);
-    let ready = timeout(Duration::from_secs(3), readiness(&paths)).await;
+    let ready = timeout(Duration::from_secs(3), nodes(&paths)).await;
     let ready = ready.unwrap_or_else(|_| Err(anyhow::anyhow!("the API server does not answer")));
+    let at = |address: Ipv4Addr| cluster.preferred(address).addr().to_string();
     let mut lines = vec![Line {
         name: "supervisor".into(),
         state: running(state.live_supervisor().is_some()),
-        address: cluster.addresses().host().to_string(),
+        address: at(cluster.addresses().host()),
         pid: state.live_supervisor().map(|p| p.pid),
         since: None,
         restarts: 0,
         resident_bytes: state.live_supervisor().and_then(Process::resident_bytes),
+        xdp: None,
         note: String::new(),
     }];
-    let mut server = line(&state, SERVER, cluster.addresses().server().to_string());
+    let mut server = line(&state, SERVER, at(cluster.addresses().server()));
     server.resident_bytes = state.live(SERVER).and_then(Process::resident_bytes);
     if let Err(e) = &ready {
         server.note = format!("{e:#}");
@@ -116,14 +124,7 @@ async fn report(cluster: &Cluster) -> Report {
         if let Ok(nodes) = &ready
             && node.state == "running"
         {
-            (node.state, node.note) = match nodes.iter().find(|n| n.metadata.name.as_ref() == Some(&name)) {
-                None => ("NotReady".into(), "not registered yet".into()),
-                Some(n) => match n.ready() {
-                    Some(c) if c.status == "True" => ("Ready".into(), String::new()),
-                    Some(c) => ("NotReady".into(), c.message.clone()),
-                    None => ("NotReady".into(), "the agent has not reported yet".into()),
-                },
-            };
+            readiness(&mut node, nodes.iter().find(|(n, _)| n.metadata.name.as_ref() == Some(&name)));
         }
         lines.push(node);
     }
@@ -139,10 +140,47 @@ fn running(yes: bool) -> String {
     if yes { "running" } else { "dead" }.to_owned()
 }
 
-async fn readiness(paths: &Paths) -> anyhow::Result<Vec<api::NodeView>> {
+/// A node, and what its agent says, if it is there to ask.
+type Seen = (api::NodeView, Option<XdpState>);
+
+/// Asks the server for the nodes, and the agents of those that are ready.
+async fn nodes(paths: &Paths) -> anyhow::Result<Vec<Seen>> {
     let client = api::client(&paths.kubeconfig()).await?;
     api::ready(&client).await?;
-    api::nodes(&client).await
+    let asked = api::nodes(&client).await?.into_iter().map(|node| async {
+        let name = node.metadata.name.as_deref().filter(|_| node.ready().is_some_and(|c| c.status == "True"));
+        let xdp = match name {
+            Some(name) => timeout(Duration::from_secs(1), xdp(&client, name)).await.ok().and_then(Result::ok),
+            None => None,
+        };
+        (node, xdp)
+    });
+    Ok(join_all(asked).await)
+}
+
+async fn xdp(client: &kube::Client, node: &str) -> anyhow::Result<XdpState> {
+    let path = format!("/api/v1/nodes/{node}/proxy/xebec/network");
+    let network: NodeNetwork = client.request(http::Request::get(path).body(Vec::new())?).await?;
+    Ok(network.xdp)
+}
+
+/// Completes the line of a node whose processes run.
+fn readiness(line: &mut Line, seen: Option<&Seen>) {
+    let Some((node, xdp)) = seen else {
+        (line.state, line.note) = ("NotReady".into(), "not registered yet".into());
+        return;
+    };
+    line.xdp.clone_from(xdp);
+    (line.state, line.note) = match node.ready() {
+        Some(c) if c.status == "True" => ("Ready".into(), xdp.as_ref().map(forwarding).unwrap_or_default()),
+        Some(c) => ("NotReady".into(), c.message.clone()),
+        None => ("NotReady".into(), "the agent has not reported yet".into()),
+    };
+}
+
+/// What is worth saying of it: most nodes do without.
+fn forwarding(xdp: &XdpState) -> String {
+    if xdp.in_use { format!("forwards by XDP in the driver {}", xdp.driver) } else { String::new() }
 }
 
 fn line(state: &State, name: &str, address: String) -> Line {
@@ -156,6 +194,7 @@ fn line(state: &State, name: &str, address: String) -> Line {
         since: component.since,
         restarts: component.restarts,
         resident_bytes: None,
+        xdp: None,
         note: if live.is_some() { String::new() } else { component.last_error.unwrap_or_default() },
     }
 }
@@ -169,9 +208,10 @@ fn agent(cluster: &Cluster, name: &str) -> Option<Process> {
 
 fn print(report: &Report, now: Timestamp) {
     println!("cluster {}, kubeconfig {}", report.cluster, report.kubeconfig);
-    let width = report.components.iter().map(|l| l.name.len()).max().unwrap_or(0);
+    let longest = |of: fn(&Line) -> &str| report.components.iter().map(|l| of(l).len()).max().unwrap_or(0);
+    let (width, wide) = (longest(|l| &l.name), longest(|l| &l.address).max(15));
     println!(
-        "  {:width$}  {:8}  {:15}  {:>8}  {:>8}  {:>8}  {:>9}",
+        "  {:width$}  {:8}  {:wide$}  {:>8}  {:>8}  {:>8}  {:>9}",
         "", "STATE", "ADDRESS", "PID", "AGE", "RESTARTS", "MEMORY"
     );
     for line in &report.components {
@@ -179,7 +219,7 @@ fn print(report: &Report, now: Timestamp) {
         let age = line.since.map(|s| age(now.duration_since(s).as_secs())).unwrap_or_default();
         let memory = line.resident_bytes.map(|b| format!("{:.1} MB", b as f64 / 1e6)).unwrap_or_default();
         println!(
-            "  {:width$}  {:8}  {:15}  {pid:>8}  {age:>8}  {:>8}  {memory:>9}  {}",
+            "  {:width$}  {:8}  {:wide$}  {pid:>8}  {age:>8}  {:>8}  {memory:>9}  {}",
             line.name, line.state, line.address, line.restarts, line.note
         );
     }

@@ -8,7 +8,7 @@ use xebec_ebpf_loader::layout::Direction;
 use xebec_node_agent::policy::explain::Question;
 use xebec_node_agent::sight::trace::frame::{Tuple, number};
 use xebec_node_agent::sight::trace::walk::End;
-use xebec_node_agent::sight::trace::{Decision, Hop, Trace};
+use xebec_node_agent::sight::trace::{Decision, Driver, Hop, Trace};
 
 use super::Report;
 use super::resolve::World;
@@ -93,9 +93,23 @@ pub(super) fn text(report: &Report, world: &World) -> String {
                 let _ = writeln!(out, "      {}", tell(decision, hop, report, world));
             }
         }
+        if let Some(driver) = &trace.driver {
+            let _ = writeln!(out, "  uplink_xdp       {}", by_driver(driver));
+        }
     }
     let _ = writeln!(out, "{}", report.outcome);
     out
+}
+
+/// What the uplink's driver makes of the packets that follow.
+fn by_driver(driver: &Driver) -> String {
+    let Driver { forwards, xdp } = driver;
+    match (forwards, xdp.in_use) {
+        (true, true) => "the packets that follow are forwarded in the uplink's driver".to_owned(),
+        (false, true) => "the packets that follow are left to uplink_ingress".to_owned(),
+        (true, false) => format!("could forward the packets that follow, but is not in use: {}", xdp.reason),
+        (false, false) => format!("is not in use: {}", xdp.reason),
+    }
 }
 
 /// One decision.
@@ -165,7 +179,8 @@ mod tests {
             decisions: vec![drop],
             result: tuple,
         };
-        let trace = Trace { node: "n2".into(), hops: vec![hop], end: End::Dropped { reason: "policy-ingress".into() } };
+        let end = End::Dropped { reason: "policy-ingress".into() };
+        let trace = Trace { node: "n2".into(), hops: vec![hop], end, driver: None };
         let world = World::default();
         let outcome = outcome(&trace, &world);
         assert_eq!(outcome, "dropped on node n2: policy-ingress");
@@ -181,5 +196,16 @@ mod tests {
         let expected = "a -> b\nnode n2\n  pod_ingress      TCP 10.244.1.5:40000 -> 10.244.2.7:80\n      not let through: \
                         policy-ingress\ndropped on node n2: policy-ingress\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn the_driver_is_told_of_whether_it_is_in_use_or_not() {
+        let xdp =
+            |in_use| xebec_node_agent::network::XdpState { in_use, reason: "it is never".into(), ..Default::default() };
+        let told = |forwards, in_use| by_driver(&Driver { forwards, xdp: xdp(in_use) });
+        assert_eq!(told(true, true), "the packets that follow are forwarded in the uplink's driver");
+        assert_eq!(told(false, true), "the packets that follow are left to uplink_ingress");
+        assert_eq!(told(true, false), "could forward the packets that follow, but is not in use: it is never");
+        assert_eq!(told(false, false), "is not in use: it is never");
     }
 }

@@ -16,7 +16,7 @@ spec: {type: NodePort, selector: {app: web}, ports: [{name: http, port: 80, targ
 apiVersion: v1
 kind: Service
 metadata: {name: empty}
-spec: {selector: {app: nobody}, ports: [{port: 80}]}
+spec: {selector: {app: nobody}, ports: [{name: http, port: 80}, {name: other, protocol: SCTP, port: 80}]}
 ---
 apiVersion: v1
 kind: Service
@@ -25,7 +25,11 @@ spec: {selector: {app: web}, sessionAffinity: ClientIP, ports: [{port: 80, targe
 ";
 
 fn trace_of(cluster: &Cluster, from: &str, to: &str) -> Result<(bool, Value)> {
-    let printed = cluster.xebec_named(&["trace", "--from", from, "--to", to, "--json"])?;
+    trace_by("tcp", cluster, from, to)
+}
+
+fn trace_by(protocol: &str, cluster: &Cluster, from: &str, to: &str) -> Result<(bool, Value)> {
+    let printed = cluster.xebec_named(&["trace", "--protocol", protocol, "--from", from, "--to", to, "--json"])?;
     let value = serde_json::from_str(&printed.out).map_err(|e| format!("{e}: {}{}", printed.out, printed.err))?;
     Ok((printed.status.success(), value))
 }
@@ -97,6 +101,7 @@ pub fn packets_are_traced(cluster: &Arc<Cluster>) -> Result {
     let (arrives, outside) = trace_of(cluster, "outside", &web)?;
     same(arrives, true, "the packet from outside arrives")?;
     expect(&decisions(&outside), &["uplink_ingress:service", "uplink_ingress:backend"], &outside)?;
+    driver_is_told_of(cluster, &outside)?;
     let (arrives, node) = trace_of(cluster, &cluster.node(2), &web)?;
     same(arrives, true, "the node's packet arrives")?;
     expect(&decisions(&node), &["connect:backend"], &node)?;
@@ -117,8 +122,46 @@ pub fn packets_are_traced(cluster: &Arc<Cluster>) -> Result {
     expect(&decisions(&sticky), &["connect:affinity"], &sticky)?;
     contains(&sticky["nodes"][0]["hops"][0]["result"]["destination"].to_string(), &format!("{ip}:8080"))?;
 
+    associations_are_traced(cluster, &ns, &client)?;
     same(connections(cluster, &service)?, before, "traces are not counted")?;
     refusals(cluster, &ns, &client, &web)
+}
+
+/// Of SCTP no hook sees the socket: the service is found where the packet leaves the pod.
+fn associations_are_traced(cluster: &Cluster, ns: &Namespace, client: &str) -> Result {
+    ns.apply(
+        "apiVersion: v1
+kind: Service
+metadata: {name: associations}
+spec: {selector: {app: web}, ports: [{protocol: SCTP, port: 90, targetPort: 9000}]}
+",
+    )?;
+    wait_until("the client's node has the service", SOON, || {
+        let (arrives, sctp) = trace_by("sctp", cluster, client, &format!("{}/associations:90", ns.name))?;
+        same(arrives, true, "the association's first packet arrives")?;
+        expect(&decisions(&sctp), &["pod_egress:service", "pod_egress:backend"], &sctp)?;
+        same(&sctp["nodes"][0]["hops"][0]["decisions"][0]["slots"], &3.into(), "endpoints to choose from")?;
+        Ok(true)
+    })?;
+    let (arrives, sctp) = trace_by("sctp", cluster, client, &format!("{}/empty:80", ns.name))?;
+    same(arrives, false, "an association without endpoints")?;
+    contains(&sctp["outcome"].to_string(), "no-backend; the client gets SCTP abort")
+}
+
+/// What the uplink's driver would do with the packets that follow, and that a veth pair's is left out; the status says so too.
+fn driver_is_told_of(cluster: &Cluster, outside: &Value) -> Result {
+    let driver = &outside["nodes"][0]["driver"];
+    same(driver["forwards"].is_boolean(), true, "the driver's program has been asked")?;
+    let status = cluster.xebec_named(&["status", "--json"])?.ok("status")?;
+    let status: Value = serde_json::from_str(&status).map_err(|e| format!("{e}: {status}"))?;
+    let node = cluster.node(1);
+    let all = status[0]["components"].as_array().cloned().unwrap_or_default();
+    let line = all.iter().find(|line| line["name"] == node.as_str()).ok_or_else(|| format!("no {node}: {status}"))?;
+    for xdp in [&driver["xdp"], &line["xdp"]] {
+        same((&xdp["inUse"], &xdp["driver"]), (&Value::Bool(false), &"veth".into()), "XDP")?;
+        contains(xdp["reason"].as_str().unwrap_or_default(), "the driver veth receives no large segments")?;
+    }
+    Ok(())
 }
 
 /// Packets that do not arrive, and questions that make no sense.

@@ -9,7 +9,7 @@ use aya::programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, load
 use aya::{Ebpf, EbpfLoader};
 use xebec_ebpf_layout::{Affinity, AffinityKey, Config, TraceLog, TraceStep, map};
 
-use crate::{Error, OVERLAY_PROGRAMS, POD_PROGRAMS, Table, UPLINK_PROGRAMS, load_programs, map_dir, sys};
+use crate::{Error, OVERLAY_PROGRAMS, POD_PROGRAMS, Table, UPLINK_PROGRAMS, UPLINK_XDP, load_programs, map_dir, sys};
 
 /// Entries of the maps that the copy has of its own: more than a packet makes.
 const PRIVATE_ENTRIES: u32 = 4_096;
@@ -69,7 +69,7 @@ impl Tracer {
             }
         }
         let packets = UPLINK_PROGRAMS.iter().chain(&OVERLAY_PROGRAMS).map(|(name, _)| *name);
-        let names = packets.chain(POD_PROGRAMS.iter().map(|(name, ..)| *name)).chain([CONNECT]);
+        let names = packets.chain(POD_PROGRAMS.iter().map(|(name, ..)| *name)).chain([CONNECT, UPLINK_XDP.0]);
         let mut ebpf = load_programs(&mut loader, &config, names)?;
         crate::give_back_memory();
         let mut take = |name| ebpf.take_map(name).ok_or(Error::Missing(name));
@@ -95,6 +95,21 @@ impl Tracer {
         let log = self.log.get(&0, 0).map_err(failed)?;
         let steps = log.steps.iter().take(log.count as usize).copied().collect();
         Ok(Run { verdict: result.return_value, bytes: output, steps })
+    }
+
+    /// Whether the uplink's program that runs in the driver would send a packet back out, by what the copy has seen so far.
+    pub fn is_sent_back_by_driver(&self, bytes: &[u8]) -> Result<bool, Error> {
+        /// `XDP_TX`.
+        const SENT_BACK: u32 = 3;
+        let Some(Program::Xdp(program)) = self.ebpf.program(UPLINK_XDP.0) else {
+            return Err(Error::Missing(UPLINK_XDP.0));
+        };
+        let mut output = vec![0; OUTPUT_MAX];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(bytes);
+        options.data_out = Some(&mut output);
+        let refused = |source| Error::Program { program: UPLINK_XDP.0, source: Box::new(source) };
+        Ok(program.test_run(options).map_err(refused)?.return_value == SENT_BACK)
     }
 
     /// The program pinned behind a link, if that is the same, instruction by instruction, as the copy's.

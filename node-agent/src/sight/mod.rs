@@ -181,7 +181,7 @@ async fn show_trace(State(sight): State<Arc<Sight>>, body: Bytes) -> Response {
     let worker = Arc::clone(&sight);
     let traced = tokio::task::spawn_blocking(move || {
         let maps = worker.maps.lock();
-        trace::trace(&worker.node, &worker.datapath, &maps, &request)
+        trace::trace(&worker.node, &worker.datapath, &maps, &worker.xdp, &request)
     });
     match traced.await {
         Ok(Ok(trace)) => json(&trace).into_response(),

@@ -16,7 +16,9 @@ use xebec_ebpf_layout::{
 
 use super::packet::{self, Frame, L4};
 use super::packet6::{Frame6, fragment, hop_by_hop};
+use super::upgrade::Bpffs;
 use super::{CLIENT, FAR_POD, LB, NODE, OUTSIDE, POD, REDIRECT, REMOTE_POD, UPLINK_MAC, World, v6};
+use crate::{Datapath, Packet, Tracer};
 
 const PASS: u32 = 2;
 const TX: u32 = 3;
@@ -64,15 +66,19 @@ fn make_link() -> u32 {
     nix::net::if_::if_nametoindex("up0").unwrap()
 }
 
-/// Runs a test in a network namespace of its own.
-fn on_a_link(test: impl FnOnce(World) + Send) {
+/// Runs a test in a network namespace of its own, with a node's configuration.
+fn apart(test: impl FnOnce(Config) + Send) {
     let run = || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        test(v6::world_with(&Config { uplink_ifindex: make_link(), ..v6::config() }));
+        test(Config { uplink_ifindex: make_link(), ..v6::config() });
     };
     if let Err(panic) = std::thread::scope(|scope| scope.spawn(run).join()) {
         std::panic::resume_unwind(panic);
     }
+}
+
+fn on_a_link(test: impl FnOnce(World) + Send) {
+    apart(|config| test(v6::world_with(&config)));
 }
 
 fn run(world: &World, input: &[u8]) -> (u32, Vec<u8>) {
@@ -248,6 +254,28 @@ fn both_programs_make_the_same_of_a_packet() {
         // Attempts that ran into the next second may have been carried or not.
         let counted = world.maps.flow_counters.sum(flow_counters::CARRIED_BY_XDP).unwrap();
         assert!((112..=carried).contains(&counted), "{counted} of {carried}");
+    });
+}
+
+#[test]
+fn a_trace_tells_what_it_would_carry_and_carries_nothing() {
+    apart(|config| {
+        let bpffs = Bpffs(tempfile::tempdir().unwrap());
+        let (datapath, maps) = Datapath::load(bpffs.0.path(), &config).unwrap();
+        let mut world = World::furnish(datapath, maps);
+        let mut tracer = Tracer::load(bpffs.0.path(), &config).unwrap();
+        for (port, backend, is_carried) in [(NODE_PORT, REMOTE_POD, true), (NODE_PORT + 1, POD, false)] {
+            world.service(Addr::UNSPECIFIED_V4, port, proto::TCP, SCOPE_EXTERNAL, &[(backend, 8_080)]);
+            let key = key(CLIENT.into(), 40_000, NODE.into(), port, proto::TCP);
+            assert!(!tracer.is_sent_back_by_driver(&next(&key)).unwrap(), "nothing has begun");
+            let told = within_a_second(|| {
+                tracer.run("uplink_ingress", &Packet { bytes: &begin(&key), ..Packet::default() }).unwrap();
+                tracer.is_sent_back_by_driver(&next(&key)).unwrap()
+            });
+            assert_eq!(told, is_carried, "{port}");
+        }
+        assert_eq!(world.maps.flows.count().unwrap(), 0);
+        assert_eq!(world.maps.flow_counters.sum(flow_counters::CARRIED_BY_XDP).unwrap(), 0);
     });
 }
 

@@ -17,6 +17,10 @@ const ICMPV6: u8 = 58;
 /// TCP flags.
 const SYN: u8 = 2;
 const RST: u8 = 4;
+const ACK: u8 = 16;
+/// SCTP chunks: the first of an association, and the one that refuses it.
+const INIT: u8 = 1;
+const ABORT: u8 = 6;
 
 /// From where to where.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,9 +54,19 @@ pub fn number(protocol: &str) -> Option<u8> {
 
 /// The first packet of a connection. `None` if the addresses are of two families, or the protocol has no ports.
 pub fn first(tuple: &Tuple, source_mac: [u8; 6], destination_mac: [u8; 6]) -> Option<Vec<u8>> {
+    made(tuple, source_mac, destination_mac, SYN)
+}
+
+/// One that comes later in it. (Of SCTP it is as the first: the driver's program, which it is made for, leaves both alone.)
+pub fn later(tuple: &Tuple, source_mac: [u8; 6], destination_mac: [u8; 6]) -> Option<Vec<u8>> {
+    made(tuple, source_mac, destination_mac, ACK)
+}
+
+/// Of TCP with these flags.
+fn made(tuple: &Tuple, source_mac: [u8; 6], destination_mac: [u8; 6], flags: u8) -> Option<Vec<u8>> {
     let protocol = number(&tuple.protocol)?;
     let (source, destination) = (tuple.source.ip(), tuple.destination.ip());
-    let mut payload = header(protocol, tuple.source.port(), tuple.destination.port());
+    let mut payload = header(protocol, tuple.source.port(), tuple.destination.port(), flags);
     if let Some(at) = checksum_at(protocol) {
         let sum = pseudo_sum(source, destination, protocol, payload.len()) + sum(&payload);
         payload[at..at + 2].copy_from_slice(&(!fold(sum)).to_be_bytes());
@@ -66,15 +80,18 @@ pub fn first(tuple: &Tuple, source_mac: [u8; 6], destination_mac: [u8; 6]) -> Op
 }
 
 /// The transport header, without its checksum.
-fn header(protocol: u8, source: u16, destination: u16) -> Vec<u8> {
+fn header(protocol: u8, source: u16, destination: u16, flags: u8) -> Vec<u8> {
     let mut out = [source.to_be_bytes(), destination.to_be_bytes()].concat();
     match protocol {
         // Number 0, nothing acknowledged, five words of header.
-        proto::TCP => out.extend([0, 0, 0, 0, 0, 0, 0, 0, 5 << 4, SYN, 0xff, 0xff, 0, 0, 0, 0]),
+        proto::TCP => out.extend([0, 0, 0, 0, 0, 0, 0, 0, 5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]),
         // Its own length.
         proto::UDP => out.extend([0, 8, 0, 0]),
-        // Verification tag and checksum; no chunks, for the programs do not look at them.
-        _ => out.extend([0; 8]),
+        // Verification tag and checksum (left to the network card); then INIT, with a tag, a window, streams and a number.
+        _ => {
+            out.extend([0; 8]);
+            out.extend([INIT, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
+        }
     }
     out
 }
@@ -156,6 +173,7 @@ pub fn read(bytes: &[u8]) -> Option<Seen> {
     };
     let refusal = match (protocol, payload.first()) {
         (proto::TCP, _) if payload.get(13).is_some_and(|flags| flags & RST != 0) => Some("TCP reset"),
+        (proto::SCTP, _) if payload.get(12) == Some(&ABORT) => Some("SCTP abort"),
         (proto::ICMP, Some(3)) | (ICMPV6, Some(1)) => Some("ICMP port unreachable"),
         _ => None,
     };
@@ -212,5 +230,23 @@ mod tests {
         };
         assert_eq!(first(&mixed, [1; 6], [2; 6]), None);
         assert_eq!((from_hex("0"), from_hex("zz")), (None, None));
+    }
+
+    #[test]
+    fn what_comes_later_opens_nothing_and_refusals_are_known() {
+        const L4: usize = ETH_LEN + 20;
+        let tuple = |protocol: &str| Tuple {
+            source: "10.0.0.1:5".parse().unwrap(),
+            destination: "10.0.0.2:80".parse().unwrap(),
+            protocol: protocol.to_owned(),
+        };
+        let flags = |bytes: Option<Vec<u8>>| bytes.unwrap()[L4 + 13];
+        assert_eq!(flags(first(&tuple("TCP"), [1; 6], [2; 6])), SYN);
+        assert_eq!(flags(later(&tuple("TCP"), [1; 6], [2; 6])), ACK);
+        for (protocol, at, value, refusal) in [("TCP", 13, RST | ACK, "TCP reset"), ("SCTP", 12, ABORT, "SCTP abort")] {
+            let mut bytes = first(&tuple(protocol), [1; 6], [2; 6]).unwrap();
+            bytes[L4 + at] = value;
+            assert_eq!(read(&bytes).unwrap().refusal, Some(refusal));
+        }
     }
 }

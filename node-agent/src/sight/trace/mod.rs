@@ -22,6 +22,7 @@ use xebec_ebpf_loader::{Error, Maps, Packet, Tracer};
 
 use self::frame::Tuple;
 use self::walk::{End, Facts, Hook, Next, Place};
+use crate::network::XdpState;
 
 /// Where the datapath is.
 #[derive(Clone, Debug)]
@@ -121,6 +122,19 @@ pub struct Trace {
     pub hops: Vec<Hop>,
     /// How it ended.
     pub end: End,
+    /// What the uplink's driver makes of the packets that follow, if it came in by the uplink.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<Driver>,
+}
+
+/// The program in the uplink's driver, and a connection's later packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Driver {
+    /// Whether it would forward them; else they are left to the programs behind it.
+    pub forwards: bool,
+    /// Whether it is in use, and why not.
+    pub xdp: XdpState,
 }
 
 /// Why there is no trace.
@@ -142,16 +156,27 @@ pub enum TraceError {
     },
 }
 
+/// Whoever is outside.
+const OUTSIDE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
 /// More programs than any packet meets on one node.
 const HOPS_MAX: usize = 8;
 
 /// Traces a packet. Blocks for about a tenth of a second.
-pub fn trace(node: &str, datapath: &Datapath, maps: &Maps, request: &Request) -> Result<Trace, TraceError> {
+pub fn trace(
+    node: &str,
+    datapath: &Datapath,
+    maps: &Maps,
+    xdp: &XdpState,
+    request: &Request,
+) -> Result<Trace, TraceError> {
     let facts = MapFacts { maps, config: &datapath.config, peers: maps.peers.entries()? };
     let tracer = Tracer::load(&datapath.bpffs, &datapath.config)?;
     let mut walker = Walker { tracer, facts, hops: Vec::new() };
     let end = walker.walk(datapath, request)?;
-    Ok(Trace { node: node.to_owned(), hops: walker.hops, end })
+    let forwards = walker.is_forwarded_by_driver(request)?;
+    let driver = forwards.map(|forwards| Driver { forwards, xdp: xdp.clone() });
+    Ok(Trace { node: node.to_owned(), hops: walker.hops, end, driver })
 }
 
 struct Walker<'a> {
@@ -202,6 +227,16 @@ impl Walker<'_> {
         Err(TraceError::Request(format!("the packet went through more than {HOPS_MAX} programs of one node: a loop")))
     }
 
+    /// Whether the uplink's driver would forward the packets that follow one that came in by the uplink: the copy's flow table
+    /// knows its flow by now. `None` of others.
+    fn is_forwarded_by_driver(&self, request: &Request) -> Result<Option<bool>, TraceError> {
+        if request.origin != Origin::Uplink || request.packet.is_some() {
+            return Ok(None);
+        }
+        let later = frame::later(made_up(request)?, OUTSIDE_MAC, self.facts.config.uplink_mac);
+        Ok(later.map(|bytes| self.tracer.is_sent_back_by_driver(&bytes)).transpose()?)
+    }
+
     /// The packet that another node or somebody outside sent.
     fn arriving(&self, request: &Request) -> Result<Vec<u8>, TraceError> {
         if let Some(text) = &request.packet {
@@ -209,7 +244,7 @@ impl Walker<'_> {
                 TraceError::Request("the packet is not one in hexadecimal that can be read".to_owned())
             });
         }
-        packet(made_up(request)?, [2, 0, 0, 0, 0, 1], self.facts.config.uplink_mac)
+        packet(made_up(request)?, OUTSIDE_MAC, self.facts.config.uplink_mac)
     }
 
     /// What the socket hooks make of a destination: the tuple of the packet that is sent then, or how it ends.
@@ -321,7 +356,8 @@ impl Walker<'_> {
             _ => out.address = Some(SocketAddr::new(step.addr.to_ip(), step.port.get())),
         }
         if kind == StepKind::Service {
-            let scope = if hook == Hook::Connect { SCOPE_CLUSTER } else { SCOPE_EXTERNAL };
+            let inside = matches!(hook, Hook::Connect | Hook::PodEgress | Hook::UplinkEgress);
+            let scope = if inside { SCOPE_CLUSTER } else { SCOPE_EXTERNAL };
             let proto = frame::number(&packet.protocol).unwrap_or_default();
             let key = ServiceKey { addr: step.addr, port: step.port, proto, scope };
             if let Some(service) = self.facts.maps.services.get(&key)? {
