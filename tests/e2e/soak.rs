@@ -1,5 +1,7 @@
-//! Pods and services come and go, and afterwards nothing is left of them on the nodes.
+//! Pods, services, policies and nodes come and go, and afterwards nothing is left of them on the nodes. With
+//! `XEBEC_SOAK_ROUNDS=40` that goes on for about ten minutes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +13,21 @@ use crate::workloads::web;
 /// How many rounds of coming and going there are, if not [`ROUNDS`].
 const ROUNDS_VARIABLE: &str = "XEBEC_SOAK_ROUNDS";
 const ROUNDS: u32 = 3;
+/// In how many rounds a node comes and goes once.
+const NODE_ROUNDS: u32 = 4;
 /// What an agent may grow by, in KiB of resident memory, for good: allocators keep some.
 const GROWTH_KIB: u64 = 16_384;
+
+/// Policies with identities, blocks and rules of their own.
+const POLICY: &str = "apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: some}
+spec:
+  podSelector: {}
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: a}}}, {ipBlock: {cidr: 0.0.0.0/0, except: [198.51.100.0/24]}}]
+    ports: [{port: http}, {port: 9000, endPort: 9100}]
+";
 
 /// What a node has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,6 +81,24 @@ fn holdings(cluster: &Cluster, node: &str) -> Result<Holdings> {
     })
 }
 
+/// How many entries the kernel's maps have that hold what there is, by the maps' names.
+fn entries(cluster: &Cluster, node: &str) -> Result<BTreeMap<String, u64>> {
+    let path = format!("/api/v1/nodes/{node}/proxy/xebec/network");
+    let network = cluster.kubectl(&["get", "--raw", &path])?.ok("the node's network")?;
+    let network: Value = serde_json::from_str(&network).map_err(|e| format!("{network}: {e}"))?;
+    let entries: BTreeMap<String, u64> =
+        serde_json::from_value(network["entries"].clone()).map_err(|e| format!("{network}: {e}"))?;
+    if entries.contains_key("BACKENDS") { Ok(entries) } else { Err(format!("no entries: {network}")) }
+}
+
+/// A fourth node.
+fn a_node_comes_and_goes(cluster: &Cluster) -> Result {
+    cluster.up(&["--nodes", "4"])?;
+    cluster.up(&["--nodes", "3"])?;
+    let node = cluster.node(4);
+    wait_until("the node is gone", SOON, || Ok(!cluster.kubectl(&["get", "node", &node])?.status.success()))
+}
+
 fn agent(cluster: &Cluster, node: &str) -> Result<Agent> {
     let pid = "pid=$(pgrep -o -f 'xebec agent')";
     let sockets = lines(cluster, node, &format!("{pid}; ls -l /proc/$pid/fd | grep socket: || true"))?.len();
@@ -80,6 +113,7 @@ pub fn nothing_is_left(cluster: &Arc<Cluster>) -> Result {
         Err(_) => ROUNDS,
     };
     let nodes: Vec<String> = (1..=3).map(|number| cluster.node(number)).collect();
+    let entries = || nodes.iter().map(|node| entries(cluster, node)).collect::<Result<Vec<_>>>();
     let of_all = || nodes.iter().map(|node| holdings(cluster, node)).collect::<Result<Vec<_>>>();
     let nothing = || -> Result<bool> {
         let held = of_all()?;
@@ -92,12 +126,27 @@ pub fn nothing_is_left(cluster: &Arc<Cluster>) -> Result {
         Ok(cluster.get(&["pods", "--all-namespaces"])?["items"].as_array().is_some_and(Vec::is_empty))
     })?;
     wait_until("the nodes have nothing of them", SOON, nothing)?;
+    // The cluster's own services and nodes have some; and maybe other tests' services that are on their way out.
+    let entries_before = entries()?;
     churn(cluster)?;
     let agents_before = nodes.iter().map(|node| agent(cluster, node)).collect::<Result<Vec<_>>>()?;
-    for _ in 0..rounds {
+    for round in 0..rounds {
         churn(cluster)?;
+        if round % NODE_ROUNDS == 0 {
+            a_node_comes_and_goes(cluster)?;
+        }
     }
     wait_until("the nodes have nothing left", SOON, nothing)?;
+    wait_until("their maps hold no more than they held", SOON, || {
+        let now = entries()?;
+        let is_more = |(old, new): (&BTreeMap<String, u64>, &BTreeMap<String, u64>)| {
+            new.iter().any(|(map, count)| old.get(map).is_none_or(|before| count > before))
+        };
+        if !entries_before.iter().zip(&now).any(is_more) {
+            return Ok(true);
+        }
+        Err(format!("{entries_before:?} before, {now:?} now"))
+    })?;
     for (node, old) in nodes.iter().zip(agents_before) {
         wait_until("the agent has no more sockets and hardly more memory", Duration::from_secs(40), || {
             let new = agent(cluster, node)?;
@@ -108,10 +157,11 @@ pub fn nothing_is_left(cluster: &Arc<Cluster>) -> Result {
     Ok(())
 }
 
-/// Deployments with services, scaled, rolled, and deleted with their namespace.
+/// Deployments with services, under policies, scaled, rolled, and deleted with their namespace.
 fn churn(cluster: &Arc<Cluster>) -> Result {
     let ns = cluster.namespace("soak")?;
     let name = ns.name.clone();
+    ns.apply(POLICY)?;
     for app in ["a", "b"] {
         ns.apply(&web(app, 3, ""))?;
         ns.kubectl(&[
