@@ -148,6 +148,16 @@ fn both() -> [L4; 2] {
 }
 
 #[test]
+fn a_frame_that_was_flooded_here_is_left_to_whom_it_is_for() {
+    let mut world = World::new();
+    world.service(LB.into(), 80, proto::TCP, SCOPE_EXTERNAL, &[(POD, 8_080)]);
+    let frame = Frame::new(CLIENT, LB, L4::syn(40_000, 80));
+    let (verdict, out) = world.run("uplink_ingress", &frame.clone().with_dst_mac([2, 0, 0, 0, 0, 0x77]));
+    assert_eq!((verdict, out.dst, world.maps.flows.count().unwrap()), (OK, LB, 0));
+    assert_eq!(world.run("uplink_ingress", &frame).0, REDIRECT);
+}
+
+#[test]
 fn a_local_backend_keeps_the_clients_address_and_its_answer_gets_the_services() {
     for l4 in both() {
         let mut world = World::new();

@@ -14,6 +14,7 @@ use xebec_ebpf_layout::{
 
 use crate::association::Outcome;
 use crate::config::{config, in_cluster_net, in_pod_net, node_like};
+use crate::frame::Frame as _;
 use crate::icmp::Way;
 use crate::maps::{NODE_ADDRESSES, Scratch};
 use crate::packet::{ETH_P_ARP, Kind, Packet, tcp};
@@ -25,9 +26,14 @@ use crate::{
 
 const PASS: i32 = TC_ACT_OK;
 const VXLAN_PORT: u16 = 4789;
+/// `PACKET_OTHERHOST` of `linux/if_packet.h`: not to this interface's address.
+const PACKET_OTHERHOST: u32 = 3;
 
 #[classifier]
 pub fn uplink_ingress(ctx: TcContext) -> i32 {
+    if is_for_another(&ctx) {
+        return PASS;
+    }
     // SAFETY: the context the kernel gave us.
     if unsafe { (*ctx.skb.skb).protocol } == ETH_P_ARP {
         return arp::answer(&ctx);
@@ -44,6 +50,21 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
     packet::join_fragments(&mut scratch.packet);
     let result = egress(&ctx, scratch);
     event::verdict(&ctx, &scratch.packet.key, result)
+}
+
+/// Whether the frame is another machine's: a switch that has forgotten where that is floods it to all. Each node has every
+/// service, so what is answered here would be answered twice.
+#[inline(always)]
+fn is_for_another(ctx: &TcContext) -> bool {
+    // SAFETY: the context the kernel gave us.
+    if unsafe { (*ctx.skb.skb).pkt_type } != PACKET_OTHERHOST {
+        return false;
+    }
+    let own = config!(uplink_mac);
+    // SAFETY: both are six bytes.
+    let own: [u16; 3] = unsafe { core::mem::transmute(own) };
+    let to: Option<[u16; 3]> = ctx.read(0);
+    to.is_some_and(|to| to[0] != own[0] || to[1] != own[1] || to[2] != own[2])
 }
 
 #[inline(always)]

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use xebec_ebpf_layout::proto;
 
 pub const MAC_A: [u8; 6] = [2, 0, 0, 0, 0, 0xa];
-pub const MAC_B: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
+pub const MAC_B: [u8; 6] = super::UPLINK_MAC;
 pub const SYN: u8 = 2;
 pub const RST: u8 = 4;
 pub const ACK: u8 = 16;
