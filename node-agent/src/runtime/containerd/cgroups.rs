@@ -4,11 +4,19 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
+
 use super::host::Cgroups;
 use crate::runtime::{CPU_PERIOD_US, Limits, Usage};
 
 /// The controllers that pods are held by.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+/// The least and the most of processor time that the kernel lets a group have, on v2 and on v1.
+const WEIGHTS: (u64, u64) = (1, 10_000);
+const SHARES: (u64, u64) = (2, 262_144);
+
+/// Held by who weighs a class of pods.
+static WEIGHING: Mutex<()> = Mutex::new(());
 
 impl Cgroups {
     /// Where `cgroup` is in the hierarchy of `controller`.
@@ -20,8 +28,13 @@ impl Cgroups {
         }
     }
 
-    /// Makes `cgroup` (an absolute path below the root of the hierarchy) if it is not there, and sets its limits.
+    /// Makes a pod's `cgroup` (an absolute path below the root of the hierarchy) if it is not there, and sets its limits.
     pub fn create(&self, cgroup: &str, limits: &Limits) -> io::Result<()> {
+        self.set_limits(cgroup, limits)?;
+        self.weigh_class(cgroup)
+    }
+
+    fn set_limits(&self, cgroup: &str, limits: &Limits) -> io::Result<()> {
         match self {
             Self::Unified(root) => {
                 let path = root.join(cgroup.trim_start_matches('/'));
@@ -64,19 +77,39 @@ impl Cgroups {
         }
     }
 
-    /// Removes `cgroup` and what is below it from every hierarchy. One that is not there is no error.
+    /// Removes a pod's `cgroup` and what is below it from every hierarchy. One that is not there is no error.
     pub fn remove(&self, cgroup: &str) -> io::Result<()> {
         let relative = cgroup.trim_start_matches('/');
         match self {
-            Self::Unified(root) => remove_tree(&root.join(relative)),
+            Self::Unified(root) => remove_tree(&root.join(relative))?,
             Self::Legacy(_) => {
                 // runc makes the path in every hierarchy there is, `systemd` among them.
                 for entry in fs::read_dir("/sys/fs/cgroup")?.flatten() {
                     remove_tree(&entry.path().join(relative))?;
                 }
-                Ok(())
             }
         }
+        self.weigh_class(cgroup)
+    }
+
+    /// Gives the pods of a pod's class the processor time together that they have asked for one by one: those that ask for
+    /// none get what others leave (kubelet: `qos_container_manager_linux.go`).
+    fn weigh_class(&self, pod: &str) -> io::Result<()> {
+        let Some(class) = Path::new(pod).parent().and_then(Path::to_str) else { return Ok(()) };
+        let asks = match class.rsplit('/').next() {
+            Some("burstable") => true,
+            Some("besteffort") => false,
+            _ => return Ok(()),
+        };
+        let (file, (least, most)) = match self {
+            Self::Unified(_) => ("cpu.weight", WEIGHTS),
+            Self::Legacy(_) => ("cpu.shares", SHARES),
+        };
+        let Some(path) = self.path("cpu", class).filter(|path| path.exists()) else { return Ok(()) };
+        // Pods come and go at the same time, and the last to write must have seen all.
+        let _turn = WEIGHING.lock();
+        let together = if asks { weights_below(&path, file)?.clamp(least, most) } else { least };
+        set(&path, file, &together.to_string())
     }
 
     /// How often the kernel has killed a process of `cgroup` for its memory.
@@ -148,6 +181,12 @@ fn delegate(root: &Path, path: &Path) {
             drop(fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}")));
         }
     }
+}
+
+/// What the pods in a folder have together.
+fn weights_below(class: &Path, file: &str) -> io::Result<u64> {
+    let weight = |pod: fs::DirEntry| fs::read_to_string(pod.path().join(file)).ok()?.trim().parse::<u64>().ok();
+    Ok(fs::read_dir(class)?.flatten().filter_map(weight).sum())
 }
 
 fn set(path: &Path, file: &str, value: &str) -> io::Result<()> {
@@ -222,6 +261,36 @@ mod tests {
         assert_eq!(files.map(read), ["79", "200000 100000", "1073741824", "100"]);
         cgroups.create("/kubepods/burstable/podu", &Limits { cpu_shares: 2, ..Limits::default() }).unwrap();
         assert_eq!(files.map(read), ["1", "max 100000", "max", "max"]);
+    }
+
+    #[test]
+    fn a_class_weighs_what_its_pods_do() {
+        let root = tempfile::tempdir().unwrap();
+        let mount = |name: &str| (name.to_owned(), root.path().join(name));
+        let cgroups = Cgroups::Legacy(["cpu", "memory", "pids"].map(mount).into());
+        let weight = |class: &str| {
+            fs::read_to_string(root.path().join("cpu/kubepods").join(class).join("cpu.shares")).unwrap_or_default()
+        };
+        let of = |cpu_shares: u64| Limits { cpu_shares, ..Limits::default() };
+        cgroups.create("/kubepods/burstable/poda", &of(512)).unwrap();
+        cgroups.create("/kubepods/burstable/podb", &of(102)).unwrap();
+        assert_eq!(weight("burstable"), "614");
+        // In place, to more.
+        cgroups.create("/kubepods/burstable/podb", &of(1024)).unwrap();
+        assert_eq!(weight("burstable"), "1536");
+        cgroups.create("/kubepods/besteffort/podc", &of(2)).unwrap();
+        cgroups.create("/kubepods/podd", &of(2048)).unwrap();
+        assert_eq!((weight("besteffort"), weight("")), ("2".to_owned(), String::new()));
+        // Folders of files cannot be removed as the kernel's can.
+        fs::remove_dir_all(root.path().join("cpu/kubepods/burstable/poda")).unwrap();
+        cgroups.weigh_class("/kubepods/burstable/poda").unwrap();
+        assert_eq!(weight("burstable"), "1024");
+        let unified = Cgroups::Unified(root.path().join("v2"));
+        for pod in ["a", "b"] {
+            unified.create(&format!("/kubepods/burstable/pod{pod}"), &of(1024)).unwrap();
+        }
+        let weight = fs::read_to_string(root.path().join("v2/kubepods/burstable/cpu.weight")).unwrap();
+        assert_eq!(weight, "78");
     }
 
     #[test]
