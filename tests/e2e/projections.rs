@@ -8,7 +8,9 @@ use crate::harness::{Cluster, Result, SOON, TOOLS, contains, same, wait_for, wai
 
 pub fn trust_bundles_and_certificates(cluster: &Arc<Cluster>) -> Result {
     let ns = cluster.namespace("projections")?;
-    let authority = ns.field("configmap/kube-root-ca.crt", "{.data.ca\\.crt}")?;
+    let authority = wait_for("the namespace's copy of the cluster's authority", SOON, || {
+        Ok(ns.field("configmap/kube-root-ca.crt", "{.data.ca\\.crt}").ok())
+    })?;
     // Bundles are the whole cluster's: the name is this test's.
     let bundle = format!("{}-roots", ns.name);
     let object = json!({
