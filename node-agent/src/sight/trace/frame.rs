@@ -62,6 +62,11 @@ pub fn later(tuple: &Tuple, source_mac: [u8; 6], destination_mac: [u8; 6]) -> Op
     made(tuple, source_mac, destination_mac, ACK)
 }
 
+/// Addresses a frame to an interface.
+pub fn address(frame: &mut [u8], to: [u8; 6]) {
+    frame.iter_mut().zip(to).for_each(|(byte, of_address)| *byte = of_address);
+}
+
 /// Of TCP with these flags.
 fn made(tuple: &Tuple, source_mac: [u8; 6], destination_mac: [u8; 6], flags: u8) -> Option<Vec<u8>> {
     let protocol = number(&tuple.protocol)?;
@@ -205,7 +210,9 @@ mod tests {
                     destination: destination.parse().unwrap(),
                     protocol: protocol.to_owned(),
                 };
-                let bytes = first(&tuple, [1; 6], [2; 6]).unwrap();
+                let mut bytes = first(&tuple, [1; 6], [3; 6]).unwrap();
+                address(&mut bytes, [2; 6]);
+                assert_eq!(Some(&bytes), first(&tuple, [1; 6], [2; 6]).as_ref());
                 assert_eq!(read(&bytes), Some(Seen { tuple: tuple.clone(), refusal: None }));
                 assert_eq!(from_hex(&to_hex(&bytes)), Some(bytes.clone()));
                 let l4 = ETH_LEN + if tuple.source.is_ipv4() { 20 } else { 40 };

@@ -240,9 +240,15 @@ impl Walker<'_> {
     /// The packet that another node or somebody outside sent.
     fn arriving(&self, request: &Request) -> Result<Vec<u8>, TraceError> {
         if let Some(text) = &request.packet {
-            return frame::from_hex(text).filter(|bytes| frame::read(bytes).is_some()).ok_or_else(|| {
+            let bytes = frame::from_hex(text).filter(|bytes| frame::read(bytes).is_some());
+            let mut bytes = bytes.ok_or_else(|| {
                 TraceError::Request("the packet is not one in hexadecimal that can be read".to_owned())
-            });
+            })?;
+            if request.origin == Origin::Uplink {
+                // The other node's kernel would have addressed it, after the programs.
+                frame::address(&mut bytes, self.facts.config.uplink_mac);
+            }
+            return Ok(bytes);
         }
         packet(made_up(request)?, OUTSIDE_MAC, self.facts.config.uplink_mac)
     }
