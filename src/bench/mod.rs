@@ -64,9 +64,10 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
             What::Api(args) => api_server::run(args).await,
             What::Control(control) => control::run(control).await,
             What::Net(net) => {
+                let by_driver = net::driver_figure(net)?;
                 let measured = net::run(net).await?;
                 let mut figures = net::figures(&measured);
-                figures.push(net::driver_figure(net)?);
+                figures.push(by_driver);
                 rows = Some(measured);
                 Ok(figures)
             }
