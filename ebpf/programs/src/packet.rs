@@ -180,15 +180,21 @@ pub fn take(ctx: &TcContext) -> Option<&'static mut Scratch> {
     None
 }
 
+/// Whether a MAC address is that of the uplink.
+#[inline(always)]
+pub fn is_uplinks(mac: &[u16; 3]) -> bool {
+    let own = config!(uplink_mac);
+    // SAFETY: both are six bytes.
+    let own: [u16; 3] = unsafe { core::mem::transmute(own) };
+    mac[0] == own[0] && mac[1] == own[1] && mac[2] == own[2]
+}
+
 /// This CPU's working memory with a plain packet to this machine read into it: TCP or UDP, in one piece, all headers there and
 /// none of them with options. `None` if it is anything else.
 #[inline(always)]
 pub fn take_plain(ctx: &XdpContext) -> Option<&'static mut Scratch> {
     let ethernet: Ethernet = ctx.read(0)?;
-    let own = config!(uplink_mac);
-    // SAFETY: both are six bytes.
-    let own: [u16; 3] = unsafe { core::mem::transmute(own) };
-    if ethernet.dst[0] != own[0] || ethernet.dst[1] != own[1] || ethernet.dst[2] != own[2] {
+    if !is_uplinks(&ethernet.dst) {
         return None;
     }
     let protocol = u32::from(ethernet.protocol);

@@ -60,11 +60,7 @@ fn is_for_another(ctx: &TcContext) -> bool {
     if unsafe { (*ctx.skb.skb).pkt_type } != PACKET_OTHERHOST {
         return false;
     }
-    let own = config!(uplink_mac);
-    // SAFETY: both are six bytes.
-    let own: [u16; 3] = unsafe { core::mem::transmute(own) };
-    let to: Option<[u16; 3]> = ctx.read(0);
-    to.is_some_and(|to| to[0] != own[0] || to[1] != own[1] || to[2] != own[2])
+    ctx.read(0).is_some_and(|to| !packet::is_uplinks(&to))
 }
 
 #[inline(always)]
