@@ -11,6 +11,7 @@ use super::parse;
 use super::rules::{Action, Identity, Rule, Term};
 use super::views::{Labels, Namespace, NetworkPolicy, Pod};
 use super::world::{named_ports, pods_match, with_numbers};
+use crate::api::status::is_final;
 
 /// What there is.
 #[derive(Debug, Default)]
@@ -134,8 +135,9 @@ impl Objects {
     /// The pod that has an address; the later of two.
     pub fn pod_at(&self, address: IpAddr) -> Option<&Pod> {
         let has = |pod: &&Pod| {
-            let ended = matches!(pod.status.phase.as_str(), "Succeeded" | "Failed");
-            !ended && !pod.spec.host_network && pod.status.pod_ips.iter().any(|own| own.ip == address)
+            !is_final(&pod.status.phase)
+                && !pod.spec.host_network
+                && pod.status.pod_ips.iter().any(|own| own.ip == address)
         };
         self.pods.iter().filter(has).max_by_key(|pod| pod.metadata.creation_timestamp)
     }

@@ -12,6 +12,7 @@ use super::compile::{Entries, compile};
 use super::parse::{self, Policy};
 use super::rules::{Id, Identity, NamedPorts, PortRule, Ports, Rule, RuleSet, Term};
 use super::views::{Labels, Namespace, NetworkPolicy, Pod};
+use crate::api::status::is_final;
 
 /// `namespace`, `name`.
 pub type Name = (String, String);
@@ -765,8 +766,7 @@ fn prefix(net: &IpNet) -> (Addr, u32) {
 
 impl Known {
     fn read(pod: &Pod, node: &str) -> Self {
-        let ended = matches!(pod.status.phase.as_str(), "Succeeded" | "Failed");
-        let addresses = if pod.spec.host_network || ended {
+        let addresses = if pod.spec.host_network || is_final(&pod.status.phase) {
             Vec::new()
         } else {
             pod.status.pod_ips.iter().map(|pod_ip| pod_ip.ip.into()).collect()

@@ -169,10 +169,11 @@ impl Backend for RuntimeBackend {
         };
         let path = self.context.log_path(&identity(&pod), &target.container, attempt);
         let runs = move |latest: &Latest| latest.running && latest.attempt == attempt;
+        let (tx, running) = watch::channel(runs(&now));
         if !runs(&now) {
             written(&path).await;
+            return Ok(LogSource { path, running });
         }
-        let (tx, running) = watch::channel(runs(&now));
         let written_to = path.clone();
         tokio::spawn(async move {
             loop {

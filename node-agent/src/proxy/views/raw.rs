@@ -8,6 +8,7 @@ use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::{Conditions, Hints, Kind, ObjectName, Protocol};
+use crate::api::status::is_final;
 
 /// Upstream's default for session affinity, 3 hours.
 const AFFINITY_S: u32 = 10_800;
@@ -357,7 +358,7 @@ struct PodIp<'a> {
 impl From<Pod<'_>> for super::HostPorts {
     fn from(raw: Pod<'_>) -> Self {
         let status = &raw.status;
-        let serves = !raw.spec.host_network && status.phase.0 != "Succeeded" && status.phase.0 != "Failed";
+        let serves = !raw.spec.host_network && !is_final(&status.phase.0);
         let ports = raw.spec.containers.iter().chain(&raw.spec.init_containers).flat_map(|c| &c.ports);
         let port = |p: &ContainerPort<'_>| {
             Some(super::HostPort {
