@@ -169,7 +169,7 @@ case $what in
 esac
 
 packages etcd-server docker-registry skopeo wrk iperf3 strace containernetworking-plugins iptables dnsperf unbound \
-    netcat-openbsd jq dnsutils
+    netcat-openbsd jq dnsutils procps
 helm
 python_clients
 javascript_client

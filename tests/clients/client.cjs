@@ -1,13 +1,22 @@
 // The official JavaScript client: typed calls, patches, watches, an informer.
 
 const assert = require('node:assert');
-const k8s = require('@kubernetes/client-node');
+const { pathToFileURL } = require('node:url');
 
-const config = new k8s.KubeConfig();
-config.loadFromDefault();
-const core = config.makeApiClient(k8s.CoreV1Api);
-const apps = config.makeApiClient(k8s.AppsV1Api);
 const namespace = 'default';
+let k8s;
+let config;
+let core;
+let apps;
+
+// The client is an ES module, which Debian's Node.js cannot `require`; and `import` does not look where NODE_PATH says.
+async function load() {
+    k8s = await import(pathToFileURL(require.resolve('@kubernetes/client-node')));
+    config = new k8s.KubeConfig();
+    config.loadFromDefault();
+    core = config.makeApiClient(k8s.CoreV1Api);
+    apps = config.makeApiClient(k8s.AppsV1Api);
+}
 
 async function refused(code, promise) {
     try {
@@ -105,6 +114,7 @@ async function informer() {
 }
 
 (async () => {
+    await load();
     for (const test of [objects, applies, deployments, informer]) {
         console.log('case', test.name);
         await test();
