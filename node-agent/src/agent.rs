@@ -48,8 +48,8 @@ use crate::probes::check::Checker;
 use crate::proxy;
 use crate::runtime::containerd::{Client, Containerd, ContainerdConfig};
 use crate::runtime::{Runtime as _, RuntimeError};
-use crate::server;
 use crate::server::backend::RuntimeBackend;
+use crate::server::{self, configz};
 use crate::stats::Stats;
 use crate::volumes::local::{LocalVolumes, LocalVolumesConfig};
 use crate::volumes::{self, files::ClusterDns};
@@ -329,6 +329,12 @@ async fn start(
         let cluster = cluster_facts(&rest).await?;
         let pod_cidrs = pod_cidrs(&rest, &config.node_name).await;
         let network = start_network(config, &cluster, &pod_cidrs)?;
+        let given = configz::Given {
+            cluster_dns: &cluster.cluster_dns.0,
+            cluster_domain: &cluster.cluster_domain,
+            pod_cidrs: &pod_cidrs.0,
+        };
+        let configured = configz::document(config, given);
         let dns = start_dns(config, &cluster, random).await?;
         let ledger = Ledger::new(&config.node_name);
         let (ready_nodes, ready_seen) = watch::channel(BTreeMap::new());
@@ -396,7 +402,8 @@ async fn start(
         let volumes = config.data_dir.join(volumes::persistent::DIRECTORY);
         let stats = Stats::new(manager.context(), manager.pods());
         let router =
-            server::router(backend, manager.pods(), ledger.clone(), Arc::clone(&sight), stats, volumes, clock.clone());
+            server::router(backend, manager.pods(), ledger.clone(), Arc::clone(&sight), stats, volumes, clock.clone())
+                .merge(configz::router(&configured));
         let room_work =
             keep_room(config, manager.context(), manager.pods(), manager.evictions(), pressure, cancel.clone());
         let (addresses, addresses_seen) = watch::channel(None);

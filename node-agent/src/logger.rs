@@ -17,9 +17,9 @@ use xebec_clock::Clock;
 use crate::pause;
 
 /// A log is rotated when it has grown to this.
-const LOG_BYTES_MAX: u64 = 10 << 20;
+pub(crate) const LOG_BYTES_MAX: u64 = 10 << 20;
 /// So many files are kept, the current one among them.
-const LOG_FILES_MAX: usize = 5;
+pub(crate) const LOG_FILES_MAX: usize = 5;
 /// How often a logger that reads pipes looks whether they are still there.
 const PIPE_LOOK_MS: u16 = 5_000;
 /// A line is cut into parts of this.

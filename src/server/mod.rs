@@ -40,6 +40,7 @@ use xebec_apiserver::resource_metrics::{self, ResourceMetrics};
 use xebec_apiserver::standard::{Options, Standard};
 use xebec_apiserver::{ApiServer, Config};
 use xebec_clock::{Clock, Random};
+use xebec_controllers::runtime::work_queues::WorkQueues;
 use xebec_pki::{ClusterCa, ServiceAccountKeys};
 use xebec_schema::registry::Registry;
 use xebec_store::etcd::{EtcdConfig, EtcdStore};
@@ -83,6 +84,8 @@ struct Server {
     metrics: Arc<OnceLock<Arc<ResourceMetrics>>>,
     /// What the nodes' datapath does and holds; there from the API server's start.
     datapath: Arc<OnceLock<Arc<Datapath>>>,
+    /// The controllers' queues.
+    queues: Arc<WorkQueues>,
     stop: CancellationToken,
     /// What has something to give back when the server stops.
     farewells: TaskTracker,
@@ -153,7 +156,8 @@ impl Server {
             None if !config.bind_address.is_unspecified() => config.bind_address,
             None => default_address()?,
         };
-        let (metrics, datapath, stop) = (Arc::default(), Arc::default(), CancellationToken::new());
+        let (metrics, datapath, queues) = (Arc::default(), Arc::default(), Arc::default());
+        let stop = CancellationToken::new();
         let farewells = TaskTracker::new();
         Ok(Self {
             advertise,
@@ -164,6 +168,7 @@ impl Server {
             keys,
             metrics,
             datapath,
+            queues,
             stop,
             farewells,
             data_dir,
@@ -279,6 +284,7 @@ impl Server {
         let bootstrapped = Arc::clone(bootstrapped);
         let front_proxy_ca = Arc::clone(&self.front_proxy_ca);
         let (metrics, datapath) = (Arc::clone(&self.metrics), Arc::clone(&self.datapath));
+        let queues = Arc::clone(&self.queues);
         let config = Config {
             store,
             registry: Registry::builtin(),
@@ -291,6 +297,7 @@ impl Server {
                 let mut extensions = standard.extensions(reader);
                 extensions.apis.push(metrics);
                 extensions.apis.push(datapath);
+                extensions.metrics.push(Arc::new(move |out| queues.render(out)));
                 extensions.identity = Some(Arc::new(FrontProxy(front_proxy_ca)));
                 let ready = move || match bootstrapped.load(Ordering::Acquire) {
                     true => Ok(()),
@@ -363,6 +370,7 @@ impl Server {
             ca: Some(Arc::clone(&self.ca)),
             service_account_keys: Some(Arc::clone(&self.keys)),
             cluster_signing_duration: self.config.cluster_signing_duration,
+            queues: Arc::clone(&self.queues),
             ..xebec_controllers::Config::default()
         };
         let client = |name| api.client(UserInfo::system(name));

@@ -21,7 +21,7 @@ use crate::metrics::Objects;
 use crate::query::Query;
 use crate::respond::{self, Wanted};
 use crate::server::Shared;
-use crate::{chain, health};
+use crate::{chain, health, profiling};
 
 /// The API level, as `/version` says it.
 const MINOR: &str = "37";
@@ -155,6 +155,8 @@ pub async fn serve(
             let of = |registry: &Registry| openapi::v3_document(registry, group, version).or_else(computed);
             openapi_v3(parts, document(path, &of)?)
         }
+        ["debug", "pprof"] => profiling::serve("", query).await,
+        ["debug", "pprof", name] => profiling::serve(name, query).await,
         ["version"] => Ok(respond::encoded(200, &version(), wanted)),
         [endpoint @ ("healthz" | "livez" | "readyz"), check @ ..] => {
             Ok(health::serve(server, endpoint, &check.join("/"), query).await?)
@@ -242,7 +244,8 @@ fn paths(server: &Shared, registry: &Registry) -> Value {
         paths.extend(registry.versions(group).into_iter().map(|version| format!("/apis/{group}/{version}")));
     }
     paths.extend(
-        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(Into::into),
+        ["/debug/pprof", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+            .map(Into::into),
     );
     for endpoint in health::ENDPOINTS {
         paths.extend(health::names(server, endpoint).map(|check| format!("/{endpoint}/{check}")));
@@ -274,5 +277,6 @@ fn metrics(server: &Shared, registry: &Registry) -> String {
     if let Some(fairness) = &server.extensions.fairness {
         fairness.render(&mut out);
     }
+    server.extensions.metrics.iter().for_each(|count| count(&mut out));
     out
 }

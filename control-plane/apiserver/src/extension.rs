@@ -58,7 +58,12 @@ pub struct Extensions {
     pub health: BTreeMap<String, Check>,
     /// The parts of the control plane besides this server, by name: what component statuses tell of.
     pub components: BTreeMap<String, Check>,
+    /// What those parts count, for `/metrics`.
+    pub metrics: Vec<Count>,
 }
+
+/// Writes what is counted, in Prometheus' text form.
+pub type Count = Arc<dyn Fn(&mut String) + Send + Sync>;
 
 /// Says what is wrong with something, if anything is.
 pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;

@@ -30,6 +30,7 @@ mod health;
 mod json;
 pub mod members;
 pub mod metrics;
+mod profiling;
 pub mod query;
 pub mod reader;
 pub mod request;

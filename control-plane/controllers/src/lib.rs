@@ -54,7 +54,8 @@ use xebec_pki::{ClusterCa, ServiceAccountKeys};
 use context::{Caches, Context};
 use runtime::api::{Api, Scope};
 use runtime::executor::Executor;
-use runtime::{recorder, start};
+use runtime::work_queues::WorkQueues;
+use runtime::{Controller as _, recorder, start};
 
 /// How long certificates are good for that are asked for by requests, unless configured: upstream's year.
 pub const CLUSTER_SIGNING_DURATION: SignedDuration = SignedDuration::from_hours(365 * 24);
@@ -76,6 +77,8 @@ pub struct Config {
     pub cluster_signing_duration: SignedDuration,
     /// How long events are kept after they last happened.
     pub event_ttl: Duration,
+    /// Where the controllers' queues are to be seen.
+    pub queues: Arc<WorkQueues>,
 }
 
 impl std::fmt::Debug for Config {
@@ -103,6 +106,7 @@ impl Default for Config {
             service_account_keys: None,
             cluster_signing_duration: CLUSTER_SIGNING_DURATION,
             event_ttl: Duration::from_secs(3600),
+            queues: Arc::default(),
         }
     }
 }
@@ -124,9 +128,11 @@ pub async fn run_all(client: kube::Client, clock: Clock, random: Random, config:
     let certificate = config.ca.as_ref().map(|ca| ca.certificate_pem().to_owned());
     // All are connected to the caches before the informers start, and start to work when the caches are filled.
     let mut workers: Vec<Start> = Vec::new();
+    config.queues.clear();
     macro_rules! run {
         ($controller:expr) => {{
             let controller = $controller;
+            config.queues.add(controller.name(), controller.queue());
             workers.push(Box::new(move |set, cancel| start(set, &controller, cancel)));
         }};
     }

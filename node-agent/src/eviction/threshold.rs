@@ -1,5 +1,7 @@
 //! Signals, and how little of each is too little: pure (the kubelet's `evictionHard`).
 
+use std::fmt;
+
 use xebec_schema::quantity::{Format, Quantity};
 
 use super::Pressure;
@@ -100,6 +102,16 @@ pub enum Least {
     Amount(Quantity),
     /// This share, 0 to 1: in single precision, as upstream counts.
     Share(f32),
+}
+
+impl fmt::Display for Least {
+    /// As configurations write it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Amount(amount) => write!(f, "{amount}"),
+            Self::Share(share) => write!(f, "{}%", share * 100.0),
+        }
+    }
 }
 
 /// Why a threshold is none, in upstream's words.

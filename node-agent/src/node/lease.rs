@@ -10,7 +10,7 @@ use crate::api::{ApiError, Rest};
 /// How often it is renewed.
 pub const RENEW_EVERY: Duration = Duration::from_secs(10);
 /// How long it holds.
-const DURATION_SECONDS: u32 = 40;
+pub(crate) const DURATION_SECONDS: u32 = 40;
 /// How long to wait after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 

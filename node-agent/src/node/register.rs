@@ -20,7 +20,7 @@ use crate::runtime::{Images, Runtime};
 use crate::volumes::persistent;
 
 /// How often the machine and the runtime are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How often the status is reported if nothing changes, in rounds of [`LOOK_EVERY`]: five minutes.
 const REPORT_ROUNDS: u32 = 60;
 /// How often the images are listed, in rounds.

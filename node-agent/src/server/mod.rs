@@ -2,6 +2,7 @@
 
 mod authorize;
 pub mod backend;
+pub mod configz;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

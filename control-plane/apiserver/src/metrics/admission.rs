@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::family::{Counters, Histograms, Labels, label};
+use xebec_metrics::{Counters, Histograms, Labels, WithCode, label};
 
 /// The ends of the buckets of latencies, in seconds.
 const BOUNDS: [f64; 8] = [0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 25.0];
@@ -13,11 +13,11 @@ const LARGEST_CODE: u16 = 600;
 #[derive(Debug)]
 pub(crate) struct Admissions {
     steps: Histograms<Step>,
-    plugins: Histograms<(Step, &'static str)>,
-    webhooks: Histograms<(Step, String)>,
-    calls: Counters<((Step, String), u16)>,
+    plugins: Histograms<Named<&'static str>>,
+    webhooks: Histograms<Named<String>>,
+    calls: Counters<WithCode<Named<String>>>,
     rejections: Counters<Rejection>,
-    failed_open: Counters<(String, &'static str)>,
+    failed_open: Counters<FailedOpen>,
 }
 
 impl Default for Admissions {
@@ -42,6 +42,20 @@ pub(crate) struct Step {
     pub(crate) operation: &'static str,
     /// It went no further.
     pub(crate) rejected: bool,
+}
+
+/// At a plugin or webhook.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Named<N> {
+    step: Step,
+    name: N,
+}
+
+/// A webhook that failed, and may.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct FailedOpen {
+    name: String,
+    kind: &'static str,
 }
 
 /// Why a webhook's request went no further.
@@ -78,22 +92,9 @@ impl Labels for Step {
     }
 }
 
-impl Labels for (Step, &'static str) {
+impl<N: AsRef<str> + Ord> Labels for Named<N> {
     fn write(&self, out: &mut String) {
-        write_step(out, Some(self.1), self.0);
-    }
-}
-
-impl Labels for (Step, String) {
-    fn write(&self, out: &mut String) {
-        write_step(out, Some(&self.1), self.0);
-    }
-}
-
-impl Labels for ((Step, String), u16) {
-    fn write(&self, out: &mut String) {
-        label(out, "code", &self.1.to_string());
-        self.0.write(out);
+        write_step(out, Some(self.name.as_ref()), self.step);
     }
 }
 
@@ -112,10 +113,10 @@ impl Labels for Rejection {
     }
 }
 
-impl Labels for (String, &'static str) {
+impl Labels for FailedOpen {
     fn write(&self, out: &mut String) {
-        label(out, "name", &self.0);
-        label(out, "type", self.1);
+        label(out, "name", &self.name);
+        label(out, "type", self.kind);
     }
 }
 
@@ -126,15 +127,16 @@ impl Admissions {
         let last = plugins.len();
         let of_plugin = |(at, (name, took)): (usize, &(&'static str, Duration))| {
             let rejected = step.rejected && at + 1 == last;
-            ((Step { rejected, ..step }, *name), *took)
+            (Named { step: Step { rejected, ..step }, name: *name }, *took)
         };
         self.plugins.observe_all(plugins.iter().enumerate().map(of_plugin));
     }
 
     /// A webhook was called; `code` is its answer's.
     pub(crate) fn called(&self, step: Step, name: &str, took: Duration, code: u16) {
-        self.webhooks.observe((step, name.to_owned()), took);
-        self.calls.add(((step, name.to_owned()), code.min(LARGEST_CODE)), 1);
+        let webhook = Named { step, name: name.to_owned() };
+        self.webhooks.observe(webhook.clone(), took);
+        self.calls.add(WithCode(code.min(LARGEST_CODE), webhook), 1);
     }
 
     /// A webhook's request goes no further.
@@ -144,7 +146,7 @@ impl Admissions {
 
     /// A webhook failed, and may.
     pub(crate) fn failed_open(&self, kind: &'static str, name: &str) {
-        self.failed_open.add((name.to_owned(), kind), 1);
+        self.failed_open.add(FailedOpen { name: name.to_owned(), kind }, 1);
     }
 
     pub(super) fn render(&self, out: &mut String) {

@@ -1,18 +1,17 @@
 //! What is counted, under upstream's names, in Prometheus' text form.
 //!
-//! - `family`: counters and histograms by their labels;
 //! - `requests`: requests of clients; `admission`: what plugins and webhooks make of them; `process`: this process.
 
 pub(crate) mod admission;
-mod family;
 mod process;
 pub(crate) mod requests;
 
 use std::fmt::Write;
 use std::time::Duration;
 
+use xebec_metrics::Histograms;
+
 use self::admission::Admissions;
-use self::family::Histograms;
 use self::requests::Requests;
 
 /// How long the store takes, in seconds: the ends of the histogram's buckets.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use http::Method;
 use http::request::Parts;
+use xebec_metrics::{Counters, Histograms, Labels, WithCode, label};
 
-use super::family::{Counters, Histograms, Labels, label};
 use crate::query::Query;
 use crate::request::Target;
 use crate::server::Shared;
@@ -25,7 +25,7 @@ const PATHS: [&str; 10] =
 /// What is counted of requests.
 #[derive(Debug)]
 pub(crate) struct Requests {
-    total: Counters<(Asked, u16)>,
+    total: Counters<WithCode<Asked>>,
     took: Histograms<Asked>,
     running: Counters<Kind>,
     long_running: Counters<Asked>,
@@ -154,13 +154,6 @@ impl Labels for Asked {
     }
 }
 
-impl Labels for (Asked, u16) {
-    fn write(&self, out: &mut String) {
-        label(out, "code", &self.1.to_string());
-        self.0.write(out);
-    }
-}
-
 impl Labels for Kind {
     fn write(&self, out: &mut String) {
         let kind = match self {
@@ -177,7 +170,7 @@ impl Requests {
         if let Some(took) = took {
             self.took.observe(asked.clone(), took);
         }
-        self.total.add((asked, code), 1);
+        self.total.add(WithCode(code, asked), 1);
     }
 
     pub(super) fn render(&self, out: &mut String) {

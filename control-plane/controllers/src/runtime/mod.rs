@@ -12,6 +12,7 @@ pub mod meta;
 pub mod plan;
 pub mod queue;
 pub mod recorder;
+pub mod work_queues;
 
 use std::sync::Arc;
 use std::time::Duration;

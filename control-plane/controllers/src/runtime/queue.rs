@@ -6,9 +6,37 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use xebec_metrics::Histogram;
 
 /// The first wait after a failure, doubled with each, and the longest (upstream: 5 ms and 1000 s).
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(300));
+
+/// The ends of the buckets of [`Counts`]' times, in seconds (client-go `workqueue`: from 10 ns, each ten times the last).
+pub const BOUNDS: [f64; 12] = [1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0];
+
+/// What there is to tell of a queue.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// How many keys were put into it.
+    pub adds: u64,
+    /// How many of them after a failure.
+    pub retries: u64,
+    /// How long they waited.
+    pub waited: Histogram,
+    /// How long they were worked on.
+    pub worked: Histogram,
+}
+
+/// A queue at one moment.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// What was counted so far.
+    pub counts: Counts,
+    /// How many keys wait.
+    pub depth: usize,
+    /// For how long each key is worked on that is worked on now.
+    pub working: Vec<Duration>,
+}
 
 /// A queue of keys.
 #[derive(Debug)]
@@ -20,23 +48,25 @@ pub struct Queue<K> {
 #[derive(Debug)]
 struct Inner<K> {
     ready: VecDeque<K>,
-    /// In `ready`, or to be put there when its worker is done.
-    dirty: BTreeSet<K>,
-    working: BTreeSet<K>,
+    /// In `ready`, or to be put there when its worker is done; since when.
+    dirty: BTreeMap<K, Instant>,
+    working: BTreeMap<K, Instant>,
     due: BTreeMap<K, Instant>,
     by_time: BTreeSet<(Instant, K)>,
     failures: BTreeMap<K, u32>,
+    counts: Counts,
 }
 
 impl<K> Default for Queue<K> {
     fn default() -> Self {
         let inner = Inner {
             ready: VecDeque::new(),
-            dirty: BTreeSet::new(),
-            working: BTreeSet::new(),
+            dirty: BTreeMap::new(),
+            working: BTreeMap::new(),
             due: BTreeMap::new(),
             by_time: BTreeSet::new(),
             failures: BTreeMap::new(),
+            counts: Counts::default(),
         };
         Self { inner: Mutex::new(inner), wake: Notify::new() }
     }
@@ -75,8 +105,7 @@ impl<K: Ord + Clone> Queue<K> {
                 let mut inner = self.inner.lock();
                 inner.collect_due();
                 if let Some(key) = inner.ready.pop_front() {
-                    inner.dirty.remove(&key);
-                    inner.working.insert(key.clone());
+                    inner.take(&key);
                     if !inner.ready.is_empty() {
                         self.wake.notify_one();
                     }
@@ -98,8 +127,10 @@ impl<K: Ord + Clone> Queue<K> {
     /// Gives a key back: if it was added meanwhile it is queued again.
     pub fn done(&self, key: &K) {
         let mut inner = self.inner.lock();
-        inner.working.remove(key);
-        if inner.dirty.contains(key) {
+        if let Some(since) = inner.working.remove(key) {
+            inner.counts.worked.observe(&BOUNDS, since.elapsed());
+        }
+        if inner.dirty.contains_key(key) {
             inner.ready.push_back(key.clone());
             drop(inner);
             self.wake.notify_one();
@@ -112,7 +143,9 @@ impl<K: Ord + Clone> Queue<K> {
             let mut inner = self.inner.lock();
             let count = inner.failures.entry(key.clone()).or_insert(0);
             *count = count.saturating_add(1);
-            *count
+            let failures = *count;
+            inner.counts.retries += 1;
+            failures
         };
         let wait = BACKOFF.0.saturating_mul(1 << (failures - 1).min(20)).min(BACKOFF.1);
         self.add_after(key.clone(), wait);
@@ -129,6 +162,13 @@ impl<K: Ord + Clone> Queue<K> {
         self.inner.lock().ready.len()
     }
 
+    /// What it has done, and does.
+    pub fn look(&self) -> Look {
+        let inner = self.inner.lock();
+        let working = inner.working.values().map(Instant::elapsed).collect();
+        Look { counts: inner.counts.clone(), depth: inner.ready.len(), working }
+    }
+
     /// Whether no key waits to be worked on now.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -138,11 +178,24 @@ impl<K: Ord + Clone> Queue<K> {
 impl<K: Ord + Clone> Inner<K> {
     /// Whether a worker is to be woken.
     fn add(&mut self, key: K) -> bool {
-        if !self.dirty.insert(key.clone()) || self.working.contains(&key) {
+        if self.dirty.contains_key(&key) {
+            return false;
+        }
+        self.counts.adds += 1;
+        self.dirty.insert(key.clone(), Instant::now());
+        if self.working.contains_key(&key) {
             return false;
         }
         self.ready.push_back(key);
         true
+    }
+
+    /// A worker has it from now on.
+    fn take(&mut self, key: &K) {
+        if let Some(since) = self.dirty.remove(key) {
+            self.counts.waited.observe(&BOUNDS, since.elapsed());
+        }
+        self.working.insert(key.clone(), Instant::now());
     }
 
     fn collect_due(&mut self) {
