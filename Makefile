@@ -41,6 +41,7 @@ bench: setup-bench build ## the figures
 test-vm: setup-vm build ## Debian's own kernels, in virtual machines
 	XEBEC=$(CURDIR)/bin/xebec ./scripts/vm.sh bookworm tests/vm/old_kernel.sh
 	XEBEC=$(CURDIR)/bin/xebec IMAGE=$$(./demo/build-images.sh busybox) ./scripts/vm.sh backports tests/vm/cluster.sh
+	XEBEC=$(CURDIR)/bin/xebec IMAGE=$$(./demo/build-images.sh busybox) ./tests/vm/machines.sh
 
 test: setup-test ## every test
 	./scripts/test.sh

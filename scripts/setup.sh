@@ -152,6 +152,36 @@ javascript_client() {
     echo "$want" >"$tools/node/.xebec"
 }
 
+# Debian's newest cloud kernel, unpacked to $tools/kernel-SUITE; nothing is installed.
+#   debian_kernel bookworm|backports
+debian_kernel() {
+    local suite=$1 dir=$tools/kernel-$1 deb options
+    [ -e "$dir/done" ] && return
+    say "fetching Debian's kernel ($suite)"
+    apt_update
+    rm -rf "$dir" && mkdir -p "$dir"
+    if [ "$suite" = backports ]; then
+        local site apt=$tools/apt-kernel
+        site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Codename: bookworm' 2>/dev/null | head -n 1)
+        [ -n "$site" ] || die "no Debian archive in apt's sources"
+        mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
+        printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s bookworm-backports main\n' "$site" >"$apt/sources.list"
+        options=(-o Dir::Etc::sourcelist="$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null -o Dir::State::lists="$apt/lists"
+                 -o Dir::Cache="$apt/cache" -o APT::Get::List-Cleanup=0 -o APT::Sandbox::User=root)
+        apt-get "${options[@]}" update -qq >/dev/null 2>&1 || die "cannot read Debian's bookworm-backports"
+    else
+        options=(-o APT::Sandbox::User=root)
+    fi
+    deb=$(apt-cache "${options[@]}" depends linux-image-cloud-amd64 | awk '$1 == "Depends:" && $2 ~ /^linux-image-[0-9]/ {print $2; exit}')
+    [ -n "$deb" ] || die "Debian's $suite has no linux-image-cloud-amd64"
+    (cd "$dir" && apt-get "${options[@]}" download -qq "$deb" >/dev/null 2>&1 && dpkg -x linux-image-*.deb . && rm linux-image-*.deb) \
+        || die "cannot download $deb"
+    mv "$dir"/usr/lib/modules "$dir/lib-modules" 2>/dev/null || mv "$dir/lib/modules" "$dir/lib-modules"
+    mkdir -p "$dir/lib" && mv "$dir/lib-modules" "$dir/lib/modules"
+    depmod -b "$dir" "$(ls "$dir/lib/modules")"
+    touch "$dir/done"
+}
+
 case $what in build | run | test | bench | vm) ;; *) die "usage: setup.sh build|run|test|bench|vm" ;; esac
 
 command -v cargo >/dev/null || die "Rust is missing: install it with rustup (https://rustup.rs), then run this again"
@@ -165,11 +195,16 @@ kubectl
 case $what in
     run) exit 0 ;;
     bench) packages etcd-server iptables unbound dnsperf; exit 0 ;;
-    vm) packages qemu-system-x86 qemu-system-common cpio kmod; exit 0 ;;
+    vm)
+        packages qemu-system-x86 qemu-system-common e2fsprogs kmod netcat-openbsd procps
+        debian_kernel bookworm
+        debian_kernel backports
+        exit 0
+        ;;
 esac
 
 packages etcd-server docker-registry skopeo wrk iperf3 strace containernetworking-plugins iptables dnsperf unbound \
-    netcat-openbsd jq dnsutils procps
+    netcat-openbsd jq dnsutils procps e2fsprogs
 helm
 python_clients
 javascript_client

@@ -1,4 +1,4 @@
-//! `xebec exec NODE -- COMMAND`: a command in a node's namespaces.
+//! `xebec exec NODE -- COMMAND`: a command on a node, in its namespaces or in the machine that it is.
 
 use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
@@ -8,9 +8,10 @@ use anyhow::{Context as _, bail};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
+use crate::cluster::machine::commands::client::Target;
 use crate::cluster::process::Process;
 use crate::cluster::state::State;
-use crate::cluster::{Cluster, Name, Paths, cgroups, node};
+use crate::cluster::{Cluster, Name, NodeKind, Paths, cgroups, node};
 
 /// Runs a command on a node.
 #[derive(Debug, clap::Args)]
@@ -27,12 +28,26 @@ pub struct Args {
 
 /// Exits as the command did: with its code, or 128 and the number of the signal that ended it.
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
-    let (cluster, process) = find(&args.name, &args.node)?;
-    enter(&cluster, process)?;
-    let (program, arguments) = match args.command.split_first() {
-        Some((program, arguments)) => (program.as_str(), arguments),
-        None => ("/bin/sh", &[][..]),
-    };
+    let (cluster, node, process) = find(&args.name, &args.node)?;
+    let shell = ["/bin/sh".to_owned()];
+    let command = if args.command.is_empty() { &shell } else { args.command.as_slice() };
+    match cluster.node_kind {
+        NodeKind::Namespaces => in_namespaces(&cluster, &node, process, command),
+        NodeKind::Machines(_) => in_machine(&Target::of(&cluster, &node)?, command),
+    }
+}
+
+fn in_machine(target: &Target, command: &[String]) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let code = runtime.block_on(target.attached(command));
+    // Somebody may still be reading standard input, which can't be told to stop.
+    runtime.shutdown_background();
+    code.map(ExitCode::from)
+}
+
+fn in_namespaces(cluster: &Cluster, node: &str, process: Process, command: &[String]) -> anyhow::Result<ExitCode> {
+    let (program, arguments) = command.split_first().context("no command")?;
+    enter(cluster, node, process)?;
     // The terminal's signals are the command's; this process waits for it. What is ignored stays ignored across exec,
     // so the handlers are set after the start.
     let mut child = Command::new(program).args(arguments).spawn().with_context(|| format!("cannot run {program}"))?;
@@ -45,8 +60,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)))
 }
 
-/// The process 1 of a running node.
-pub fn find(name: &Name, node: &str) -> anyhow::Result<(Cluster, Process)> {
+/// The name of a running node, and the process that it lives as long as.
+fn find(name: &Name, node: &str) -> anyhow::Result<(Cluster, String, Process)> {
     let paths = Paths::of(name);
     let Some(cluster) = Cluster::load(&paths)? else {
         bail!("there is no cluster {name} (xebec up --name {name} makes one)");
@@ -60,19 +75,17 @@ pub fn find(name: &Name, node: &str) -> anyhow::Result<(Cluster, Process)> {
         bail!("cluster {name} has no node {node}; it has {}", known.join(", "));
     }
     match State::load(&paths).live(&node) {
-        Some(process) => Ok((cluster, process)),
+        Some(process) => Ok((cluster, node, process)),
         None => bail!("node {node} is not running (xebec up --name {name} starts it)"),
     }
 }
 
 /// Moves this process, which must have one thread only, to a node; children are processes of the node in full.
-pub fn enter(cluster: &Cluster, process: Process) -> anyhow::Result<()> {
+fn enter(cluster: &Cluster, node: &str, process: Process) -> anyhow::Result<()> {
     let pid_fd = process.open().context("the node died just now")?;
     // The node's group tells its socket programs that we are on it. Version 2 keeps a leaf for us.
     let hierarchies = cgroups::hierarchies()?;
-    let node = cluster.node_list().into_iter().map(|(name, _)| name);
-    let node = node.into_iter().find(|n| State::load(&Paths::of(&cluster.name)).live(n) == Some(process));
-    let group = node::group(cluster, &node.context("the node died just now")?);
+    let group = node::group(cluster, node);
     for hierarchy in &hierarchies {
         let mut dir = hierarchy.mount.join(&group);
         if hierarchy.v1.is_none() {

@@ -71,6 +71,15 @@ enum Cmd {
         /// The node's name, for lists of processes
         node: String,
     },
+    /// A node of a cluster on this machine that is a machine itself (started by the supervisor)
+    #[command(hide = true)]
+    Machine(cluster::machine::keeper::Args),
+    /// Runs commands in the machine that it is started in (started by its process 1)
+    #[command(hide = true)]
+    Commands(cluster::machine::commands::server::Args),
+    /// Writes what a machine's kernel runs first
+    #[command(hide = true)]
+    Initramfs(cluster::machine::initramfs::Args),
 }
 
 fn main() -> ExitCode {
@@ -79,9 +88,12 @@ fn main() -> ExitCode {
     }
     let command = Cli::parse().command;
     logging::init(match command {
-        Cmd::Server(_) | Cmd::Agent(_) | Cmd::Supervise { .. } | Cmd::NodeInit { .. } => {
-            "info,kube_client=off,hickory_server=warn"
-        }
+        Cmd::Server(_)
+        | Cmd::Agent(_)
+        | Cmd::Supervise { .. }
+        | Cmd::NodeInit { .. }
+        | Cmd::Machine(_)
+        | Cmd::Commands(_) => "info,kube_client=off,hickory_server=warn",
         _ => "warn,kube_client=off",
     });
     if matches!(command, Cmd::Server(_) | Cmd::Agent(_) | Cmd::Bench(_) | Cmd::Supervise { .. }) {
@@ -106,6 +118,9 @@ fn main() -> ExitCode {
         Cmd::BenchLoad(args) => done(bench::net::load::main(&args)),
         Cmd::Supervise { name } => supervise::main(&name),
         Cmd::NodeInit { .. } => node_init::main(),
+        Cmd::Machine(args) => done(cluster::machine::keeper::main(&args)),
+        Cmd::Commands(args) => done(cluster::machine::commands::server::main(&args)),
+        Cmd::Initramfs(args) => done(cluster::machine::initramfs::main(&args)),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xebec: {}", describe(&error));

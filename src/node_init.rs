@@ -1,4 +1,4 @@
-//! `xebec node-init`: process 1 of a node of a cluster on one machine.
+//! `xebec node-init`: process 1 of a node of a cluster on one machine, in namespaces or in a machine of its own.
 //!
 //! Sets up the node's mounts, groups and network, starts containerd and the agent, starts them again when they die, and
 //! reaps what is left to it. Containers outlive both: they hang on their shims, and those on this process.
@@ -53,6 +53,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
     keeper.start_due();
     network(&spec)?;
     keeper.programs.push(agent(&spec, unified.as_deref()));
+    keeper.programs.extend(commands(&spec, unified.as_deref())?);
     keeper.run(&signal_fd)
 }
 
@@ -168,11 +169,23 @@ fn agent(spec: &NodeSpec, unified: Option<&Path>) -> Program {
         ("--log-dir", text(&spec.data.join("pod-logs"))),
         ("--resolv-conf", "/run/xebec/resolv.conf".to_owned()),
     ];
-    let arguments = ["agent".to_owned(), "--shared-machine".to_owned()]
+    // A node that can be entered is on a machine with others.
+    let shared = spec.commands.is_none().then(|| "--shared-machine".to_owned());
+    let arguments = ["agent".to_owned()]
         .into_iter()
+        .chain(shared)
         .chain(arguments.into_iter().flat_map(|(k, v)| [k.to_owned(), v]))
         .collect();
     Program::new("agent", spec.program.clone(), arguments, spec, unified)
+}
+
+/// What runs commands on a node that nobody can enter.
+fn commands(spec: &NodeSpec, unified: Option<&Path>) -> anyhow::Result<Option<Program>> {
+    let Some(authority) = &spec.commands else { return Ok(None) };
+    let address = spec.addresses.first().context("the node has no address")?.own.addr().to_string();
+    let arguments = ["commands", "--address", &address, "--authority", &authority.display().to_string()];
+    let arguments = arguments.map(str::to_owned).to_vec();
+    Ok(Some(Program::new("exec", spec.program.clone(), arguments, spec, unified)))
 }
 
 /// Keeps the programs running.

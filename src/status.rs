@@ -15,7 +15,7 @@ use xebec_node_agent::sight::NodeNetwork;
 use crate::api;
 use crate::cluster::process::Process;
 use crate::cluster::state::State;
-use crate::cluster::{self, Cluster, Name, Paths, cgroups, node};
+use crate::cluster::{self, Cluster, Name, NodeKind, Paths, cgroups, node};
 use crate::supervise::SERVER;
 
 /// Shows what of a cluster runs.
@@ -43,7 +43,7 @@ struct Line {
     pid: Option<i32>,
     since: Option<Timestamp>,
     restarts: u32,
-    /// Of the process itself; of a node, its agent.
+    /// Of the process itself; of a node, its agent; of a machine, all of it.
     resident_bytes: Option<u64>,
     /// Of a node that says so: whether its uplink's driver forwards, and why not.
     xdp: Option<XdpState>,
@@ -54,6 +54,8 @@ struct Line {
 #[serde(rename_all = "camelCase")]
 struct Report {
     cluster: String,
+    /// What its nodes are.
+    nodes: String,
     kubeconfig: String,
     components: Vec<Line>,
     warnings: Vec<String>,
@@ -120,7 +122,7 @@ async fn report(cluster: &Cluster) -> Report {
     lines.push(server);
     for (name, address) in cluster.node_list() {
         let mut node = line(&state, &name, address.to_string());
-        node.resident_bytes = agent(cluster, &name).and_then(Process::resident_bytes);
+        node.resident_bytes = resident_bytes(cluster, &name);
         if let Ok(nodes) = &ready
             && node.state == "running"
         {
@@ -130,6 +132,7 @@ async fn report(cluster: &Cluster) -> Report {
     }
     Report {
         cluster: cluster.name.to_string(),
+        nodes: cluster.node_kind.to_string(),
         kubeconfig: paths.kubeconfig().display().to_string(),
         components: lines,
         warnings: state.warnings.iter().map(|(what, why)| format!("{what}: {why}")).collect(),
@@ -199,15 +202,21 @@ fn line(state: &State, name: &str, address: String) -> Line {
     }
 }
 
-/// A node's agent, by its cgroup.
-fn agent(cluster: &Cluster, name: &str) -> Option<Process> {
+/// The memory of a node's agent, by its cgroup; of a machine, that of the process that holds most of it.
+fn resident_bytes(cluster: &Cluster, name: &str) -> Option<u64> {
     let hierarchies = cgroups::hierarchies().ok()?;
-    let group = node::group(cluster, name).join("agent");
-    cgroups::members(&hierarchies, &group).into_iter().find_map(Process::of)
+    let group = node::group(cluster, name);
+    let group = match cluster.node_kind {
+        NodeKind::Namespaces => group.join("agent"),
+        NodeKind::Machines(_) => group,
+    };
+    let members = cgroups::members(&hierarchies, &group);
+    members.into_iter().filter_map(|pid| Process::of(pid)?.resident_bytes()).max()
 }
 
 fn print(report: &Report, now: Timestamp) {
     println!("cluster {}, kubeconfig {}", report.cluster, report.kubeconfig);
+    println!("  nodes are {}", report.nodes);
     let longest = |of: fn(&Line) -> &str| report.components.iter().map(|l| of(l).len()).max().unwrap_or(0);
     let (width, wide) = (longest(|l| &l.name), longest(|l| &l.address).max(15));
     println!(

@@ -3,6 +3,7 @@
 //! The bridge is in a namespace of its own, with the API server, and the host has one link into it. So the host's
 //! packet filters (Docker's `FORWARD` policy with br_netfilter, say) never see what the nodes say to each other.
 
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
@@ -16,6 +17,7 @@ use tokio::task::AbortHandle;
 
 use super::Cluster;
 use super::addresses::Addresses;
+use super::machine::keeper::TUN;
 use super::namespaces;
 
 /// A netlink socket in one network namespace.
@@ -172,9 +174,9 @@ pub async fn fabric(fabric: BorrowedFd<'_>, cluster: &Cluster) -> anyhow::Result
 /// Connects a node: `eth0` in its namespace, a port of the bridge in the fabric's. The port's name is `nNUMBER`.
 pub async fn connect_node(fabric: BorrowedFd<'_>, number: u16, address: Ipv4Addr, node_pid: i32) -> anyhow::Result<()> {
     let path = format!("/proc/{node_pid}/ns/net");
-    let namespace = std::fs::File::open(&path).with_context(|| format!("cannot open {path}; did the node die?"))?;
+    let namespace = File::open(&path).with_context(|| format!("cannot open {path}; did the node die?"))?;
     let inner = Netlink::inside(fabric)?;
-    let port = format!("n{number}");
+    let port = port(number);
     // The kernel takes a dead node's link away in its own time.
     inner.remove(&port).await?;
     let peer = Peer { name: "eth0", mac: Addresses::mac(address), namespace: namespace.as_fd() };
@@ -182,9 +184,50 @@ pub async fn connect_node(fabric: BorrowedFd<'_>, number: u16, address: Ipv4Addr
     inner.enslave(&port, BRIDGE).await
 }
 
-/// Removes what [`connect_node`] made.
+/// Connects a node that is a machine: a port of the bridge that is there as long as somebody holds it open.
+pub async fn connect_machine(fabric: BorrowedFd<'_>, number: u16) -> anyhow::Result<File> {
+    let inner = Netlink::inside(fabric)?;
+    let port = port(number);
+    // One that waits for the kernel to take it away, or is of another kind.
+    inner.remove(&port).await?;
+    let tap = namespaces::inside(fabric, || tap(&port))??;
+    inner.enslave(&port, BRIDGE).await?;
+    Ok(tap)
+}
+
+nix::ioctl_write_ptr_bad!(
+    /// TUNSETIFF, of Documentation/networking/tuntap.rst.
+    tun_set_iff,
+    libc::TUNSETIFF,
+    libc::ifreq
+);
+
+/// Makes a link whose other end is a file. It takes packets with their offloads, as a machine's card does.
+fn tap(name: &str) -> anyhow::Result<File> {
+    let what = || format!("cannot make the link {name}");
+    let file = File::options().read(true).write(true).open(TUN).with_context(|| format!("cannot open {TUN}"))?;
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    // SAFETY: all zero is a valid value of this structure of numbers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).with_context(what)?;
+    // The last byte stays zero: it ends the name.
+    let (_, room) = request.ifr_name.split_last_mut().with_context(what)?;
+    for (to, from) in room.iter_mut().zip(name.bytes()) {
+        *to = libc::c_char::try_from(from).with_context(what)?;
+    }
+    // SAFETY: an open descriptor, and a request that the kernel reads and answers in place.
+    unsafe { tun_set_iff(file.as_raw_fd(), &raw const request) }.with_context(what)?;
+    Ok(file)
+}
+
+/// The name of a node's port of the bridge.
+fn port(number: u16) -> String {
+    format!("n{number}")
+}
+
+/// Removes what [`connect_node`] or [`connect_machine`] made.
 pub async fn disconnect_node(fabric: BorrowedFd<'_>, number: u16) -> anyhow::Result<()> {
-    Netlink::inside(fabric)?.remove(&format!("n{number}")).await.map(drop)
+    Netlink::inside(fabric)?.remove(&port(number)).await.map(drop)
 }
 
 fn code(error: &rtnetlink::Error) -> Option<i32> {

@@ -21,6 +21,7 @@ pub mod cgroups;
 pub mod dns_relay;
 pub mod egress;
 pub mod links;
+pub mod machine;
 pub mod mounts;
 pub mod namespaces;
 pub mod node;
@@ -166,6 +167,16 @@ impl Paths {
         self.state.join("logs").join(format!("{of}.log"))
     }
 
+    /// What its machines are told, and the authority for commands in them.
+    pub fn machines(&self) -> PathBuf {
+        self.state.join("machines")
+    }
+
+    /// What a machine needs while it runs.
+    pub fn machine(&self, node: &str) -> PathBuf {
+        self.run.join("machines").join(node)
+    }
+
     /// What runs at the moment: [`state::State`].
     pub fn running(&self) -> PathBuf {
         self.run.join("state.json")
@@ -202,6 +213,26 @@ impl IpFamily {
     }
 }
 
+/// What a cluster's nodes are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub enum NodeKind {
+    /// Sets of namespaces, on this machine's kernel.
+    #[default]
+    Namespaces,
+    /// Virtual machines, each with a kernel of its own.
+    Machines(machine::Settings),
+}
+
+impl fmt::Display for NodeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespaces => f.write_str("sets of namespaces"),
+            Self::Machines(settings) => settings.fmt(f),
+        }
+    }
+}
+
 /// What a cluster is made of. Kept as `cluster.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -215,6 +246,9 @@ pub struct Cluster {
     /// Which addresses it has.
     #[serde(default)]
     pub ip_family: IpFamily,
+    /// What its nodes are.
+    #[serde(default)]
+    pub node_kind: NodeKind,
     /// The kubeconfig's current context before `up` set ours, to put back on `down`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_context: Option<String>,

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::cgroups::Hierarchy;
@@ -47,8 +48,12 @@ fn change(at: &str, flags: MsFlags) -> anyhow::Result<()> {
 
 fn fresh(kind: &str, at: impl AsRef<Path>, flags: MsFlags, options: &str) -> anyhow::Result<()> {
     let at = at.as_ref();
-    mount(Some(kind), at, Some(kind), flags, Some(options))
-        .with_context(|| format!("cannot mount {kind} at {}", at.display()))
+    let mounted = match mount(Some(kind), at, Some(kind), flags, Some(options)) {
+        // The very same is there, mounted by what started this process: so it is in a machine.
+        Err(Errno::EBUSY) => Ok(()),
+        other => other,
+    };
+    mounted.with_context(|| format!("cannot mount {kind} at {}", at.display()))
 }
 
 /// The symbolic links beside version 1's hierarchies (`cpu` to `cpu,cpuacct`).

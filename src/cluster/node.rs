@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::namespaces::{Contained, spawn_contained};
 use super::process::Process;
-use super::{Cluster, Paths, cgroups, links};
+use super::{Cluster, NodeKind, Paths, cgroups, links, machine};
 
 /// What `xebec node-init` is told on its standard input.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub struct NodeSpec {
     pub token_file: PathBuf,
     /// The agent's configuration file.
     pub agent_config: PathBuf,
+    /// The authority of those who may have commands run on the node, for one that is a machine: nobody can enter it.
+    #[serde(default)]
+    pub commands: Option<PathBuf>,
 }
 
 /// A node's address of one family.
@@ -64,6 +67,7 @@ impl NodeSpec {
             ca_file: paths.server().join("ca.crt"),
             token_file: paths.join_token(),
             agent_config: paths.agent_config(),
+            commands: matches!(cluster.node_kind, NodeKind::Machines(_)).then(|| paths.machines()),
             name,
         }
     }
@@ -79,8 +83,21 @@ pub fn group(cluster: &Cluster, node: &str) -> PathBuf {
     cluster.name.cgroup().join(node)
 }
 
-/// Starts a node that does not run: clears what an earlier life left, makes its namespaces, connects it.
+/// Starts a node that does not run: clears what an earlier life left, makes it anew, connects it. It lives as long as the
+/// process that is returned.
 pub async fn start(cluster: &Cluster, paths: &Paths, number: u16, fabric: BorrowedFd<'_>) -> anyhow::Result<Process> {
+    match &cluster.node_kind {
+        NodeKind::Namespaces => start_namespaces(cluster, paths, number, fabric).await,
+        NodeKind::Machines(_) => machine::start(cluster, paths, number),
+    }
+}
+
+async fn start_namespaces(
+    cluster: &Cluster,
+    paths: &Paths,
+    number: u16,
+    fabric: BorrowedFd<'_>,
+) -> anyhow::Result<Process> {
     let spec = NodeSpec::of(cluster, paths, number);
     let hierarchies = cgroups::hierarchies()?;
     let group = group(cluster, &spec.name);

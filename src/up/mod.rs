@@ -18,9 +18,12 @@ use tokio::time::{sleep, timeout};
 
 use crate::api::{self, NodeView};
 use crate::cluster::addresses::{free_index, parse_routes};
+use crate::cluster::machine::commands::client::Target;
 use crate::cluster::process::Process;
 use crate::cluster::state::State;
-use crate::cluster::{self, Cluster, IpFamily, Lock, MAX_NODES, Name, Paths, STATE_ROOT, cgroups, node, preflight};
+use crate::cluster::{
+    self, Cluster, IpFamily, Lock, MAX_NODES, Name, NodeKind, Paths, STATE_ROOT, cgroups, machine, node, preflight,
+};
 use crate::kubeconfig;
 use crate::progress::Progress;
 use crate::supervise::SERVER;
@@ -37,12 +40,14 @@ pub struct Args {
     /// Which addresses a new cluster has [default: ipv4]
     #[arg(long, value_enum)]
     ip_family: Option<IpFamily>,
-    /// How long to wait for the cluster, in seconds
-    #[arg(long, default_value_t = 120)]
-    timeout_seconds: u64,
+    /// How long to wait for the cluster, in seconds [default: 120; 600 for virtual machines]
+    #[arg(long)]
+    timeout_seconds: Option<u64>,
     /// Leave ~/.kube/config (or $KUBECONFIG) alone
     #[arg(long)]
     no_context: bool,
+    #[command(flatten)]
+    machines: machine::MachineArgs,
     #[command(flatten)]
     config: config::Given,
 }
@@ -56,19 +61,36 @@ const GIVE_UP_RESTARTS: u32 = 4;
 
 /// `xebec up`.
 pub fn main(args: &Args) -> anyhow::Result<()> {
-    preflight::check()?;
+    preflight::check_root()?;
+    let kind = match Cluster::load(&Paths::of(&args.name))? {
+        Some(cluster) => cluster.node_kind,
+        None => args.machines.new_kind()?,
+    };
+    preflight::check(&kind)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(up(args))
+    runtime.block_on(up(args, kind))
 }
 
-async fn up(args: &Args) -> anyhow::Result<()> {
+/// How long a cluster may take to be ready, unless it is said. Machines that are emulated boot in half a minute, and
+/// several of them share the processors.
+fn time_limit(args: &Args, kind: &NodeKind) -> Duration {
+    let default = match kind {
+        NodeKind::Namespaces => 120,
+        NodeKind::Machines(_) => 600,
+    };
+    Duration::from_secs(args.timeout_seconds.unwrap_or(default))
+}
+
+/// `kind` is what the nodes of a new cluster are.
+async fn up(args: &Args, kind: NodeKind) -> anyhow::Result<()> {
     let progress = Progress::new();
     let paths = Paths::of(&args.name);
     let _lock = Lock::take(&paths.state)?;
     let mut cluster = match Cluster::load(&paths)? {
         Some(cluster) => cluster,
-        None => create(args, &paths)?,
+        None => create(args, kind, &paths)?,
     };
+    args.machines.check_against(&cluster)?;
     if args.ip_family.is_some_and(|family| family != cluster.ip_family) {
         bail!(
             "the cluster {} has other addresses, which it keeps for life: take it down first, or give another --name",
@@ -87,16 +109,17 @@ async fn up(args: &Args) -> anyhow::Result<()> {
     let before = State::load(&paths);
     let running = before.live_supervisor();
     match running {
-        Some(supervisor) if upgraded || reconfigured => restart(&cluster, &paths, supervisor)?,
+        Some(supervisor) if upgraded || reconfigured => restart(&cluster, &paths, supervisor).await?,
         Some(supervisor) if resized => signal(supervisor, Signal::SIGHUP)?,
         Some(_) => {}
         None => start_supervisor(&cluster, &paths)?,
     }
-    let waited = timeout(Duration::from_secs(args.timeout_seconds), wait(&cluster, &paths, &progress, &dropped)).await;
+    let limit = time_limit(args, &cluster.node_kind);
+    let waited = timeout(limit, wait(&cluster, &paths, &progress, &dropped)).await;
     progress.finish();
     match waited {
         Ok(result) => result?,
-        Err(_) => bail!("{}", explain_delay(&cluster, &paths, args.timeout_seconds)),
+        Err(_) => bail!("{}", explain_delay(&cluster, &paths, limit.as_secs())),
     }
     if !args.no_context {
         merge_context(&mut cluster, &paths);
@@ -117,7 +140,7 @@ async fn up(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Finds room for a new cluster and records it.
-fn create(args: &Args, paths: &Paths) -> anyhow::Result<Cluster> {
+fn create(args: &Args, node_kind: NodeKind, paths: &Paths) -> anyhow::Result<Cluster> {
     let _lock = Lock::take(Path::new(STATE_ROOT))?;
     let taken: Vec<u8> = cluster::all()?.iter().map(|c| c.index).collect();
     let routes = parse_routes(&fs::read_to_string("/proc/net/route").context("cannot read the routing table")?);
@@ -128,6 +151,7 @@ fn create(args: &Args, paths: &Paths) -> anyhow::Result<Cluster> {
         index,
         nodes: args.nodes.unwrap_or(DEFAULT_NODES),
         ip_family: args.ip_family.unwrap_or_default(),
+        node_kind,
         previous_context: None,
         forwarding_set: Vec::new(),
     };
@@ -197,22 +221,37 @@ fn signal(process: Process, signal: Signal) -> anyhow::Result<()> {
 }
 
 /// Has the supervisor, the server and the agents run the new binary. Pods and their connections stay.
-fn restart(cluster: &Cluster, paths: &Paths, supervisor: Process) -> anyhow::Result<()> {
+async fn restart(cluster: &Cluster, paths: &Paths, supervisor: Process) -> anyhow::Result<()> {
     let state = State::load(paths);
     stop(supervisor, Signal::SIGTERM)?;
     if let Some(server) = state.live(SERVER) {
         stop(server, Signal::SIGTERM)?;
     }
     start_supervisor(cluster, paths)?;
-    let hierarchies = cgroups::hierarchies()?;
     for (name, _) in cluster.node_list() {
-        for pid in cgroups::members(&hierarchies, &node::group(cluster, &name).join("agent")) {
-            if let Some(agent) = Process::of(pid) {
-                stop(agent, Signal::SIGTERM)?;
-            }
+        match cluster.node_kind {
+            NodeKind::Namespaces => stop_agent(cluster, &name)?,
+            NodeKind::Machines(_) => stop_agent_in_machine(cluster, &name).await?,
         }
     }
     Ok(())
+}
+
+fn stop_agent(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
+    let hierarchies = cgroups::hierarchies()?;
+    for pid in cgroups::members(&hierarchies, &node::group(cluster, node).join("agent")) {
+        if let Some(agent) = Process::of(pid) {
+            stop(agent, Signal::SIGTERM)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same in a machine, which believes for a second that a file that was replaced is the old one.
+async fn stop_agent_in_machine(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
+    let script = "sleep 2; for pid in $(cat /sys/fs/cgroup/agent/cgroup.procs); do kill $pid; done";
+    let stopped = Target::of(cluster, node)?.output(&["sh", "-c", script].map(str::to_owned)).await;
+    stopped.map(drop).with_context(|| format!("cannot have the agent of {node} run the new binary"))
 }
 
 /// Ends a process, by force if it takes longer than 5 s.
