@@ -228,6 +228,7 @@ impl Kept {
         let name = cluster.name.node(number);
         node::clear(&cgroups::hierarchies()?, &node::group(&cluster, &name))?;
         links::disconnect_node(shared.fabric.as_fd(), number).await?;
+        let _ = fs::remove_dir_all(shared.paths.machine(&name));
         fs::remove_dir_all(shared.paths.node(&name)).with_context(|| format!("cannot remove the data of {name}"))
     }
 }

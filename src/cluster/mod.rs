@@ -167,12 +167,12 @@ impl Paths {
         self.state.join("logs").join(format!("{of}.log"))
     }
 
-    /// What its machines are told, and the authority for commands in them.
+    /// The authority for commands in its machines.
     pub fn machines(&self) -> PathBuf {
         self.state.join("machines")
     }
 
-    /// What a machine needs while it runs.
+    /// What a node that is a machine needs while it runs.
     pub fn machine(&self, node: &str) -> PathBuf {
         self.run.join("machines").join(node)
     }

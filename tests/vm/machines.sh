@@ -26,8 +26,10 @@ within() {
         sleep 1
     done
 }
-processes() { pgrep -f "/var/lib/xebec/$name/|xebec (supervise|machine) --name $name( |\$)"; }
-machine() { pgrep -f "^qemu-system-x86_64 .*node-init $name-$1\$"; }
+processes() { find /sys/fs/cgroup -path "*xebec/$name*" -name cgroup.procs -exec cat {} + | sort -nu; }
+process() { "$xebec" status --name "$name" | awk -v of="$1" '$1 == of {print $4}'; }
+machine() { pgrep -P "$(process "$name-$1")" qemu; }
+agent() { "$xebec" exec --name "$name" "$1" -- cat /sys/fs/cgroup/agent/cgroup.procs; }
 boot() { kubectl get node "$name-$1" -o 'jsonpath={.status.nodeInfo.bootID}'; }
 has_booted_anew() { local now; now=$(boot "$1") && [ -n "$now" ] && [ "$now" != "$2" ]; }
 is_ready() { [ "$(kubectl get node "$name-$1" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}')" = True ]; }
@@ -47,7 +49,7 @@ for number in 1 2; do
     [ "$("$xebec" exec --name "$name" "$number" -- uname -r)" = "$kernel" ] || fail "exec has another kernel"
     [ "$("$xebec" exec --name "$name" "$number" -- hostname)" = "$name-$number" ] || fail "the name of node $number"
 done
-"$xebec" status --name "$name" | grep -q 'virtual machines' || fail "status does not say what the nodes are"
+[[ $("$xebec" status --name "$name") == *"virtual machines"* ]] || fail "status does not say what the nodes are"
 
 step "commands in machines"
 [ "$(echo word | "$xebec" exec --name "$name" 1 -- cat)" = word ] || fail "exec does not carry input"
@@ -58,7 +60,8 @@ step "a second up"
 before=$(processes)
 "$xebec" up --name "$name" --no-context >/dev/null || fail "a second up"
 [ "$(processes)" = "$before" ] || fail "a second up has changed something"
-"$xebec" up --name "$name" --no-context --vm --vm-memory-mib 4096 2>&1 | grep -q 'which they stay' || fail "other machines are not refused"
+said=$("$xebec" up --name "$name" --no-context --vm --vm-memory-mib 4096 2>&1) && fail "other machines are not refused"
+[[ $said == *"which they stay"* ]] || fail "other machines are refused by: $said"
 
 step "pods and services"
 "$xebec" image load "$IMAGE" --name "$name" || fail "image load"
@@ -94,6 +97,16 @@ within 60 host_hears "$one" 30082 web-2 || fail "the node port from the host"
 balanced=$(address service/web-1 '.status.loadBalancer.ingress[0].ip')
 within 60 host_hears "$balanced" 80 web-1 || fail "the load balancer's address from the host"
 
+step "another binary"
+newer=$(mktemp -d)
+cp "$xebec" "$newer/xebec" && touch "$newer/xebec"
+before=$(agent 1) web=$(kubectl get pod web-1 -o 'jsonpath={.status.containerStatuses[0].containerID}')
+[[ $("$newer/xebec" up --name "$name" --no-context) == *"runs the new binary"* ]] || fail "up with another binary"
+rm -rf "$newer"
+has_another_agent() { local now; now=$(agent 1) && [ -n "$now" ] && [ "$now" != "$before" ]; }
+within 60 has_another_agent || fail "the agent of node 1 is the old one"
+[ "$(kubectl get pod web-1 -o 'jsonpath={.status.containerStatuses[0].containerID}')" = "$web" ] || fail "a pod did not stay"
+
 step "a machine is killed"
 before=$(boot 2)
 kill -9 "$(machine 2)" || fail "no machine to kill"
@@ -105,10 +118,9 @@ within 60 host_hears "$one" 30082 web-2 || fail "the node port, afterwards"
 
 step "what is left of it"
 # As after a crash of the supervisor and of what a machine hangs on.
-pkill -9 -f "^xebec (supervise --name $name|machine --name $name --number 1)\$"
+kill -9 "$(process supervisor)" "$(process "$name-1")" || fail "they do not run"
 "$xebec" down --name "$name" || fail down
-"$xebec" down --name "$name" | grep -q 'nothing to remove' || fail "down leaves something for down"
-processes && fail "processes are left"
+[[ $("$xebec" down --name "$name") == *"nothing to remove"* ]] || fail "down leaves something for down"
 for path in "$state" "/run/xebec/$name" "/sys/class/net/xb-$name"; do
     [ ! -e "$path" ] || fail "$path is left"
 done

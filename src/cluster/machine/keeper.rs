@@ -99,7 +99,7 @@ impl Parts {
             task: Task {
                 shared: paths.state.clone(),
                 data: spec.data.clone(),
-                input: paths.machines().join(format!("{}.json", spec.name)),
+                input: run.join("node.json"),
                 command: vec![spec.program.display().to_string(), "node-init".into(), spec.name.clone()],
             },
         };

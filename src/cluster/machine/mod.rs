@@ -141,6 +141,8 @@ pub fn start(cluster: &Cluster, paths: &Paths, number: u16) -> anyhow::Result<Pr
     for dir in [paths.node(&name), paths.machines(), paths.machine(&name)] {
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
+    // Machines that start side by side find one that is whole.
+    commands::make_authority(&paths.machines())?;
     let log = node::open_log(&paths.log(&name))?;
     let mut command = Command::new(paths.binary());
     command

@@ -125,7 +125,7 @@ mod tests {
         let task = Task {
             shared: "/var/lib/xebec/x".into(),
             data: "/var/lib/xebec/x/nodes/x-1".into(),
-            input: "/var/lib/xebec/x/machines/x-1.json".into(),
+            input: "/run/xebec/x/machines/x-1/node.json".into(),
             command: vec!["/var/lib/xebec/x/bin/xebec".into(), "node-init".into(), "x-1".into()],
         };
         let machine = Machine {

@@ -20,10 +20,16 @@ pub const PORT: u16 = 10_262;
 /// Longer than a machine or a caller lives; they make themselves new ones at each start.
 const VALIDITY: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
 
-/// The authority that is kept in `dir`, which is made if it is not there.
-pub fn authority(dir: &Path) -> anyhow::Result<ClusterCa> {
+/// Makes the authority in `dir`, unless it is there. Not for two at once.
+pub fn make_authority(dir: &Path) -> anyhow::Result<ClusterCa> {
     ClusterCa::load_or_create(dir, &Clock::system(), &Random::system())
         .with_context(|| format!("cannot have the machines' authority in {}", dir.display()))
+}
+
+/// The authority in `dir`. Machines and callers each load it, at the same time, and so must not make it.
+fn authority(dir: &Path) -> anyhow::Result<ClusterCa> {
+    anyhow::ensure!(dir.join("ca.crt").exists(), "the machines have no authority yet in {}", dir.display());
+    make_authority(dir)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ struct Place {
 
 async fn place() -> Place {
     let dir = tempfile::tempdir().unwrap();
+    super::make_authority(dir.path()).unwrap();
     let own = Ipv4Addr::LOCALHOST.into();
     let listener = TcpListener::bind((own, 0)).await.unwrap();
     let target = Target::at("x-1".into(), listener.local_addr().unwrap(), dir.path());
@@ -136,6 +137,7 @@ async fn a_command_dies_with_its_caller() {
 async fn strangers_are_turned_away() {
     let place = place().await;
     let other = tempfile::tempdir().unwrap();
+    super::make_authority(other.path()).unwrap();
     let stranger = Target::at("x-1".into(), place.target.address, other.path());
     let error = stranger.output(&shell("true")).await.unwrap_err();
     assert!(format!("{error:#}").contains("takes no commands"), "{error:#}");
@@ -149,6 +151,15 @@ async fn strangers_are_turned_away() {
     let (mut to_machine, mut from_machine) = frames::split(stream);
     let _ = to_machine.send(&Frame::Request(plain("echo secret"))).await;
     assert!(!matches!(from_machine.next().await, Ok(Some(_))), "it was answered");
+}
+
+/// Two machines that start at once would each make one, and one of them would be nobody's.
+#[test]
+fn machines_and_callers_make_no_authority() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = server::acceptor(dir.path(), Ipv4Addr::LOCALHOST.into()).err().unwrap();
+    assert!(error.to_string().starts_with("the machines have no authority yet"), "{error:#}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[tokio::test]
