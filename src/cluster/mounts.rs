@@ -1,11 +1,14 @@
-//! What a node sees of the file system: the host's, with its own `/run`, `/proc`, `/sys`, control groups and bpffs.
+//! What a node sees of the file system: the host's, with its own `/run`, `/proc`, `/sys`, control groups and bpffs. And what
+//! a machine sees of it: all, to read.
 
+use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 
 use super::cgroups::Hierarchy;
 use super::namespaces;
@@ -16,10 +19,7 @@ pub fn node(groups: &[Hierarchy], resolv_conf: &str) -> anyhow::Result<()> {
     // mount propagation works.
     change("/", MsFlags::MS_REC | MsFlags::MS_SLAVE)?;
     change("/", MsFlags::MS_REC | MsFlags::MS_SHARED)?;
-    // Copies of the clusters' kept namespaces: held here, they would outlive their clusters.
-    for kept in namespaces::mounts_below(Path::new(super::RUN_ROOT))? {
-        let _ = umount2(&kept, MntFlags::MNT_DETACH);
-    }
+    let_go_of_kept_namespaces()?;
     let links = cgroup_links();
     let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     fresh("proc", "/proc", safe, "")?;
@@ -31,6 +31,39 @@ pub fn node(groups: &[Hierarchy], resolv_conf: &str) -> anyhow::Result<()> {
     fresh("tmpfs", "/dev/shm", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=1777")?;
     let _ = fs::create_dir_all("/run/lock");
     own_resolver(resolver.as_deref(), resolv_conf)
+}
+
+/// Copies of the clusters' kept namespaces: held here, they would outlive their clusters.
+fn let_go_of_kept_namespaces() -> anyhow::Result<()> {
+    for kept in namespaces::mounts_below(Path::new(super::RUN_ROOT))? {
+        let _ = umount2(&kept, MntFlags::MNT_DETACH);
+    }
+    Ok(())
+}
+
+/// From here on the calling thread, and what it starts, can read all files, and write those in `own` only.
+pub fn read_only_but(own: &Path) -> anyhow::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
+    change("/", MsFlags::MS_REC | MsFlags::MS_SLAVE)?;
+    let_go_of_kept_namespaces()?;
+    mount(Some(own), own, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .with_context(|| format!("cannot mount {} over itself", own.display()))?;
+    let attributes = |set, clear| libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
+    set_attributes(Path::new("/"), libc::AT_RECURSIVE, &attributes(libc::MOUNT_ATTR_RDONLY, 0))?;
+    set_attributes(own, 0, &attributes(0, libc::MOUNT_ATTR_RDONLY))
+}
+
+fn set_attributes(at: &Path, flags: libc::c_int, attributes: &libc::mount_attr) -> anyhow::Result<()> {
+    let path = CString::new(at.as_os_str().as_encoded_bytes()).context("a path holds a zero byte")?;
+    let size = size_of::<libc::mount_attr>();
+    // SAFETY: a string that ends with zero, and a structure of the size given, which the kernel reads.
+    let result = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, libc::AT_FDCWD, path.as_ptr(), flags, &raw const *attributes, size)
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()).context(format!("cannot change the mount {}", at.display())),
+    }
 }
 
 /// Has the node see a directory of its own at `at`: what is there on the host, other nodes see, too.
@@ -130,6 +163,26 @@ fn own_resolver(target: Option<&Path>, content: &str) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_is_read_and_one_directory_is_written() {
+        let (own, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (inside, outside) = (own.path().join("file"), other.path().join("file"));
+        fs::write(&outside, "before").unwrap();
+        // A mount namespace is a thread's.
+        let contained = std::thread::spawn({
+            let (own, inside, outside) = (own.path().to_owned(), inside.clone(), outside.clone());
+            move || {
+                read_only_but(&own).unwrap();
+                assert_eq!(fs::read_to_string(&outside).unwrap(), "before");
+                fs::write(&inside, "mine").unwrap();
+                fs::write(&outside, "mine").unwrap_err()
+            }
+        });
+        assert_eq!(contained.join().unwrap().kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        assert_eq!(fs::read_to_string(&inside).unwrap(), "mine");
+        fs::write(&outside, "after").unwrap();
+    }
 
     #[test]
     fn relative_links_are_followed_by_text() {

@@ -13,7 +13,6 @@ fail() {
     kubectl get nodes,pods,services -o wide
     kubectl get events | tail -n 20
     tail -n 8 "$state"/logs/*.log
-    "$xebec" down --name "$name"
     exit 1
 }
 step() { echo "$(date +%T) $*"; }
@@ -40,6 +39,7 @@ pod_hears() { [ "$(from_pod "$1" "$2" "$3")" = "$4" ]; }
 host_hears() { [ "$(from_host "$1" "$2")" = "$3" ]; }
 
 "$xebec" down --name "$name" >/dev/null || exit 1
+trap '"$xebec" down --name "$name" >/dev/null' EXIT
 
 step "two machines"
 "$xebec" up --vm --nodes 2 --name "$name" --no-context || fail up
@@ -55,6 +55,12 @@ step "commands in machines"
 [ "$(echo word | "$xebec" exec --name "$name" 1 -- cat)" = word ] || fail "exec does not carry input"
 "$xebec" exec --name "$name" 1 -- sh -c 'exit 7'
 [ $? = 7 ] || fail "exec does not say how a command ended"
+
+step "the host's files"
+"$xebec" exec --name "$name" 1 -- sh -c 'mkdir /tmp/host && mount -t virtiofs host /tmp/host && [ -d /tmp/host/etc ]' || fail "the files are not there"
+said=$("$xebec" exec --name "$name" 1 -- touch /tmp/host/etc/xebec-test 2>&1) && fail "a machine writes to the host"
+[[ $said == *"Read-only file system"* ]] || fail "a machine is kept from writing by: $said"
+"$xebec" exec --name "$name" 1 -- umount /tmp/host
 
 step "a second up"
 before=$(processes)

@@ -24,7 +24,7 @@ use super::{Settings, initramfs, probe};
 use crate::cluster::addresses::Addresses;
 use crate::cluster::node::{self, NodeSpec};
 use crate::cluster::process::PidFd;
-use crate::cluster::{Cluster, Name, NodeKind, Paths, links, write_atomically};
+use crate::cluster::{Cluster, Name, NodeKind, Paths, links, mounts, write_atomically};
 
 /// Where ports of bridges for machines are made.
 pub const TUN: &str = "/dev/net/tun";
@@ -61,6 +61,8 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
     let tap = runtime.block_on(links::connect_machine(fabric.as_fd(), args.number))?;
     let listener = listen(&parts.files)?;
     let log = node::open_log(&spec.log("files"))?;
+    // From here on: a machine's files are this computer's, and its root must not be able to change them.
+    mounts::read_only_but(&paths.state)?;
     let mut files = Command::new(probe::virtiofsd()?);
     files.args(qemu::virtiofsd_arguments(listener.as_raw_fd())).stdout(log.try_clone()?).stderr(log);
     let files = start(&mut files, listener.as_raw_fd())?;
