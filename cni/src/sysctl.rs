@@ -25,6 +25,13 @@ pub fn set(name: &str, value: &str) -> Result<(), Error> {
     fs::write(&path, value).map_err(|source| Error { name: name.replace('/', "."), value: value.to_owned(), source })
 }
 
+/// First and last of the ports that sockets are given which ask for none, of both families.
+pub fn local_ports() -> Option<[u16; 2]> {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut ports = text.split_whitespace().map(str::parse);
+    Some([ports.next()?.ok()?, ports.next()?.ok()?])
+}
+
 /// What a node's forwarding needs.
 pub fn prepare_node() -> Result<(), Error> {
     set("net/ipv4/ip_forward", "1")?;

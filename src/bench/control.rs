@@ -29,7 +29,7 @@ use xebec_node_agent::dns::Names;
 use xebec_node_agent::dns::zone::Zone;
 use xebec_node_agent::drain::ledger::Ledger;
 use xebec_node_agent::proxy;
-use xebec_node_agent::proxy::sync::ServiceMaps;
+use xebec_node_agent::proxy::sync::{OwnPorts, ServiceMaps};
 
 use super::figure::{Figure, percentile};
 use super::resident_mb;
@@ -114,8 +114,9 @@ type Work = tokio::task::JoinHandle<Result<(), xebec_ebpf_loader::Error>>;
 
 /// Starts the proxy.
 fn start(api: &Api, maps: Maps, cancel: CancellationToken) -> anyhow::Result<(Work, watch::Receiver<bool>)> {
-    let Maps { services, slots, members, source_ranges, backends, service_counters, sockets, .. } = maps;
-    let maps = ServiceMaps { services, slots, members, source_ranges, backends, service_counters };
+    let Maps { services, slots, members, source_ranges, backends, service_counters, sockets, own_ports, .. } = maps;
+    let own_ports = OwnPorts::new(&Config::ZERO, own_ports);
+    let maps = ServiceMaps { services, slots, members, source_ranges, backends, service_counters, own_ports };
     let service = tower::service_fn({
         let api = api.clone();
         move |request: Request<Body>| std::future::ready(Ok::<_, Infallible>(api.answer(&request)))

@@ -60,8 +60,11 @@ pub struct Config {
     pub service6_net: Addr,
     /// Its mask.
     pub service6_mask: Addr,
+    /// First and last port that the node's own sockets are given for connections, in the machine's byte order; zeros if any of
+    /// them may be source NAT's or a NodePort. See [`crate::map::OWN_PORTS`].
+    pub own_ports: [u16; 2],
     /// Zero; room for what comes without a new layout.
-    pub reserved: [u8; 8],
+    pub reserved: [u8; 4],
 }
 
 impl Config {
@@ -93,6 +96,7 @@ impl Config {
         pod6_mask: Addr::UNSPECIFIED,
         service6_net: Addr::UNSPECIFIED,
         service6_mask: Addr::UNSPECIFIED,
-        reserved: [0; 8],
+        own_ports: [0; 2],
+        reserved: [0; 4],
     };
 }

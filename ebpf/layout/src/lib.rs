@@ -25,7 +25,7 @@ pub use policy::{Connection, DENY_ALL, Direction, FragmentKey, RuleKey, verdict}
 pub use service::{
     Affinity, AffinityKey, Backend, CLIENT_NAMESPACE, CLIENT_SOCKET, Chunk, ChunkKey, Frontend, MemberKey,
     SCOPE_CLUSTER, SCOPE_EXTERNAL, SLOTS_PER_CHUNK, SOURCE_RANGE_BITS, Service, ServiceCounters, ServiceKey, SocketKey,
-    SourceRange, connect_bucket, service_flags,
+    SourceRange, Stream, connect_bucket, service_flags,
 };
 pub use service::{CONNECT_BUCKETS, ConnectTimes};
 pub use trace::{StepKind, TRACE_STEPS, TraceLog, TraceStep};
@@ -52,6 +52,8 @@ pub mod map {
     pub const SERVICE_COUNTERS: &str = "SERVICE_COUNTERS";
     /// [`super::SocketKey`] to [`super::Frontend`].
     pub const SOCKETS: &str = "SOCKETS";
+    /// The kernel's number of a TCP socket to [`super::Stream`].
+    pub const STREAMS: &str = "STREAMS";
     /// [`super::FlowKey`] to [`super::Flow`].
     pub const FLOWS: &str = "FLOWS";
     /// Per-CPU counts by [`super::flow_counters`].
@@ -78,6 +80,8 @@ pub mod map {
     pub const CONNECTIONS: &str = "CONNECTIONS";
     /// One number, raised after each change of the policies.
     pub const REVISION: &str = "REVISION";
+    /// One [`super::own_ports`].
+    pub const OWN_PORTS: &str = "OWN_PORTS";
     /// One number: until when (kernel's monotonic clock, in seconds) somebody wants to be told of new flows.
     pub const WATCHED: &str = "WATCHED";
     /// Per-CPU packet counts by [`super::DropReason`].
@@ -89,14 +93,25 @@ pub mod map {
 
     /// Those that know open connections, which another version of the layout takes over too, if their entries' sizes are
     /// the same. A change of what is in them at the same size therefore needs another name.
-    pub const CARRIED_OVER: [&str; 4] = [AFFINITY, SOCKETS, FLOWS, DATAGRAMS];
+    pub const CARRIED_OVER: [&str; 5] = [AFFINITY, SOCKETS, STREAMS, FLOWS, DATAGRAMS];
 
     /// Those that a made-up packet leaves a trace in: a copy of the programs that is there for such packets has its own.
-    pub const PRIVATE_IN_TRACE: [&str; 10] =
-        [AFFINITY, SERVICE_COUNTERS, SOCKETS, FLOWS, FLOW_COUNTERS, DATAGRAMS, CONNECTIONS, WATCHED, DROPS, EVENTS];
+    pub const PRIVATE_IN_TRACE: [&str; 11] = [
+        AFFINITY,
+        SERVICE_COUNTERS,
+        SOCKETS,
+        STREAMS,
+        FLOWS,
+        FLOW_COUNTERS,
+        DATAGRAMS,
+        CONNECTIONS,
+        WATCHED,
+        DROPS,
+        EVENTS,
+    ];
 
     /// Those that outlive the agent. (`EVENTS` does too: a reader that reopens it goes on where it was.)
-    pub const PINNED: [&str; 24] = [
+    pub const PINNED: [&str; 26] = [
         SERVICES,
         SLOTS,
         MEMBERS,
@@ -105,6 +120,7 @@ pub mod map {
         BACKENDS,
         SERVICE_COUNTERS,
         SOCKETS,
+        STREAMS,
         FLOWS,
         FLOW_COUNTERS,
         DATAGRAMS,
@@ -118,10 +134,22 @@ pub mod map {
         RULES,
         CONNECTIONS,
         REVISION,
+        OWN_PORTS,
         WATCHED,
         DROPS,
         EVENTS,
     ];
+}
+
+/// Whether a service may have a port of [`Config::own_ports`] at the node's own address: a frontend, or a backend. If none
+/// has, the uplink's programs have nothing to do with packets of such ports.
+pub mod own_ports {
+    /// The agent has not said yet.
+    pub const UNKNOWN: u32 = 0;
+    /// None has, or ever had.
+    pub const UNSHARED: u32 = 1;
+    /// One has, or had: connections to it may be open still. It stays so.
+    pub const SHARED: u32 = 2;
 }
 
 /// IP protocol numbers (IANA).
@@ -169,6 +197,7 @@ layout! {
     TraceLog: size 580 align 4;
     SocketKey: size 32 align 8;
     Frontend: size 28 align 4;
+    Stream: size 48 align 4;
     FlowKey: size 40 align 4;
     Flow: size 56 align 4;
     LocalPod: size 40 align 4;

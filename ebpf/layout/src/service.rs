@@ -203,7 +203,7 @@ pub const fn connect_bucket(us: u32) -> usize {
     if bucket < CONNECT_BUCKETS { bucket } else { CONNECT_BUCKETS - 1 }
 }
 
-/// A translated socket and the backend it talks to.
+/// A translated datagram socket and the backend it talks to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SocketKey {
@@ -231,6 +231,20 @@ pub struct Frontend {
     pub service: u32,
     /// Kernel's monotonic clock at `connect()`, in microseconds, of which these are the last 32 bits. 0 for datagrams.
     pub begun_us: u32,
+}
+
+/// What a TCP socket is connected to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stream {
+    /// What the program believes.
+    pub frontend: Frontend,
+    /// The backend's address. If the socket's is another, it has been connected anew since, to no service.
+    pub addr: Addr,
+    /// The backend's port.
+    pub port: Port,
+    /// Zero.
+    pub padding: u16,
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
-use aya::programs::{CgroupSockAddr, Program, SchedClassifier, SockOps, Xdp};
+use aya::programs::{CgroupSock, CgroupSockAddr, Program, SchedClassifier, SockOps, Xdp};
 use aya::{Ebpf, EbpfLoader};
 pub use error::Error;
 pub use maps::{Counter, Counters, Events, Maps, Prefix, Prefixes, Table};
@@ -41,7 +41,9 @@ use xebec_ebpf_layout::Config;
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xebec-ebpf-programs"));
 
 /// The socket hooks.
-const SOCKET_PROGRAMS: [(&str, AttachType); 9] = [
+const SOCKET_PROGRAMS: [(&str, AttachType); 10] = [
+    // Before there is something to forget.
+    ("release", AttachType::CgroupInetSockRelease),
     ("connect4", AttachType::CgroupInet4Connect),
     ("connect6", AttachType::CgroupInet6Connect),
     ("sendmsg4", AttachType::CgroupUdp4Sendmsg),
@@ -305,6 +307,7 @@ fn load_programs<'a>(
     for name in names {
         let program = ebpf.program_mut(name).ok_or(Error::Missing(name))?;
         let result = match program {
+            Program::CgroupSock(program) => CgroupSock::load(program),
             Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
             Program::SchedClassifier(program) => SchedClassifier::load(program),
             Program::SockOps(program) => SockOps::load(program),

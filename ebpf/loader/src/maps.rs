@@ -12,7 +12,7 @@ use aya::maps::{Array, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
 use xebec_ebpf_layout::{
     Addr, Affinity, AffinityKey, Backend, Chunk, ChunkKey, Connection, DatagramKey, DatagramPorts, DropReason, Event,
     Flow, FlowKey, Frontend, LocalPod, MemberKey, Peer, RuleKey, Service, ServiceCounters, ServiceKey, SocketKey,
-    SourceRange, map,
+    SourceRange, Stream, map,
 };
 
 use crate::{Error, sys};
@@ -204,6 +204,12 @@ pub struct Counter {
     inner: Array<MapData, u32>,
 }
 
+impl std::fmt::Debug for Counter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Counter").field(&self.name).finish()
+    }
+}
+
 impl Counter {
     fn new(name: &'static str, map: Map) -> Result<Self, Error> {
         let inner = Array::try_from(map).map_err(failed(name))?;
@@ -232,6 +238,8 @@ pub struct Maps {
     pub backends: Table<u32, Backend>,
     pub service_counters: Table<u32, ServiceCounters>,
     pub sockets: Table<SocketKey, Frontend>,
+    /// See [`map::STREAMS`].
+    pub streams: Table<u64, Stream>,
     pub flows: Table<FlowKey, Flow>,
     pub flow_counters: Counters,
     pub datagrams: Table<DatagramKey, DatagramPorts>,
@@ -246,6 +254,7 @@ pub struct Maps {
     pub rules: Prefixes<u32, RuleKey>,
     pub connections: Table<FlowKey, Connection>,
     pub revision: Counter,
+    pub own_ports: Counter,
     pub watched: Counter,
     drops: PerCpuArray<MapData, u64>,
     pub events: Events,
@@ -272,8 +281,8 @@ impl AsRawFd for Events {
 }
 
 impl Maps {
-    /// How many entries there are in each of the maps that the agent alone writes: what is in them stands for an object that
-    /// there is, and goes with it.
+    /// How many entries there are in each of the maps whose entries stand for something that there is, an object or an open
+    /// connection, and go with it.
     pub fn entries_by_map(&self) -> Result<Vec<(&'static str, usize)>, Error> {
         use xebec_ebpf_layout::map as names;
         Ok(vec![
@@ -283,6 +292,7 @@ impl Maps {
             (names::SOURCE_RANGES, self.source_ranges.entries()?.len()),
             (names::BACKENDS, self.backends.count()?),
             (names::SERVICE_COUNTERS, self.service_counters.count()?),
+            (names::STREAMS, self.streams.count()?),
             (names::LOCAL_PODS, self.local_pods.count()?),
             (names::PEERS, self.peers.entries()?.len()),
             (names::NODE_ADDRESSES, self.node_addresses.count()?),
@@ -313,6 +323,7 @@ impl Maps {
             backends: Table::new(names::BACKENDS, map(names::BACKENDS)?)?,
             service_counters: Table::new(names::SERVICE_COUNTERS, map(names::SERVICE_COUNTERS)?)?,
             sockets: Table::new(names::SOCKETS, map(names::SOCKETS)?)?,
+            streams: Table::new(names::STREAMS, map(names::STREAMS)?)?,
             flows: Table::new(names::FLOWS, map(names::FLOWS)?)?,
             flow_counters: Counters::new(names::FLOW_COUNTERS, map(names::FLOW_COUNTERS)?)?,
             datagrams: Table::new(names::DATAGRAMS, map(names::DATAGRAMS)?)?,
@@ -327,6 +338,7 @@ impl Maps {
             connections: Table::new(names::CONNECTIONS, map(names::CONNECTIONS)?)?,
             revision: Counter::new(names::REVISION, map(names::REVISION)?)?,
             drops: PerCpuArray::try_from(map(names::DROPS)?).map_err(failed(names::DROPS))?,
+            own_ports: Counter::new(names::OWN_PORTS, map(names::OWN_PORTS)?)?,
             watched: Counter::new(names::WATCHED, map(names::WATCHED)?)?,
             events: Events(RingBuf::try_from(map(names::EVENTS)?).map_err(failed(names::EVENTS))?),
         })
@@ -345,7 +357,7 @@ impl Maps {
 }
 
 /// Sizes of the keys and values that pinned maps must have.
-pub(crate) const SIZES: [(&str, usize, usize); 19] = [
+pub(crate) const SIZES: [(&str, usize, usize); 20] = [
     (map::SERVICES, size_of::<ServiceKey>(), size_of::<Service>()),
     (map::SLOTS, size_of::<ChunkKey>(), size_of::<Chunk>()),
     (map::MEMBERS, size_of::<MemberKey>(), 4),
@@ -355,6 +367,7 @@ pub(crate) const SIZES: [(&str, usize, usize); 19] = [
     (map::BACKENDS, 4, size_of::<Backend>()),
     (map::SERVICE_COUNTERS, 4, size_of::<ServiceCounters>()),
     (map::SOCKETS, size_of::<SocketKey>(), size_of::<Frontend>()),
+    (map::STREAMS, 8, size_of::<Stream>()),
     (map::FLOWS, size_of::<FlowKey>(), size_of::<Flow>()),
     (map::LOCAL_PODS, size_of::<Addr>(), size_of::<LocalPod>()),
     (map::PEERS, 4 + size_of::<Addr>(), size_of::<Peer>()),

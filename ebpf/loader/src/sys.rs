@@ -37,6 +37,7 @@ pub enum AttachType {
     CgroupUdp6Recvmsg = 20,
     CgroupInet4Getpeername = 29,
     CgroupInet6Getpeername = 30,
+    CgroupInetSockRelease = 34,
     Xdp = 37,
     TcxIngress = 46,
     TcxEgress = 47,

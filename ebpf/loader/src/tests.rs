@@ -2,6 +2,7 @@
 
 mod alive;
 mod mtu;
+mod own;
 mod packet;
 mod packet6;
 mod policy;
@@ -17,7 +18,8 @@ use std::net::Ipv4Addr;
 use aya::programs::{TestRun as _, TestRunOptions};
 use xebec_ebpf_layout::{
     Addr, Backend, Chunk, ChunkKey, Config, DropReason, FlowKind, LocalPod, Peer, Port, SCOPE_CLUSTER, SCOPE_EXTERNAL,
-    Service, ServiceCounters, ServiceKey, lb_address_flags, node_address_flags, peer_flags, proto, service_flags,
+    Service, ServiceCounters, ServiceKey, lb_address_flags, node_address_flags, own_ports, peer_flags, proto,
+    service_flags,
 };
 
 use self::packet::{Arp, Frame, L4, MAC_A, MAC_B};
@@ -60,6 +62,7 @@ fn config() -> Config {
         service_mask: word([255, 255, 0, 0]),
         node_ports: [30_000, 32_767],
         nat_ports: NAT_PORTS,
+        own_ports: [32_768, 60_999],
         vxlan_mtu: 1_450,
         uplink_mac: UPLINK_MAC,
         masquerade: 1,
@@ -94,6 +97,7 @@ impl World {
         maps.peers.insert(Ipv4Addr::new(10, 244, 2, 0).into(), 96 + 24, &peer(PEER, 0)).unwrap();
         let far = peer(FAR_PEER, peer_flags::TUNNEL);
         maps.peers.insert(Ipv4Addr::new(10, 244, 3, 0).into(), 96 + 24, &far).unwrap();
+        maps.own_ports.set(own_ports::UNSHARED).unwrap();
         Self { datapath, maps, next_id: 1 }
     }
 

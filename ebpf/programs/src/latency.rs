@@ -3,11 +3,11 @@
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use xebec_ebpf_layout::{Addr, Port, SocketKey};
+use xebec_ebpf_layout::{Addr, Port};
 
 use crate::event::now_us;
-use crate::maps::SOCKETS;
 use crate::service::{self, Times};
+use crate::socket;
 
 /// `BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB`: the answer to our SYN is there.
 const ESTABLISHED: u32 = 4;
@@ -30,10 +30,7 @@ fn established(ctx: &SockOpsContext) {
     let port = Port(if cfg!(target_endian = "little") { port >> 16 } else { port } as u16);
     // SAFETY: the context is a socket's.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.ops.cast()) };
-    // SAFETY: copied at once.
-    let Some(known) = (unsafe { SOCKETS.get(SocketKey { cookie, addr, port, padding: [0; 3] }) }).copied() else {
-        return;
-    };
+    let Some(known) = socket::stream(cookie, &addr, port) else { return };
     service::count_time(known.service, Times::Socket, now_us().wrapping_sub(known.begun_us));
 }
 

@@ -7,7 +7,7 @@ use aya_ebpf::macros::btf_map;
 use xebec_ebpf_layout::{
     Addr, Affinity, AffinityKey, Backend, Chunk, ChunkKey, Connection, DatagramKey, DatagramPorts, DropReason, Event,
     Flow, FlowKey, FragmentKey, Frontend, LocalPod, MemberKey, Peer, RuleKey, Service, ServiceCounters, ServiceKey,
-    SocketKey, SourceRange, TraceLog, flow_counters,
+    SocketKey, SourceRange, Stream, TraceLog, flow_counters,
 };
 
 use crate::nat::Tuple;
@@ -31,6 +31,8 @@ pub static BACKENDS: HashMap<u32, Backend, 524_288, ON_DEMAND> = HashMap::new();
 pub static SERVICE_COUNTERS: HashMap<u32, ServiceCounters, 131_072, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static SOCKETS: LruHashMap<SocketKey, Frontend, 65_536> = LruHashMap::new();
+#[btf_map]
+pub static STREAMS: HashMap<u64, Stream, 1_048_576, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static FLOWS: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
 #[btf_map]
@@ -59,6 +61,8 @@ pub static CONNECTIONS: LruHashMap<FlowKey, Connection, 131_072> = LruHashMap::n
 pub static FRAGMENTS: LruHashMap<FragmentKey, u32, 4_096> = LruHashMap::new();
 #[btf_map]
 pub static REVISION: Array<u32, 1> = Array::new();
+#[btf_map]
+pub static OWN_PORTS: Array<u32, 1> = Array::new();
 #[btf_map]
 pub static WATCHED: Array<u32, 1> = Array::new();
 #[btf_map]

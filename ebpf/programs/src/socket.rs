@@ -1,19 +1,20 @@
 //! The socket hooks: `connect`, `sendmsg`, `recvmsg` and `getpeername` of every process in the node's cgroup.
 //!
 //! A service's address becomes a backend's before the kernel sees it, so that no packet to a service exists. The
-//! reverse, for programs that look at the peer's address (UDP receivers, `getpeername`), goes by the socket's cookie.
+//! reverse, for programs that look at the peer's address (UDP receivers, `getpeername`), goes by the socket's cookie. What is
+//! known of a TCP socket goes with it; of datagram sockets, which may talk to many, the longest unused goes.
 
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_set_retval};
-use aya_ebpf::macros::cgroup_sock_addr;
-use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
+use aya_ebpf::programs::{SockAddrContext, SockContext};
 use xebec_ebpf_layout::{
     Addr, AffinityKey, Backend, CLIENT_NAMESPACE, CLIENT_SOCKET, Frontend, Port, SCOPE_CLUSTER, Service, ServiceKey,
-    SocketKey, node_address_flags, proto, service_flags,
+    SocketKey, Stream, node_address_flags, proto, service_flags,
 };
 
 use crate::event::now_us;
-use crate::maps::SOCKETS;
+use crate::maps::{SOCKETS, STREAMS};
 use crate::service::{self, Count};
 
 /// The hook's return values.
@@ -85,12 +86,25 @@ fn translate(caller: &impl Caller, addr: Addr, port: Port) -> Outcome {
         return Outcome::Refuse;
     };
     service::count(service.id, Count::SocketConnection);
-    let socket = SocketKey { cookie, addr: backend.addr, port: backend.port, padding: [0; 3] };
-    let begun_us = if protocol == proto::TCP { now_us() } else { 0 };
-    let frontend = Frontend { addr, port, padding: 0, service: service.id, begun_us };
-    // If this fails the connection works all the same, only its peer's address shows as the backend's.
-    let _ = SOCKETS.insert(socket, frontend, 0);
+    let mut frontend = Frontend { addr, port, padding: 0, service: service.id, begun_us: 0 };
+    // If these fail the connection works all the same, only its peer's address shows as the backend's.
+    if protocol == proto::TCP {
+        frontend.begun_us = now_us();
+        let stream = Stream { frontend, addr: backend.addr, port: backend.port, padding: 0 };
+        let _ = STREAMS.insert(cookie, stream, 0);
+    } else {
+        let socket = SocketKey { cookie, addr: backend.addr, port: backend.port, padding: [0; 3] };
+        let _ = SOCKETS.insert(socket, frontend, 0);
+    }
     Outcome::Replace(backend.addr, backend.port)
+}
+
+/// What the TCP socket with this number is connected to, if that is the backend at `addr:port`.
+#[inline(always)]
+pub fn stream(cookie: u64, addr: &Addr, port: Port) -> Option<Frontend> {
+    // SAFETY: copied at once.
+    let stream = unsafe { STREAMS.get(cookie) }?;
+    (stream.addr == *addr && stream.port == port).then_some(stream.frontend)
 }
 
 /// The backend for this socket's client.
@@ -125,6 +139,9 @@ fn choose(caller: &impl Caller, key: &ServiceKey, service: &mut Service, cookie:
 fn reverse(ctx: &SockAddrContext, addr: Addr, port: Port) -> Option<Frontend> {
     // SAFETY: the context is a socket's.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
+    if ctx.protocol() == proto::TCP {
+        return stream(cookie, &addr, port);
+    }
     // SAFETY: copied at once.
     unsafe { SOCKETS.get(SocketKey { cookie, addr, port, padding: [0; 3] }) }.copied()
 }
@@ -261,4 +278,19 @@ pub fn getpeername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     reverse6(&ctx)
+}
+
+/// A socket is closed for good.
+#[cgroup_sock(sock_release)]
+pub fn release(ctx: SockContext) -> i32 {
+    // SAFETY: the context the kernel gave us.
+    if unsafe { (*ctx.sock).protocol } == u32::from(proto::TCP) {
+        // SAFETY: the context is a socket's.
+        let cookie = unsafe { bpf_get_socket_cookie(ctx.sock.cast()) };
+        // Most have nothing here, and looking takes no lock.
+        if STREAMS.get_ptr(cookie).is_some() {
+            let _ = STREAMS.remove(cookie);
+        }
+    }
+    PROCEED
 }

@@ -8,16 +8,16 @@ use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use xebec_ebpf_layout::{
-    AffinityKey, Backend, DropReason, FlowKind, SCOPE_EXTERNAL, Service, ServiceKey, node_address_flags, proto,
-    service_flags,
+    AffinityKey, Backend, DropReason, FlowKind, SCOPE_EXTERNAL, Service, ServiceKey, node_address_flags, own_ports,
+    proto, service_flags,
 };
 
 use crate::association::Outcome;
 use crate::config::{config, in_cluster_net, in_pod_net, node_like};
 use crate::frame::Frame as _;
 use crate::icmp::Way;
-use crate::maps::{NODE_ADDRESSES, Scratch};
-use crate::packet::{ETH_P_ARP, Kind, Packet, tcp};
+use crate::maps::{NODE_ADDRESSES, OWN_PORTS, Scratch};
+use crate::packet::{ETH_LEN, ETH_P_ARP, ETH_P_IP, FRAGMENT_OFFSET, Ipv4, Kind, MORE_FRAGMENTS, Packet, tcp};
 use crate::service::Count;
 use crate::{
     alive, arp, association, deliver, direct_return, event, flows, handover, icmp, mss, nat, ndp, packet, reject, sctp,
@@ -25,13 +25,15 @@ use crate::{
 };
 
 const PASS: i32 = TC_ACT_OK;
+/// The first byte of an IPv4 header without options.
+const PLAIN_IPV4: u8 = 0x45;
 const VXLAN_PORT: u16 = 4789;
 /// `PACKET_OTHERHOST` of `linux/if_packet.h`: not to this interface's address.
 const PACKET_OTHERHOST: u32 = 3;
 
 #[classifier]
 pub fn uplink_ingress(ctx: TcContext) -> i32 {
-    if is_for_another(&ctx) {
+    if is_own(&ctx, Way::In) || is_for_another(&ctx) {
         return PASS;
     }
     // SAFETY: the context the kernel gave us.
@@ -46,10 +48,48 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub fn uplink_egress(ctx: TcContext) -> i32 {
+    if is_own(&ctx, Way::Out) {
+        return PASS;
+    }
     let Some(scratch) = packet::take(&ctx) else { return PASS };
     packet::join_fragments(&mut scratch.packet);
     let result = egress(&ctx, scratch);
     event::verdict(&ctx, &scratch.packet.key, result)
+}
+
+/// The beginning of a plain packet of IPv4.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Head {
+    ip: Ipv4,
+    ports: [u16; 2],
+}
+
+/// Whether the packet is of a connection that a process of the node has made to somebody: no flow and no service has its port,
+/// so nothing below would find anything. Most packets of a node that serves nobody from outside are such, and they are
+/// spared looking in tables that are in no cache.
+#[inline(always)]
+fn is_own(ctx: &TcContext, way: Way) -> bool {
+    let [first, last] = config!(own_ports);
+    if last == 0 || OWN_PORTS.get(0).copied() != Some(own_ports::UNSHARED) {
+        return false;
+    }
+    // SAFETY: the context the kernel gave us.
+    if unsafe { (*ctx.skb.skb).protocol } != ETH_P_IP {
+        return false;
+    }
+    let Some(Head { ip, ports }) = ctx.read::<Head>(ETH_LEN) else { return false };
+    let fragment = u16::from_be(ip.fragment) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0;
+    let (addr, port) = match way {
+        Way::In => (ip.dst, ports[1]),
+        Way::Out => (ip.src, ports[0]),
+    };
+    let port = u16::from_be(port);
+    ip.version_length == PLAIN_IPV4
+        && !fragment
+        && (ip.proto == proto::TCP || ip.proto == proto::UDP)
+        && addr == config!(node).v4_word()
+        && (first..=last).contains(&port)
 }
 
 /// Whether the frame is another machine's: a switch that has forgotten where that is floods it to all. Each node has every

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use xebec_cni::ipam::Pool;
 use xebec_cni::netlink::{self, Link, Netlink};
 use xebec_cni::sysctl;
-use xebec_ebpf_loader::layout::{Addr, Config, Frontend, SocketKey};
+use xebec_ebpf_loader::layout::{ALIVE_PORT, Addr, Config, Frontend, SocketKey};
 use xebec_ebpf_loader::{Datapath, Events, Maps, Prefixes, Table};
 
 use super::flow_table::FlowTable;
@@ -21,7 +21,7 @@ use crate::check::{self, machine::ThisMachine};
 use crate::policy::sync::PolicyMaps;
 use crate::policy::{Gate, Questions};
 use crate::proxy::NameQuestion;
-use crate::proxy::sync::ServiceMaps;
+use crate::proxy::sync::{OwnPorts, ServiceMaps};
 use crate::sight::{Sight, trace};
 
 /// The tunnel's device.
@@ -278,7 +278,15 @@ impl Network {
         let pods = NodeNetwork::new(pool, mtu, (v4, config.v6), datapath, local_pods, gate);
         Ok(Self {
             pods: Arc::new(pods),
-            services: ServiceMaps { services, slots, members, source_ranges, backends, service_counters },
+            services: ServiceMaps {
+                services,
+                slots,
+                members,
+                source_ranges,
+                backends,
+                service_counters,
+                own_ports: OwnPorts::new(&programs, maps.own_ports),
+            },
             sockets,
             flow_table: FlowTable { flows, counters: flow_counters },
             peers: PeerMaps { peers, node_addresses, lb_addresses, former_owners },
@@ -374,6 +382,14 @@ fn local(
     })
 }
 
+/// The ports that the kernel gives the node's sockets, unless some of them may be others'.
+fn own_ports(node_ports: (u16, u16)) -> [u16; 2] {
+    let Some([first, last]) = sysctl::local_ports() else { return [0; 2] };
+    let apart = |from: u16, to: u16| last < from || to < first;
+    let others = [(NAT_PORTS[0], NAT_PORTS[1]), node_ports, (ALIVE_PORT, ALIVE_PORT)];
+    if others.into_iter().all(|(from, to)| apart(from, to)) { [first, last] } else { [0; 2] }
+}
+
 fn datapath_config(config: &NetworkConfig, address: IpAddr, uplink: &Link, vxlan: Option<&Link>) -> Config {
     let word = |ip: Ipv4Addr| Addr::from(ip).v4_word();
     let addr = |ip: Ipv6Addr| Addr::from(IpAddr::V6(ip));
@@ -395,6 +411,7 @@ fn datapath_config(config: &NetworkConfig, address: IpAddr, uplink: &Link, vxlan
         service_mask: word(v4.service_cidr.netmask()),
         node_ports: [config.node_ports.0, config.node_ports.1],
         nat_ports: NAT_PORTS,
+        own_ports: own_ports(config.node_ports),
         vxlan_mtu: vxlan.map_or(0, |_| uplink.mtu.saturating_sub(VXLAN_OVERHEAD)),
         uplink_mac: uplink.mac,
         masquerade: u8::from(config.masquerade),

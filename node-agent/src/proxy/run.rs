@@ -331,7 +331,9 @@ impl Proxy {
         self.maps.carry_out(&rest)?;
         let mut changes: Changes = self.model.frontends().map(|key| (*key, None)).collect();
         changes.extend(self.world.frontends().map(|(key, target)| (*key, Some(target.clone()))));
-        self.follow(changes)
+        let gone = self.follow(changes)?;
+        self.maps.are_complete()?;
+        Ok(gone)
     }
 
     /// The endpoints that datagram services lose by these changes.
