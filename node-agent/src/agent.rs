@@ -43,7 +43,7 @@ use crate::node::{self, Machine, NodeConfig};
 use crate::pods::env::Facts;
 use crate::pods::manager::Pods;
 use crate::pods::{Allocatable, Context, Parts, PodManager, PodManagerConfig};
-use crate::policy;
+use crate::policy::{self, Ear};
 use crate::probes::check::Checker;
 use crate::proxy;
 use crate::runtime::containerd::{Client, Containerd, ContainerdConfig};
@@ -335,7 +335,7 @@ async fn start(
             pod_cidrs: &pod_cidrs.0,
         };
         let configured = configz::document(config, given);
-        let dns = start_dns(config, &cluster, random).await?;
+        let dns = start_dns(config, &cluster, random, network.ear.clone()).await?;
         let ledger = Ledger::new(&config.node_name);
         let (ready_nodes, ready_seen) = watch::channel(BTreeMap::new());
         let others = Arc::new(Peers::new(ready_seen, HttpsAsk::new(tls.client)));
@@ -564,6 +564,7 @@ fn start_network(
         cgroup: config.cgroup.clone(),
         lease_dir: config.data_dir.join("leases"),
         pod_namespaces: config.run_dir.join("netns"),
+        domain_names: config.run_dir.join("domain-names"),
     })?)
 }
 
@@ -605,7 +606,7 @@ struct Dns {
     server: DnsServer,
 }
 
-async fn start_dns(config: &AgentConfig, cluster: &ClusterFacts, random: &Random) -> Result<Dns, AgentError> {
+async fn start_dns(config: &AgentConfig, cluster: &ClusterFacts, random: &Random, ear: Ear) -> Result<Dns, AgentError> {
     let networks = [&cluster.cluster_cidr.0[..], &cluster.service_cidr.0].concat();
     let zone = Zone::new(&cluster.cluster_domain, networks).map_err(|e| AgentError::Cluster(e.to_string()))?;
     let (resolver, search) = upstream(&config.resolv_conf)?;
@@ -619,6 +620,7 @@ async fn start_dns(config: &AgentConfig, cluster: &ClusterFacts, random: &Random
         forwarder: forwarder.clone(),
         clients: clients.clone(),
         random: random.clone(),
+        ear,
     };
     let server = DnsServer::bind(address, answerer).await?;
     Ok(Dns { names, clients, forwarder, server })

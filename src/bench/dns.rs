@@ -17,6 +17,7 @@ use xebec_node_agent::dns::autopath::Clients;
 use xebec_node_agent::dns::forward::Forwarder;
 use xebec_node_agent::dns::server::DnsServer;
 use xebec_node_agent::dns::zone::{Service, Zone};
+use xebec_node_agent::policy::Ear;
 
 use super::figure::{Figure, percentile};
 
@@ -111,8 +112,13 @@ async fn start_ours() -> anyhow::Result<DnsServer> {
         });
     }
     let clients = Clients::new(zone.origin(), Vec::new());
-    let answerer =
-        Answerer { names: Names::new(zone), forwarder: Forwarder::new(None), clients, random: Random::system() };
+    let answerer = Answerer {
+        names: Names::new(zone),
+        forwarder: Forwarder::new(None),
+        clients,
+        random: Random::system(),
+        ear: Ear::deaf(),
+    };
     Ok(DnsServer::bind(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), OURS), answerer).await?)
 }
 

@@ -28,6 +28,9 @@ struct Said {
     policy: String,
     /// `allow`, `deny`, `pass`; none: no rule matches.
     action: Option<String>,
+    /// If the rule means the other side by its name: `NAME as PATTERN`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by_name: Option<String>,
 }
 
 /// In one line.
@@ -52,7 +55,7 @@ pub(super) fn outcome(last: &Trace, world: &World) -> String {
 /// Each policy that was decided by, with what it says, wherever the programs judged.
 pub(super) fn policies(nodes: &[Trace], world: &World) -> Vec<Policies> {
     let mut out = Vec::new();
-    for hop in nodes.iter().flat_map(|trace| &trace.hops) {
+    for (hop, names) in nodes.iter().flat_map(|trace| trace.hops.iter().map(|hop| (hop, &trace.names))) {
         let judged = hop.decisions.iter().find(|d| matches!(d.what.as_str(), "allowed" | "denied"));
         let Some(decision) = judged else { continue };
         let Tuple { source, destination, protocol } = &hop.packet;
@@ -62,10 +65,11 @@ pub(super) fn policies(nodes: &[Trace], world: &World) -> Vec<Policies> {
         };
         let Some(pod) = world.objects.pod_at(own.ip()) else { continue };
         let protocol = number(protocol).unwrap_or_default();
-        let question = Question { pod, direction, peer: peer.ip(), protocol, port: destination.port() };
+        let question = Question { pod, direction, peer: peer.ip(), protocol, port: destination.port(), names };
         let said = world.objects.explain(question).into_iter().map(|said| Said {
             policy: said.policy,
             action: said.action.map(|action| format!("{action:?}").to_lowercase()),
+            by_name: said.by_name,
         });
         let pod = format!("{}/{}", pod.metadata.namespace, pod.metadata.name);
         out.push(Policies { pod, direction: name, said: said.collect() });
@@ -139,7 +143,8 @@ fn tell(decision: &Decision, hop: &Hop, report: &Report, world: &World) -> Strin
             let mine = report.policies.iter().filter(|p| p.direction == direction);
             for said in mine.flat_map(|policies| &policies.said) {
                 let action = said.action.as_deref().unwrap_or("no rule of it matches");
-                let _ = write!(text, "\n        {}: {action}", said.policy);
+                let name = said.by_name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+                let _ = write!(text, "\n        {}: {action}{name}", said.policy);
             }
             text
         }
@@ -180,7 +185,7 @@ mod tests {
             result: tuple,
         };
         let end = End::Dropped { reason: "policy-ingress".into() };
-        let trace = Trace { node: "n2".into(), hops: vec![hop], end, driver: None };
+        let trace = Trace { node: "n2".into(), hops: vec![hop], end, driver: None, names: Vec::new() };
         let world = World::default();
         let outcome = outcome(&trace, &world);
         assert_eq!(outcome, "dropped on node n2: policy-ingress");

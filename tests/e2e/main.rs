@@ -13,6 +13,7 @@ mod crds;
 mod datapath;
 mod debug;
 mod devices;
+mod domains;
 mod drain;
 mod dual_stack;
 mod families;
@@ -98,6 +99,8 @@ fn one_by_one() -> Vec<(&'static str, Test)> {
         // `kubectl get all` of another test would ask for a custom resource that is gone.
         crds::{custom_resources_live},
         drain::{no_request_is_lost},
+        // It says who is asked for names outside.
+        domains::{names_are_allowed},
         outage::{connections_outlive_agents_and_the_server},
         soak::{nothing_is_left},
         dual_stack::{pods_and_services_have_both_families},

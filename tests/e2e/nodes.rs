@@ -84,7 +84,8 @@ fn ready(cluster: &Cluster, node: &str) -> Result<String> {
 }
 
 /// Kills processes on a node whose command line matches.
-fn kill_on(cluster: &Cluster, node: &str, pattern: &str) -> Result {
+/// Kills what runs on a node by a command like this.
+pub fn kill_on(cluster: &Cluster, node: &str, pattern: &str) -> Result {
     cluster.on_node(node, &["pkill", "-KILL", "-f", pattern])?.ok("pkill").map(drop)
 }
 

@@ -12,6 +12,7 @@ use super::autopath::Clients;
 use super::forward::Forwarder;
 use super::wire::{UDP_PAYLOAD_BYTES, limit};
 use super::zone::{Found, TTL_S};
+use crate::policy::Ear;
 
 /// What is sent back.
 #[derive(Clone, Debug)]
@@ -46,6 +47,8 @@ pub struct Answerer {
     pub clients: Clients,
     /// For the order of addresses.
     pub random: Random,
+    /// Who lets clients reach the addresses that they are told.
+    pub ear: Ear,
 }
 
 impl Answerer {
@@ -74,6 +77,12 @@ impl Answerer {
     }
 
     async fn resolve(&self, name: &Name, kind: RecordType) -> Answer {
+        let answer = self.find(name, kind).await;
+        self.ear.hear(name, &answer.answers).await;
+        answer
+    }
+
+    async fn find(&self, name: &Name, kind: RecordType) -> Answer {
         match self.names.lookup(&LowerName::from(name), kind, self.random.next_u64()) {
             Found::Records { answers, additionals } => {
                 Answer { answers, additionals, ..Answer::of(ResponseCode::NoError, true) }
@@ -85,7 +94,9 @@ impl Answerer {
                 Answer { answers: vec![*record], ..Answer::of(ResponseCode::NoError, true) }
             }
             Found::Alias(record, target) => {
-                let mut answer = self.resolve_alias(&target, kind).await;
+                let mut answer = self.find_alias(&target, kind).await;
+                // Whoever may reach the target may do so by another name for it.
+                self.ear.hear(&target, &answer.answers).await;
                 answer.answers.insert(0, *record);
                 answer
             }
@@ -93,7 +104,7 @@ impl Answerer {
     }
 
     /// An alias may point back into the cluster: one step is followed here, the client follows further ones.
-    async fn resolve_alias(&self, target: &Name, kind: RecordType) -> Answer {
+    async fn find_alias(&self, target: &Name, kind: RecordType) -> Answer {
         match self.names.lookup(&LowerName::from(target.clone()), kind, self.random.next_u64()) {
             Found::Elsewhere => self.forwarder.ask(target.clone(), kind).await,
             Found::Records { answers, .. } => Answer { answers, ..Answer::of(ResponseCode::NoError, true) },

@@ -12,6 +12,7 @@ use super::Names;
 use super::autopath::Clients;
 use super::wire::{HEADER_BYTES, Prepared, parse};
 use super::zone::Found;
+use crate::policy::Ear;
 
 /// Answers that a thread keeps at most; then it begins anew.
 const KEPT_MAX: usize = 4_096;
@@ -20,6 +21,7 @@ const KEPT_MAX: usize = 4_096;
 pub struct Fast {
     names: Names,
     clients: Clients,
+    ear: Ear,
     recursion: bool,
     kept: HashMap<Box<[u8]>, Prepared>,
     /// Of which state of the zone they are.
@@ -29,13 +31,16 @@ pub struct Fast {
 
 impl Fast {
     /// None kept yet. `recursion`: whether names outside can be asked for.
-    pub fn new(names: Names, clients: Clients, recursion: bool) -> Self {
-        Self { names, clients, recursion, kept: HashMap::new(), generation: 0, turn: 0 }
+    pub fn new(names: Names, clients: Clients, ear: Ear, recursion: bool) -> Self {
+        Self { names, clients, ear, recursion, kept: HashMap::new(), generation: 0, turn: 0 }
     }
 
     /// Writes the answer, if it can be given here.
     pub fn answer(&mut self, packet: &[u8], from: SocketAddr, out: &mut Vec<u8>) -> bool {
         let Some(question) = parse(packet) else { return false };
+        if self.ear.wants(question.key.name()) {
+            return false;
+        }
         let generation = self.names.generation();
         if generation != self.generation || self.kept.len() >= KEPT_MAX {
             self.kept.clear();

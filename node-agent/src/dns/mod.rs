@@ -3,6 +3,7 @@
 //! - [`zone`] is what the names are. Pure.
 //! - [`server`] has the sockets: [`udp`] and, behind it, [`fast`] answer what the zone knows, from bytes ([`wire`]) made
 //!   before; [`answer`] is the long way, for aliases, TCP and all that is not ours.
+//!   The enforcers of policies by names hear of addresses before clients do ([`crate::policy::ear`]).
 //! - [`autopath`] walks the client's search list, so that it need not; [`forward`] asks others.
 
 pub mod answer;

@@ -149,7 +149,8 @@ impl Threads {
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
         for _ in 0..count {
             let socket = Arc::new(udp::bind(address)?);
-            let mut fast = Fast::new(answerer.names.clone(), answerer.clients.clone(), answerer.forwarder.recursion());
+            let (names, clients) = (answerer.names.clone(), answerer.clients.clone());
+            let mut fast = Fast::new(names, clients, answerer.ear.clone(), answerer.forwarder.recursion());
             let (stop, slow) = (Arc::clone(&all.stop), slow.clone());
             let work = move || {
                 udp::serve(&socket, &stop, |packet, from, out| {

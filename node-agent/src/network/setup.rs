@@ -19,7 +19,7 @@ use super::pod_network::NodeNetwork;
 use super::xdp::{self, Xdp};
 use crate::check::{self, machine::ThisMachine};
 use crate::policy::sync::PolicyMaps;
-use crate::policy::{Gate, Questions};
+use crate::policy::{Ear, Gate, Lookups, Questions};
 use crate::proxy::NameQuestion;
 use crate::proxy::sync::{OwnPorts, ServiceMaps};
 use crate::sight::{Sight, trace};
@@ -96,6 +96,8 @@ pub struct NetworkConfig {
     pub lease_dir: PathBuf,
     /// The folder with the pods' network namespaces, by the pods' uids.
     pub pod_namespaces: PathBuf,
+    /// The file with what domain names of policies have led to.
+    pub domain_names: PathBuf,
 }
 
 /// What it needs to know of IPv4.
@@ -186,7 +188,9 @@ pub struct Network {
     /// For [`super::run::run`].
     pub peers: PeerMaps,
     /// For [`crate::policy::run`]: until that runs, no pod is connected.
-    pub policy: (PolicyMaps, Questions),
+    pub policy: (PolicyMaps, (Questions, Lookups)),
+    /// For the DNS server.
+    pub ear: Ear,
     /// For [`Sight::run`], and for the kubelet API.
     pub sight: (Arc<Sight>, Events),
     /// For [`crate::proxy::run`].
@@ -262,8 +266,13 @@ impl Network {
             former_owners,
             ..
         } = maps;
-        let policy =
-            PolicyMaps { identities: maps.identities, blocks: maps.blocks, rules: maps.rules, revision: maps.revision };
+        let policy = PolicyMaps {
+            identities: maps.identities,
+            blocks: maps.blocks,
+            rules: maps.rules,
+            revision: maps.revision,
+            connections: maps.connections,
+        };
         let seen = datapath.open_maps()?;
         let traced = trace::Datapath {
             bpffs: config.bpffs.clone(),
@@ -272,6 +281,7 @@ impl Network {
         };
         let (ask, names_asked) = mpsc::channel(8);
         let (gate, questions) = Gate::new();
+        let (ear, lookups) = Ear::new(config.domain_names.clone());
         let pool = Pool::new(&config.lease_dir, config.leases());
         let mtu = pod_mtu(config.tunnel, address, &uplink);
         let v4 = config.v4.map(|v4| v4.node_address);
@@ -290,8 +300,9 @@ impl Network {
             sockets,
             flow_table: FlowTable { flows, counters: flow_counters },
             peers: PeerMaps { peers, node_addresses, lb_addresses, former_owners },
-            policy: (policy, questions),
-            sight: (Sight::new(&config.node_name, seen, xdp, traced, ask), maps.events),
+            policy: (policy, (questions, lookups)),
+            sight: (Sight::new(&config.node_name, seen, xdp, traced, (ask, ear.clone())), maps.events),
+            ear,
             names_asked,
             local,
             uplink,

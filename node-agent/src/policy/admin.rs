@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use xebec_ebpf_loader::layout::{Direction, proto};
 
+use super::domains::Pattern;
 use super::parse;
 use super::rules::{Action, Namespaces, PortRule, Ports, Rule, Selector, Term};
 use super::views::Labels;
@@ -91,7 +92,7 @@ pub struct AdminRule {
 
 /// A subject or a peer: one of these.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct AdminPeer {
     /// All pods of the namespaces with these labels.
     pub namespaces: Option<Value>,
@@ -101,6 +102,8 @@ pub struct AdminPeer {
     pub nodes: Option<Value>,
     /// Blocks of addresses.
     pub networks: Option<Vec<String>>,
+    /// Hosts by their names; only connections to them can be allowed so.
+    pub domain_names: Option<Vec<String>>,
 }
 
 /// `pods`.
@@ -216,15 +219,11 @@ impl Admin {
             Some(term @ Term::Pods(..)) => term,
             _ => return Err("the subject is neither namespaces nor pods".to_owned()),
         };
-        let rules = |rules: &[AdminRule], peers: fn(&AdminRule) -> &[AdminPeer]| -> Result<Vec<Rule>, String> {
-            rules.iter().map(|rule| read_rule(rule, peers(rule))).collect()
-        };
-        Ok(Self {
-            priority: spec.priority,
-            subject,
-            ingress: rules(&spec.ingress, |rule| &rule.from)?,
-            egress: rules(&spec.egress, |rule| &rule.to)?,
-        })
+        let ingress: Result<Vec<Rule>, String> =
+            spec.ingress.iter().map(|rule| read_rule(rule, &rule.from, Direction::Ingress)).collect();
+        let egress: Result<Vec<Rule>, String> =
+            spec.egress.iter().map(|rule| read_rule(rule, &rule.to, Direction::Egress)).collect();
+        Ok(Self { priority: spec.priority, subject, ingress: ingress?, egress: egress? })
     }
 
     /// Whether it is for a pod.
@@ -242,14 +241,22 @@ impl Admin {
 
     /// Whether a rule of it tells nodes apart.
     pub fn is_about_nodes(&self) -> bool {
-        let terms = self.ingress.iter().chain(&self.egress).flat_map(|rule| rule.peers.iter().flatten());
-        terms.into_iter().any(|(_, term)| matches!(term, Term::Nodes(_)))
+        self.terms().any(|term| matches!(term, Term::Nodes(_)))
+    }
+
+    /// The names that its rules are about.
+    pub fn patterns(&self) -> impl Iterator<Item = &Pattern> {
+        self.terms().filter_map(|term| if let Term::Domain(pattern) = term { Some(pattern) } else { None })
+    }
+
+    fn terms(&self) -> impl Iterator<Item = &Term> {
+        self.ingress.iter().chain(&self.egress).flat_map(|rule| rule.peers.iter().flat_map(BTreeMap::values))
     }
 }
 
 /// Reads a rule. A peer or a port of a sort that is not known here (a newer definition may have been installed) counts
 /// for what is safe: whoever is denied is denied everything that it may mean, and allowed is nothing of it.
-fn read_rule(rule: &AdminRule, peers: &[AdminPeer]) -> Result<Rule, String> {
+fn read_rule(rule: &AdminRule, peers: &[AdminPeer], direction: Direction) -> Result<Rule, String> {
     let action = match rule.action.as_str() {
         "Allow" => Action::Allow,
         "Deny" => Action::Deny,
@@ -258,7 +265,11 @@ fn read_rule(rule: &AdminRule, peers: &[AdminPeer]) -> Result<Rule, String> {
     };
     let mut found = Some(BTreeMap::new());
     for peer in peers {
-        match (terms(peer), action) {
+        let read = match (&peer.domain_names, action, direction) {
+            (Some(names), Action::Allow, Direction::Egress) => domains(names),
+            _ => terms(peer),
+        };
+        match (read, action) {
             (Ok(terms), _) => found.iter_mut().for_each(|all| all.extend(terms.iter().map(|t| (t.id(), t.clone())))),
             (Err(_), Action::Deny) => found = None,
             (Err(_), Action::Allow | Action::Pass) => {}
@@ -273,6 +284,11 @@ fn read_rule(rule: &AdminRule, peers: &[AdminPeer]) -> Result<Rule, String> {
         }
     }
     Ok(Rule { action, peers: found, ports })
+}
+
+/// Names that were never looked up have no addresses: with them something can be allowed, and nothing denied.
+fn domains(names: &[String]) -> Result<Vec<Term>, String> {
+    names.iter().map(|name| Pattern::read(name).map(Term::Domain)).collect()
 }
 
 fn terms(peer: &AdminPeer) -> Result<Vec<Term>, String> {

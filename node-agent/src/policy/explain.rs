@@ -41,6 +41,8 @@ pub struct Question<'a> {
     pub protocol: u8,
     /// The destination port.
     pub port: u16,
+    /// The names that led pods of the pod's node to the other side.
+    pub names: &'a [String],
 }
 
 /// What a policy says of it.
@@ -50,6 +52,8 @@ pub struct Said {
     pub policy: String,
     /// What its first rule that matches does; none: no rule matches.
     pub action: Option<Action>,
+    /// If the rule means the other side by its name: `NAME as PATTERN`.
+    pub by_name: Option<String>,
 }
 
 impl Objects {
@@ -80,7 +84,7 @@ impl Objects {
                 Tier::Admin => format!("{} {name} (priority {})", tier.kind(), admin.priority),
                 Tier::Baseline => format!("{} {name}", tier.kind()),
             };
-            Said { policy, action: self.judge(admin.rules(question.direction), question) }
+            self.say(policy, admin.rules(question.direction), question)
         };
         selecting.into_iter().map(said).collect()
     }
@@ -95,14 +99,25 @@ impl Objects {
             }
             if let Some(rules) = read.rules(question.direction) {
                 let policy = format!("NetworkPolicy {}/{}", policy.metadata.namespace, policy.metadata.name);
-                out.push(Said { policy, action: self.judge(rules, question) });
+                out.push(self.say(policy, rules, question));
             }
         }
         out.sort_by(|a, b| a.policy.cmp(&b.policy));
         out
     }
 
-    fn judge(&self, rules: &[Rule], question: Question<'_>) -> Option<Action> {
+    fn say(&self, policy: String, rules: &[Rule], question: Question<'_>) -> Said {
+        let rule = self.first(rules, question);
+        let by_name = rule.iter().flat_map(|rule| rule.peers.iter().flatten()).find_map(|(_, term)| {
+            let Term::Domain(pattern) = term else { return None };
+            let name = question.names.iter().find(|name| pattern.matches(name))?;
+            Some(format!("{name} as {pattern}"))
+        });
+        Said { policy, action: rule.map(|rule| rule.action), by_name }
+    }
+
+    /// The first of the rules that is about the connection.
+    fn first<'r>(&self, rules: &'r [Rule], question: Question<'_>) -> Option<&'r Rule> {
         let labels: BTreeMap<&str, &Labels> =
             self.namespaces.iter().map(|ns| (ns.metadata.name.as_str(), &ns.metadata.labels)).collect();
         let peer = self.pod_at(question.peer);
@@ -111,6 +126,7 @@ impl Objects {
                 let ip = IpNet::from(question.peer);
                 cidr.contains(&ip) && !except.iter().any(|net| net.contains(&ip))
             }
+            Term::Domain(pattern) => question.names.iter().any(|name| pattern.matches(name)),
             Term::Nodes(nodes) => self
                 .nodes
                 .iter()
@@ -124,11 +140,11 @@ impl Objects {
             Direction::Ingress => named_ports(question.pod),
             Direction::Egress => peer.map(named_ports).unwrap_or_default(),
         };
-        rules.iter().find_map(|rule| {
-            let rule = with_numbers(rule.clone(), &named);
+        rules.iter().find(|rule| {
+            let rule = with_numbers((*rule).clone(), &named);
             let terms = rule.peers.iter().flatten().filter(|(_, term)| matches(term)).map(|(id, _)| *id).collect();
             let identity = Identity { terms, ports: named.clone() };
-            rule.matches(&identity, question.protocol, question.port).then_some(rule.action)
+            rule.matches(&identity, question.protocol, question.port)
         })
     }
 
@@ -182,6 +198,7 @@ mod tests {
                 peer: peer.parse().unwrap(),
                 protocol: proto::TCP,
                 port,
+                names: &[],
             };
             let said = objects.explain(question);
             said.into_iter().map(|said| (said.policy, said.action)).collect::<Vec<_>>()
@@ -199,7 +216,35 @@ mod tests {
             peer: "10.0.0.2".parse().unwrap(),
             protocol: proto::TCP,
             port: 80,
+            names: &[],
         };
         assert_eq!(objects.explain(egress), []);
+    }
+
+    #[test]
+    fn a_rule_of_names_is_told_with_the_name() {
+        let all = json!({"namespaces": {}});
+        let rules = json!([
+            {"action": "Allow", "to": [{"domainNames": ["db.example", "*.example.test"]}]},
+            {"action": "Deny", "to": [{"networks": ["0.0.0.0/0"]}]},
+        ]);
+        let spec = json!({"priority": 7, "subject": all, "egress": rules});
+        let admin = from_value(json!({"metadata": {"name": "out"}, "spec": spec})).unwrap();
+        let namespace = from_value(json!({"metadata": {"name": "shop"}})).unwrap();
+        let objects = Objects {
+            namespaces: vec![namespace],
+            pods: vec![pod("web", "shop", "10.0.0.1")],
+            admins: vec![(Tier::Admin, admin)],
+            ..Objects::default()
+        };
+        let ask = |names: &[String]| {
+            let peer = "192.0.2.7".parse().unwrap();
+            let (pod, direction) = (&objects.pods[0], Direction::Egress);
+            let said = objects.explain(Question { pod, direction, peer, protocol: proto::TCP, port: 80, names });
+            (said[0].action, said[0].by_name.clone())
+        };
+        assert_eq!(ask(&[]), (Some(Action::Deny), None));
+        let by_name = Some("www.example.test as *.example.test".to_owned());
+        assert_eq!(ask(&["other.test".into(), "www.example.test".into()]), (Some(Action::Allow), by_name));
     }
 }

@@ -4,6 +4,8 @@
 //!   [`rules::Identity`]. [`parse`] and [`admin`] read it from the API's objects. Pure.
 //! - [`compile`] turns a rule set and an identity into entries of the kernel's rule map. Pure.
 //! - [`world`] knows all policies, namespaces and pods, and says which entries differ after a change. Pure.
+//! - [`domains`] is names of hosts in rules, and the addresses that lookups found for them. Pure. [`ear`] brings those from
+//!   the DNS server, before it answers; [`journal`] keeps them for the next agent.
 //! - [`sync`] carries the writes out; [`run`] follows the API and drives them.
 //!
 //! A pod's rule set is everything that its policies say of one direction; pods of one Deployment share it. A peer's
@@ -13,7 +15,10 @@
 
 pub mod admin;
 pub mod compile;
+pub mod domains;
+pub mod ear;
 pub mod explain;
+pub mod journal;
 pub mod parse;
 pub mod rules;
 pub mod sync;
@@ -22,6 +27,7 @@ pub mod world;
 
 mod run;
 
+pub use ear::{Ear, Lookups};
 pub use run::{Gate, Questions, run};
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use xebec_ebpf_loader::layout::{DENY_ALL, proto};
 use xebec_schema::selector::LabelSelector;
 
+use super::domains::Pattern;
 use super::views::Labels;
 
 /// A number made from what something means.
@@ -87,6 +88,8 @@ pub enum Term {
     Block(IpNet, BTreeSet<IpNet>),
     /// Nodes by labels.
     Nodes(Selector),
+    /// The addresses that names were found to have.
+    Domain(Pattern),
 }
 
 impl fmt::Display for Term {
@@ -96,6 +99,7 @@ impl fmt::Display for Term {
             Self::Pods(Namespaces::Selected(selector), pods) => write!(f, "pods in {selector} {pods}"),
             Self::Block(cidr, except) => write!(f, "block {cidr} but {except:?}"),
             Self::Nodes(nodes) => write!(f, "nodes {nodes}"),
+            Self::Domain(pattern) => write!(f, "domain {pattern}"),
         }
     }
 }

@@ -5,10 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use xebec_clock::Random;
 
 use super::admin::{AdminPolicy, NodeView, Tier};
+use super::domains::Patterns;
+use super::ear::{Known, Lookups, Message};
+use super::journal::Journal;
 use super::sync::{PolicyMaps, Subjects, WriteError};
 use super::views::{Namespace, NetworkPolicy, Pod};
 use super::world::{World, Write};
@@ -16,12 +20,16 @@ use crate::api::Rest;
 use crate::api::watch::{Change, follow};
 use crate::network::PodIdentity;
 
+mod names;
+
 /// Changes taken in before the maps are written: a bound on how long one round holds up the next.
 const BATCH_LIMIT: usize = 1_024;
 /// How long to wait before writing again what could not be written.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a pod waits for its policies; its worker asks again later.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often to look for addresses of names that nobody needs any more.
+const SWEEP: Duration = Duration::from_secs(30);
 /// Pods that may wait at once; more are told to come again.
 const WAITING_MAX: usize = 1_024;
 
@@ -76,7 +84,7 @@ pub async fn run(
     random: Random,
     maps: PolicyMaps,
     pods: Arc<dyn Subjects>,
-    mut questions: Questions,
+    (mut questions, lookups): (Questions, Lookups),
     cancel: CancellationToken,
 ) -> Result<(), WriteError> {
     let (policy_sender, mut policies) = mpsc::channel(BATCH_LIMIT);
@@ -101,7 +109,10 @@ pub async fn run(
             admin_watch(Tier::Baseline, baseline_sender),
         )
     };
-    let mut enforcer = Enforcer::new(&node, maps, pods);
+    let mut enforcer = Enforcer::new(&node, maps, pods, lookups);
+    enforcer.remember();
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let work = async {
         loop {
             let first = tokio::select! {
@@ -113,6 +124,8 @@ pub async fn run(
                 Some(change) = next(&mut enforcer.node_watch) => Some(News::Node(change)),
                 Some(change) = next(&mut enforcer.pod_watch) => Some(News::Pod(change)),
                 question = questions.0.recv() => question.map(News::Question),
+                Some(message) = enforcer.lookups.receiver.recv() => Some(News::Name(message)),
+                _ = sweep.tick() => Some(News::Sweep),
                 () = tokio::time::sleep(RETRY), if enforcer.is_behind() => Some(News::Retry),
             };
             let Some(first) = first else { return Ok(()) };
@@ -130,6 +143,8 @@ pub async fn run(
                     enforcer.take(News::Node(change));
                 } else if let Some(Ok(change)) = enforcer.pod_watch.as_mut().map(mpsc::Receiver::try_recv) {
                     enforcer.take(News::Pod(change));
+                } else if let Ok(message) = enforcer.lookups.receiver.try_recv() {
+                    enforcer.take(News::Name(message));
                 } else {
                     break;
                 }
@@ -162,6 +177,8 @@ enum News {
     Admin(Tier, Change<AdminPolicy>),
     Node(Change<NodeView>),
     Question(Question),
+    Name(Message),
+    Sweep,
     Retry,
 }
 
@@ -183,10 +200,19 @@ struct Enforcer {
     /// Writes that could not be carried out, in order.
     pending: Vec<Write>,
     waiting: Vec<Question>,
+    /// What DNS has heard.
+    lookups: Lookups,
+    /// The names that DNS was asked to tell of; none while policies are not known.
+    wanted: Option<Patterns>,
+    /// Whether a policy that may be about names has come or gone since.
+    names_stale: bool,
+    journal: Journal,
+    /// Whose answers wait until the kernel knows what is in them.
+    heard: Vec<oneshot::Sender<()>>,
 }
 
 impl Enforcer {
-    fn new(node: &str, maps: PolicyMaps, pods: Arc<dyn Subjects>) -> Self {
+    fn new(node: &str, maps: PolicyMaps, pods: Arc<dyn Subjects>, lookups: Lookups) -> Self {
         Self {
             world: World::new(node),
             maps,
@@ -201,6 +227,11 @@ impl Enforcer {
             reconciled: false,
             pending: Vec::new(),
             waiting: Vec::new(),
+            journal: Journal::new(lookups.journal.clone()),
+            lookups,
+            wanted: None,
+            names_stale: true,
+            heard: Vec::new(),
         }
     }
 
@@ -209,6 +240,7 @@ impl Enforcer {
     }
 
     fn take(&mut self, news: News) {
+        self.names_stale |= matches!(news, News::Admin(..));
         let world = &mut self.world;
         match news {
             News::Policy(Change::All(all)) => {
@@ -244,6 +276,14 @@ impl Enforcer {
             News::Node(Change::Put(node)) => world.put_node(&node),
             News::Node(Change::Gone(node)) => world.remove_node(&node.metadata.name),
             News::Question(question) => self.waiting.push(question),
+            News::Name(Message::Heard(found, done)) => self.hear(&found, done),
+            News::Name(Message::Asked(of, answer)) => {
+                let learned = world.learned();
+                let names = of.map(|of| learned.names_of(&of.into()).map(str::to_owned).collect()).unwrap_or_default();
+                // Who gave up is not there to hear it.
+                let _ = answer.send(Known { names, pairs: learned.len(), refused: learned.refused() });
+            }
+            News::Sweep => self.sweep(),
             News::Retry => {}
         }
     }
@@ -304,6 +344,7 @@ impl Enforcer {
     }
 
     fn update(&mut self) -> Result<(), WriteError> {
+        self.want_names();
         if self.knows_enough() {
             self.pending.extend(self.world.changes());
             if !self.reconciled {
@@ -334,12 +375,20 @@ impl Enforcer {
         self.pending.drain(..done);
     }
 
-    /// Lets pods in whose rules are in the maps.
+    /// Lets pods in whose rules are in the maps, and answers out whose addresses are.
     fn answer(&mut self) {
         if !self.knows_policies() {
             return;
         }
         let ready = self.knows_enough() && self.pending.is_empty();
+        if ready {
+            // Who gave up is not there to hear it.
+            for done in self.heard.drain(..) {
+                let _ = done.send(());
+            }
+        } else {
+            self.heard.retain(|done| !done.is_closed());
+        }
         for question in std::mem::take(&mut self.waiting) {
             let known =
                 !self.world.concerns(&question.namespace) || (ready && self.world.sets_of(&question.uid).is_some());

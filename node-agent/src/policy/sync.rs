@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use xebec_ebpf_loader::layout::{Addr, RuleKey};
+use xebec_ebpf_loader::layout::{Addr, Connection, Direction, FlowKey, RuleKey};
 use xebec_ebpf_loader::{Counter, Error, Prefix, Prefixes, Table};
 
 use super::rules::Id;
@@ -15,6 +15,7 @@ pub struct PolicyMaps {
     pub blocks: Prefixes<[u32; 2]>,
     pub rules: Prefixes<u32, RuleKey>,
     pub revision: Counter,
+    pub connections: Table<FlowKey, Connection>,
 }
 
 /// Puts pods of this node under rule sets.
@@ -88,6 +89,21 @@ impl PolicyMaps {
         out.extend(gone.map(|(key, length)| Write::RemoveRule(*key, *length)));
         out.push(Write::RaiseRevision);
         Ok(out)
+    }
+
+    /// Those of `peers` that pods of this node have connections to, that they have begun and that stand.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn in_use(&self, peers: &BTreeSet<Addr>, now_s: u32) -> Result<BTreeSet<Addr>, WriteError> {
+        let stands = |key: &FlowKey, entry: &Connection| {
+            entry.direction == Direction::Egress as u8
+                && now_s.wrapping_sub(entry.last_seen_s) <= entry.idle_limit_s(key.proto)
+        };
+        let all = self.connections.entries()?;
+        // Keys are as the pod sends.
+        let used = all.iter().filter(|(key, entry)| peers.contains(&key.dst) && stands(key, entry));
+        Ok(used.map(|(key, _)| key.dst).collect())
     }
 
     /// Carries out one write.

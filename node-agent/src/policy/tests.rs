@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use xebec_ebpf_loader::layout::{Addr, Port, RuleKey, proto, verdict};
 
 use super::admin::{AdminPolicy, NodeView, Tier};
+use super::domains::Found;
 use super::rules::Id;
 use super::views::{Namespace, NetworkPolicy, Pod};
 use super::world::{Sets, Tables, World, Write};
@@ -94,6 +95,8 @@ const PEERS: [&str; 9] = [
     "192.0.2.130",
     "198.51.100.1",
 ];
+/// Names that lead to some of them.
+const NAMES: [&str; 5] = ["example.com", "www.example.com", "a.www.example.com", "myexample.com", "example.org"];
 const PORTS: [u16; 8] = [0, 79, 80, 81, 8_080, 8_090, 8_100, 65_535];
 
 /// Whether the maps say the same as the API, about everything that is asked.
@@ -124,8 +127,15 @@ fn world_of(objects: &Objects) -> World {
     world.replace_namespaces(&all(&objects.namespaces));
     world.replace_pods(&all(&objects.pods));
     replace_admins(&mut world, objects);
+    for (name, addresses) in &objects.names {
+        addresses.iter().for_each(|address| drop(world.learn(&found(name, address), 0)));
+    }
     world.changes();
     world
+}
+
+fn found(name: &str, address: &str) -> Found {
+    Found { name: name.to_owned(), addresses: vec![(address.parse().unwrap(), 5)] }
 }
 
 fn replace_admins(world: &mut World, objects: &Objects) {
@@ -266,7 +276,13 @@ fn admin_rule(peers: &'static str, tier: Tier) -> impl Strategy<Value = Value> {
         json!([{ "namedPort": "dns" }]),
     ]);
     let all = prop::collection::vec(admin_peer(peers == "to"), 1..3);
-    (prop::sample::select(actions), all, ports).prop_map(move |(action, all, ports)| {
+    let domains = prop::sample::subsequence(vec!["example.com", "*.example.com", "*.com", "www.example.com"], 1..3);
+    let domains = prop::option::of(domains.prop_map(|names| json!({ "domainNames": names })));
+    (prop::sample::select(actions), all, domains, ports).prop_map(move |(action, mut all, domains, ports)| {
+        // By names, things can only be allowed, and only what goes out.
+        if action == "Allow" && peers == "to" {
+            all.extend(domains);
+        }
         let mut rule = json!({ "action": action, peers: all });
         if !ports.is_null() {
             rule["ports"] = ports;
@@ -317,6 +333,8 @@ enum Step {
     RemoveAdmin(Tier, u8),
     Node(&'static str, &'static str),
     RemoveNode(&'static str),
+    Lookup(&'static str, &'static str),
+    ForgetNames,
     ListAgain,
 }
 
@@ -336,6 +354,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (prop::sample::select(vec!["n2", "n3"]), prop::sample::select(vec!["a", "b"]))
             .prop_map(|(name, zone)| Step::Node(name, zone)),
         1 => prop::sample::select(vec!["n2", "n3"]).prop_map(Step::RemoveNode),
+        4 => (prop::sample::select(NAMES.to_vec()), prop::sample::select(PEERS.to_vec()))
+            .prop_map(|(name, address)| Step::Lookup(name, address)),
+        1 => Just(Step::ForgetNames),
         1 => Just(Step::ListAgain),
     ]
 }
@@ -389,6 +410,14 @@ fn take(world: &mut World, objects: &mut Objects, step: &Step) {
         Step::RemoveNode(name) => {
             world.remove_node(name);
             objects.nodes.remove(*name);
+        }
+        Step::Lookup(name, address) => {
+            world.learn(&found(name, address), 0);
+            objects.names.entry((*name).to_owned()).or_default().insert((*address).to_owned());
+        }
+        Step::ForgetNames => {
+            world.forget(u32::MAX, &BTreeSet::new());
+            objects.names.clear();
         }
         Step::ListAgain => {
             replace_admins(world, objects);
@@ -595,13 +624,15 @@ fn unknown_sorts_fail_closed() {
     let mut objects = Objects::default();
     let mut world = World::new(NODE);
     let all = json!({ "namespaces": {} });
-    let unknown = json!({ "domainNames": ["example.com"] });
+    let unknown = json!({ "services": ["example"] });
+    let name = json!({ "domainNames": ["example.com"] });
     let port = |port: u16| json!([{ "portNumber": { "protocol": "TCP", "port": port } }]);
     let rules = json!([
         { "action": "Allow", "to": [unknown], "ports": port(80) },
         { "action": "Allow", "to": [unknown, all], "ports": port(81) },
         { "action": "Allow", "to": [all], "ports": [{ "portSet": "web" }] },
         { "action": "Deny", "to": [unknown], "ports": port(82) },
+        { "action": "Deny", "to": [name], "ports": port(83) },
         { "action": "Deny", "to": [all], "ports": [{ "portSet": "web" }] },
     ]);
     let spec = json!({ "priority": 1, "subject": all, "egress": rules });
@@ -619,5 +650,49 @@ fn unknown_sorts_fail_closed() {
     let allows = |address: &str, port| kernel.allows(set, address.parse().unwrap(), proto::TCP, port);
     // A pod: what is allowed of it by name alone. Strangers: only what may be meant is denied.
     assert_eq!([80, 81, 82, 83].map(|port| allows("10.244.1.2", port)), [false, true, false, false]);
-    assert_eq!([80, 81, 82].map(|port| allows("203.0.113.9", port)), [true, true, false]);
+    assert_eq!([80, 81, 82, 83].map(|port| allows("203.0.113.9", port)), [true, true, false, false]);
+}
+
+/// What a name led to is allowed from the lookup until it is forgotten, to those whom the rule is for and no others.
+#[test]
+fn names_allow_what_they_led_to() {
+    let mut objects = Objects::default();
+    let mut world = World::new(NODE);
+    let subject = json!({ "namespaces": { "matchLabels": { "team": "x" } } });
+    let port = json!([{ "portNumber": { "protocol": "TCP", "port": 443 } }]);
+    let rules = json!([
+        { "action": "Allow", "to": [{ "domainNames": ["*.example.com"] }], "ports": port },
+        { "action": "Deny", "to": [{ "networks": ["0.0.0.0/0"] }] },
+    ]);
+    let spec = json!({ "priority": 1, "subject": subject, "egress": rules });
+    for step in [
+        Step::Namespace("one", "x"),
+        Step::Pod(pod("one", 1, NODE, "a")),
+        Step::Admin(Tier::Admin, json!({ "metadata": { "name": "a0" }, "spec": spec })),
+    ] {
+        take(&mut world, &mut objects, &step);
+    }
+    assert!(world.patterns().matches("www.example.com") && !world.patterns().matches("example.com"));
+    let mut kernel = Kernel::default();
+    let mut reached = |world: &mut World| {
+        world.changes().iter().for_each(|write| kernel.write(write));
+        let set = kernel.tables.subjects["one-p1"].egress;
+        [("192.0.2.7", 443), ("192.0.2.7", 80), ("192.0.2.130", 443)]
+            .map(|(address, port)| kernel.allows(set, address.parse().unwrap(), proto::TCP, port))
+    };
+    assert_eq!(reached(&mut world), [false; 3]);
+    assert_eq!(world.learn(&found("example.com", "192.0.2.7"), 0).len(), 1);
+    assert_eq!(reached(&mut world), [false; 3], "the name itself is not below it");
+    assert_eq!(world.learn(&found("www.example.com", "192.0.2.7"), 0).len(), 1);
+    assert_eq!(reached(&mut world), [true, false, false]);
+    world.learn(&found("www.example.com", "192.0.2.7"), 100);
+    assert_eq!(world.changes(), [], "nothing new");
+    world.forget(100, &BTreeSet::new());
+    assert_eq!(reached(&mut world), [true, false, false], "it was looked up again");
+    let (in_use, later) = (BTreeSet::from([Addr::from(Ipv4Addr::new(192, 0, 2, 7))]), u32::MAX);
+    world.forget(later, &in_use);
+    assert_eq!(reached(&mut world), [true, false, false], "a connection stands");
+    world.forget(later, &BTreeSet::new());
+    assert_eq!(reached(&mut world), [false; 3]);
+    assert!(world.tables().identities.is_empty());
 }

@@ -9,10 +9,13 @@ use xebec_ebpf_loader::layout::{Addr, Direction, RuleKey};
 
 use super::admin::{Admin, AdminPolicy, NodeView, Tier};
 use super::compile::{Entries, compile};
+use super::domains::Learned;
 use super::parse::{self, Policy};
 use super::rules::{Id, Identity, NamedPorts, PortRule, Ports, Rule, RuleSet, Term};
 use super::views::{Labels, Namespace, NetworkPolicy, Pod};
 use crate::api::status::is_final;
+
+mod identity;
 
 /// `namespace`, `name`.
 pub type Name = (String, String);
@@ -86,6 +89,8 @@ pub struct World {
     admins: BTreeMap<(Tier, String), Admin>,
     /// Nodes by name, while a rule tells them apart.
     nodes: BTreeMap<String, (Labels, BTreeSet<Addr>)>,
+    /// The addresses of names that rules are about.
+    learned: Learned,
     pods: BTreeMap<Name, Known>,
     /// Who has an address. Two may for a moment; then the later pod counts.
     owners: BTreeMap<Addr, BTreeSet<Name>>,
@@ -483,6 +488,7 @@ impl World {
         match term {
             Term::Block(..) => self.blocks_changed = true,
             Term::Nodes(_) => self.look_at_nodes(),
+            Term::Domain(_) => self.addresses.extend(self.learned.addresses()),
             Term::Pods(..) => {}
         }
         for (name, pod) in &mut self.pods {
@@ -529,6 +535,7 @@ impl World {
         match self.terms.remove(&id).map(|used| used.value) {
             Some(Term::Block(..)) => self.blocks_changed = true,
             Some(Term::Nodes(_)) => self.look_at_nodes(),
+            Some(Term::Domain(_)) => self.addresses.extend(self.learned.addresses()),
             Some(Term::Pods(..)) | None => {}
         }
         for pod in self.pods.values_mut() {
@@ -623,46 +630,6 @@ impl World {
         self.addresses.extend(self.tables.identities.keys());
     }
 
-    /// The blocks that hold all of `net`.
-    fn blocks_around(&self, net: &IpNet) -> BTreeSet<Id> {
-        let holds = |term: &Term| match term {
-            Term::Block(cidr, except) => cidr.contains(net) && !except.iter().any(|left_out| left_out.contains(net)),
-            Term::Pods(..) | Term::Nodes(_) => false,
-        };
-        self.terms.iter().filter(|(_, term)| holds(&term.value)).map(|(id, _)| *id).collect()
-    }
-
-    /// Who is at an address; none if no policy can tell, blocks aside.
-    fn identity_of(&self, address: &Addr) -> Option<Identity> {
-        let Some(owners) = self.owners.get(address) else { return self.node_identity(address) };
-        let pod = owners.iter().filter_map(|name| self.pods.get(name)).max_by(|a, b| a.created.cmp(&b.created))?;
-        let ports: NamedPorts = pod
-            .ports
-            .iter()
-            .filter(|(name, _)| self.port_names.contains_key(name))
-            .map(|(name, numbers)| (name.clone(), numbers.clone()))
-            .collect();
-        if pod.terms.is_empty() && ports.is_empty() {
-            return None;
-        }
-        let mut terms = self.blocks_around(&IpNet::from(address.to_ip()));
-        terms.extend(&pod.terms);
-        Some(Identity { terms, ports })
-    }
-
-    /// Which node is at an address; none if no policy can tell, blocks aside.
-    fn node_identity(&self, address: &Addr) -> Option<Identity> {
-        let (labels, _) = self.nodes.values().find(|(_, addresses)| addresses.contains(address))?;
-        let is_it = |term: &Term| matches!(term, Term::Nodes(nodes) if nodes.matches(labels));
-        let mut terms: BTreeSet<Id> =
-            self.terms.iter().filter(|(_, term)| is_it(&term.value)).map(|(id, _)| *id).collect();
-        if terms.is_empty() {
-            return None;
-        }
-        terms.extend(self.blocks_around(&IpNet::from(address.to_ip())));
-        Some(Identity { terms, ports: NamedPorts::new() })
-    }
-
     fn use_identity(&mut self, identity: Identity, new: &mut BTreeSet<Id>) -> Id {
         let id = identity.id();
         if id != Id::NONE {
@@ -710,7 +677,7 @@ fn range(
 pub(super) fn pods_match(term: &Term, namespace: &str, namespace_labels: Option<&Labels>, labels: &Labels) -> bool {
     match term {
         Term::Pods(namespaces, pods) => namespaces.matches(namespace, namespace_labels) && pods.matches(labels),
-        Term::Block(..) | Term::Nodes(_) => false,
+        Term::Block(..) | Term::Nodes(_) | Term::Domain(_) => false,
     }
 }
 

@@ -7,11 +7,12 @@ use xebec_ebpf_loader::layout::flow_counters;
 use xebec_ebpf_loader::{Error, Maps};
 
 use crate::network::flow_table::Fill;
+use crate::policy::ear::Known;
 
 use super::services::{self, Frontend, Names, Times, Which, limit_us};
 
 /// All of them.
-pub(super) fn text(maps: &Maps, names: &Names) -> Result<String, Error> {
+pub(super) fn text(maps: &Maps, names: &Names, known: &Known) -> Result<String, Error> {
     let mut out = String::new();
     head(
         &mut out,
@@ -61,6 +62,12 @@ pub(super) fn text(maps: &Maps, names: &Names) -> Result<String, Error> {
     let isolated = maps.local_pods.entries()?.iter().filter(|(_, pod)| pod.is_isolated()).count();
     head(&mut out, "xebec_policy_isolated_pods", "gauge", "Pods of this node that network policies select.");
     line(&mut out, "xebec_policy_isolated_pods", &[], isolated as u64);
+    let domains = "xebec_policy_domain_addresses";
+    head(&mut out, domains, "gauge", "Addresses that policies allow by domain names, by each name that led there.");
+    line(&mut out, domains, &[], known.pairs);
+    let refused = "xebec_policy_domain_addresses_refused_total";
+    head(&mut out, refused, "counter", "Such addresses that are not allowed because there are too many.");
+    line(&mut out, refused, &[], known.refused);
     flow_table(&mut out, maps)?;
     Ok(out)
 }

@@ -39,6 +39,7 @@ pub use services::{Frontend, PortOf, Times};
 use self::recent::Recent;
 use self::services::{Names, Which};
 use crate::network::XdpState;
+use crate::policy::Ear;
 use crate::proxy::NameQuestion;
 use crate::streams::query;
 
@@ -65,6 +66,8 @@ pub struct Sight {
     datapath: trace::Datapath,
     /// Who knows how services are called.
     names: mpsc::Sender<NameQuestion>,
+    /// Who knows the names that led to addresses outside.
+    ear: Ear,
     /// One trace at a time: each loads programs.
     tracing: Semaphore,
 }
@@ -85,12 +88,13 @@ impl Sight {
         maps: Maps,
         xdp: XdpState,
         datapath: trace::Datapath,
-        names: mpsc::Sender<NameQuestion>,
+        (names, ear): (mpsc::Sender<NameQuestion>, Ear),
     ) -> Arc<Self> {
         let (flows, _) = broadcast::channel(BEHIND_MAX);
         let (maps, tracing) = (Mutex::new(maps), Semaphore::new(1));
         let (recent, watched_until) = (Mutex::default(), AtomicU32::new(0));
-        Arc::new(Self { maps, flows, recent, watched_until, node: node.to_owned(), xdp, datapath, names, tracing })
+        let node = node.to_owned();
+        Arc::new(Self { maps, flows, recent, watched_until, node, xdp, datapath, names, ear, tracing })
     }
 
     /// How the service ports are called; nothing while nobody knows.
@@ -156,7 +160,8 @@ pub fn router(sight: Arc<Sight>) -> Router {
 
 async fn show_metrics(State(sight): State<Arc<Sight>>) -> Response {
     let names = sight.names().await;
-    let text = metrics::text(&sight.maps.lock(), &names);
+    let known = sight.ear.known(None).await;
+    let text = metrics::text(&sight.maps.lock(), &names, &known);
     answer(text.map(|text| ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)))
 }
 
@@ -184,7 +189,12 @@ async fn show_trace(State(sight): State<Arc<Sight>>, body: Bytes) -> Response {
         trace::trace(&worker.node, &worker.datapath, &maps, &worker.xdp, &request)
     });
     match traced.await {
-        Ok(Ok(trace)) => json(&trace).into_response(),
+        Ok(Ok(mut trace)) => {
+            if let Some(peer) = trace.peer_out() {
+                trace.names = sight.ear.known(Some(peer)).await.names;
+            }
+            json(&trace).into_response()
+        }
         Ok(Err(error @ trace::TraceError::Datapath(_))) => {
             (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
         }

@@ -121,6 +121,7 @@ fn agent() {
         cgroup: text("cgroup").into(),
         lease_dir: text("leases").into(),
         pod_namespaces: text("podNamespaces").into(),
+        domain_names: text("domainNames").into(),
     };
     let api = Api::default();
     for (collection, objects) in facts["objects"].as_object().unwrap() {

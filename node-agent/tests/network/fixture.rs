@@ -392,6 +392,7 @@ impl Cluster {
             "name": name, "bpffs": bpffs, "cgroup": cgroup,
             "leases": self.dir.path().join(format!("{name}-leases")),
             "podNamespaces": self.pod_namespaces(&name),
+            "domainNames": self.dir.path().join(format!("{name}-names")),
         });
         let (mut ranges, mut addresses) = (Vec::new(), Vec::new());
         if self.families.has_v4() {

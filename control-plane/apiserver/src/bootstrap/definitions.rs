@@ -22,7 +22,7 @@ pub(super) fn objects() -> Vec<Value> {
 /// A cluster-scoped kind of one version.
 fn definition(group: &str, kind: &str, plural: &str, short: &str, version: Value) -> Value {
     let singular = kind.to_lowercase();
-    let mut annotations = json!({EDITION: "1"});
+    let mut annotations = json!({EDITION: "2"});
     if group.ends_with(".k8s.io") {
         // Where upstream's reviewers have approved of it.
         annotations["api-approved.kubernetes.io"] =
@@ -77,7 +77,25 @@ fn network_policy(kind: &str, plural: &str, short: &str, version: Value) -> Valu
 }
 
 fn admin() -> Value {
-    let mut spec = policy_spec(&["Allow", "Deny", "Pass"]);
+    let mut beyond = nodes_and_networks();
+    beyond["domainNames"] = json!({
+        "type": "array", "minItems": 1, "maxItems": 25, "x-kubernetes-list-type": "set",
+        "description": "Hosts by their names, NAME or *.NAME, for rules that allow: the addresses that the cluster's DNS \
+                        has given to the node's pods for them. *.NAME is all names below NAME, and not NAME itself.",
+        // Upstream's own, down to its slip (A-z).
+        "items": {
+            "type": "string",
+            "pattern": "^(\\*\\.)?([a-zA-z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\\.)+[a-zA-z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\\.?$",
+        },
+    });
+    let mut spec = policy_spec(&["Allow", "Deny", "Pass"], beyond);
+    spec["properties"]["egress"]["items"]["x-kubernetes-validations"] = json!([
+        no_named_ports(&["networks", "nodes", "domainNames"], "networks/nodes/domainNames"),
+        {
+            "rule": "self.action == 'Allow' || !self.to.exists(peer, has(peer.domainNames))",
+            "message": "domainNames may only be used with Allow action",
+        },
+    ]);
     spec["required"] = json!(["priority", "subject"]);
     spec["properties"]["priority"] = json!({
         "type": "integer", "format": "int32", "minimum": 0, "maximum": 1000,
@@ -88,7 +106,9 @@ fn admin() -> Value {
 }
 
 fn baseline() -> Value {
-    let mut spec = policy_spec(&["Allow", "Deny"]);
+    let mut spec = policy_spec(&["Allow", "Deny"], nodes_and_networks());
+    spec["properties"]["egress"]["items"]["x-kubernetes-validations"] =
+        json!([no_named_ports(&["networks", "nodes"], "networks/nodes")]);
     spec["required"] = json!(["subject"]);
     let rules = json!([{
         "rule": "self.metadata.name == 'default'",
@@ -147,7 +167,22 @@ fn namespaces_or_pods() -> Value {
     })
 }
 
-fn policy_spec(actions: &[&str]) -> Value {
+/// These peers have no ports by name.
+fn no_named_ports(peers: &[&str], named: &str) -> Value {
+    let any: Vec<String> = peers.iter().map(|peer| format!("has(peer.{peer})")).collect();
+    json!({
+        "rule": format!(
+            "!(self.to.exists(peer, {}) && has(self.ports) && self.ports.exists(port, has(port.namedPort)))",
+            any.join(" || ")
+        ),
+        "message": format!(
+            "{named} peer cannot be set with namedPorts since there are no namedPorts for {named}"
+        ),
+    })
+}
+
+/// What traffic goes to, besides pods.
+fn nodes_and_networks() -> Value {
     let mut beyond = namespaces_or_pods();
     beyond["nodes"] = label_selector();
     beyond["networks"] = json!({
@@ -160,6 +195,10 @@ fn policy_spec(actions: &[&str]) -> Value {
             }],
         },
     });
+    beyond
+}
+
+fn policy_spec(actions: &[&str], beyond: Value) -> Value {
     json!({
         "type": "object",
         "properties": {

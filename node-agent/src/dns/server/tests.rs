@@ -11,6 +11,7 @@ use super::super::autopath::Clients;
 use super::super::forward::Forwarder;
 use super::super::zone::{Endpoint, Port, Service, Slice, Zone};
 use super::*;
+use crate::policy::Ear;
 
 struct Running {
     address: SocketAddr,
@@ -29,6 +30,7 @@ fn answerer(zone: Zone, upstream: Option<TokioResolver>) -> Answerer {
         names: Names::new(zone),
         forwarder: Forwarder::new(upstream),
         random: Random::seeded(1),
+        ear: Ear::deaf(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the API says of a connection, read plainly: a verdict worked out from the objects one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -18,6 +18,8 @@ pub struct Objects {
     /// By tier and name.
     pub admins: BTreeMap<(Tier, String), Value>,
     pub nodes: BTreeMap<String, Value>,
+    /// Names that were looked up on the node, with what they led to.
+    pub names: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Objects {
@@ -76,6 +78,15 @@ impl Objects {
             let ip: Ipv4Addr = ip.parse().unwrap();
             let holds = |cidr: &Value| text(cidr).parse::<Ipv4Net>().unwrap().contains(&ip);
             return networks.as_array().unwrap().iter().any(holds);
+        }
+        if let Some(patterns) = peer.get("domainNames") {
+            let is_meant = |name: &String| {
+                patterns.as_array().unwrap().iter().map(text).any(|pattern| match pattern.strip_prefix('*') {
+                    Some(end) => name.len() > end.len() && name.ends_with(end),
+                    None => name == pattern,
+                })
+            };
+            return self.names.iter().any(|(name, ips)| ips.contains(ip) && is_meant(name));
         }
         if let Some(selector) = peer.get("nodes") {
             let is_it = |node: &&Value| node["status"]["addresses"][0]["address"] == ip;

@@ -125,6 +125,17 @@ pub struct Trace {
     /// What the uplink's driver makes of the packets that follow, if it came in by the uplink.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<Driver>,
+    /// If a pod of the node sent it: the names that led pods of the node to its destination.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+}
+
+impl Trace {
+    /// Where it went when the policies for what pods send judged it.
+    pub fn peer_out(&self) -> Option<IpAddr> {
+        let judged = |hop: &&Hop| hop.decisions.iter().any(|decision| decision.direction.as_deref() == Some("egress"));
+        self.hops.iter().find(judged).map(|hop| hop.packet.destination.ip())
+    }
 }
 
 /// The program in the uplink's driver, and a connection's later packets.
@@ -176,7 +187,7 @@ pub fn trace(
     let end = walker.walk(datapath, request)?;
     let forwards = walker.is_forwarded_by_driver(request)?;
     let driver = forwards.map(|forwards| Driver { forwards, xdp: xdp.clone() });
-    Ok(Trace { node: node.to_owned(), hops: walker.hops, end, driver })
+    Ok(Trace { node: node.to_owned(), hops: walker.hops, end, driver, names: Vec::new() })
 }
 
 struct Walker<'a> {
