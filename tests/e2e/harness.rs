@@ -425,7 +425,7 @@ pub fn same<T: PartialEq + std::fmt::Debug>(found: T, expected: T, what: &str) -
     if found == expected { Ok(()) } else { Err(format!("{what}: found {found:?}, expected {expected:?}")) }
 }
 
-fn json(text: &str) -> Result<Value> {
+pub fn json(text: &str) -> Result<Value> {
     serde_json::from_str(text).map_err(|e| format!("no JSON: {e}\n{text}"))
 }
 

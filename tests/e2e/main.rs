@@ -63,7 +63,7 @@ fn side_by_side() -> Vec<(&'static str, Test)> {
             pods_reach_the_outside_as_their_node,
         },
         policy::{ingress_is_judged, egress_is_judged, drops_are_seen, administrators_decide},
-        pools::{pools_are_objects},
+        pools::{pools_are_objects, pools_have_nodes},
         sight::{packets_are_traced, connections_are_timed},
         datapath::{services_are_objects, flows_are_objects},
         config::{

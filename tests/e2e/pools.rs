@@ -1,8 +1,9 @@
 //! Pools of load balancer addresses as objects.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::harness::{Cluster, Namespace, Result, SOON, contains, same, wait_until};
+use crate::harness::{Cluster, Namespace, Result, SOON, contains, json, same, wait_until};
 use crate::workloads::web;
 
 const CLASS: &str = "example.com/e2e";
@@ -95,4 +96,85 @@ pub fn pools_are_objects(cluster: &Arc<Cluster>) -> Result {
     ns.kubectl(&["delete", "service", "two", "three", "four"])?;
     let deleted = ns.kubectl(&["delete", "lbpool", "e2e-a", "e2e-b", "e2e-c"])?;
     same(deleted.lines().count(), 3, "pools are deleted")
+}
+
+/// The numbers of the nodes that answer for an address.
+fn answering(cluster: &Cluster, address: &str) -> Result<BTreeSet<u32>> {
+    let mut out = BTreeSet::new();
+    for number in 1..=3 {
+        let path = format!("/api/v1/nodes/{}/proxy/xebec/network", cluster.node(number));
+        let network = json(&cluster.kubectl(&["get", "--raw", &path])?.ok("network")?)?;
+        let announced = network["announced"].as_array().cloned().unwrap_or_default();
+        if announced.iter().any(|ip| ip == address) {
+            out.insert(number);
+        }
+    }
+    Ok(out)
+}
+
+pub fn pools_have_nodes(cluster: &Arc<Cluster>) -> Result {
+    const ADDRESS: &str = "192.0.2.96";
+    let ns = cluster.namespace("pool-nodes")?;
+    let mine = format!("namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {}}}}}", ns.name);
+    let with = |nodes: &str| {
+        pool(
+            "e2e-n",
+            &format!("{{addresses: [{ADDRESS}-{ADDRESS}], loadBalancerClass: {CLASS}, {mine}, nodeSelector: {nodes}}}"),
+        )
+    };
+    for (odd, why) in [
+        ("{matchExpressions: [{key: e2e-pool, operator: Is, values: [a]}]}", "Unsupported value"),
+        ("{matchExpressions: [{key: e2e-pool, operator: In}]}", "values must be given for the operators In and NotIn"),
+        ("{matchExpressions: [{key: e2e-pool, operator: Exists, values: [a]}]}", "and for no others"),
+        ("{matchExpressions: [{key: 'a b', operator: Exists}]}", "should match"),
+        ("{matchLabels: {'a b': c}}", "each key must be the name of a label"),
+        ("{matchLabels: {e2e-pool: 'a b'}}", "should match"),
+    ] {
+        contains(&ns.apply_refused(&with(odd))?, why)?;
+    }
+    ns.apply(&with("{matchLabels: {e2e-pool: 'yes'}}"))?;
+    ns.apply(&web("web", 1, ""))?;
+    ns.rolled_out("web")?;
+    ns.apply(&balanced("web", ""))?;
+    has(&ns, "web", ADDRESS)?;
+
+    // No node matches: the service keeps its address, and it is said that nobody answers.
+    let state = || {
+        ns.kubectl(&["get", "lbpool", "e2e-n", "-o", "jsonpath={.status.conditions[?(@.type==\"Answered\")].reason}"])
+    };
+    wait_until("the pool says that it has no node", SOON, || Ok(state()? == "NoNode"))?;
+    wait_until("the service is told", SOON, || {
+        let field = "involvedObject.name=web,reason=NoNode";
+        Ok(ns
+            .kubectl(&["get", "events", "--field-selector", field])?
+            .contains("matches the nodeSelector of pool e2e-n"))
+    })?;
+    same(answering(cluster, ADDRESS)?, BTreeSet::new(), "nodes that answer")?;
+
+    let label =
+        |number: u32, label: &str| cluster.kubectl(&["label", "node", &cluster.node(number), label])?.ok("label");
+    let answers = |numbers: &[u32]| {
+        let wanted: BTreeSet<u32> = numbers.iter().copied().collect();
+        wait_until(&format!("{numbers:?} answer"), SOON, || Ok(answering(cluster, ADDRESS)? == wanted))
+    };
+    label(2, "e2e-pool=yes")?;
+    answers(&[2])?;
+    wait_until("the pool says that it has a node", SOON, || Ok(state()? == "NodesMatch"))?;
+    contains(&ns.kubectl(&["get", "lbpool", "e2e-n", "-o", "wide"])?, "e2e-pool")?;
+    label(3, "e2e-pool=yes")?;
+    label(2, "e2e-pool-")?;
+    answers(&[3])?;
+    label(3, "e2e-pool-")?;
+    answers(&[])?;
+    same(
+        ns.field("service/web", "{.status.loadBalancer.ingress[*].ip}")?.as_str(),
+        ADDRESS,
+        "the address that it keeps",
+    )?;
+
+    // Without nodes of its own, any node does.
+    ns.kubectl(&["patch", "lbpool", "e2e-n", "--type=merge", "-p", r#"{"spec":{"nodeSelector":null}}"#])?;
+    wait_until("a node answers", SOON, || Ok(answering(cluster, ADDRESS)?.len() == 1))?;
+    ns.kubectl(&["delete", "service", "web"])?;
+    ns.kubectl(&["delete", "lbpool", "e2e-n"]).map(drop)
 }

@@ -1,5 +1,6 @@
 //! Addresses for services of type LoadBalancer, out of the cluster's pools.
 
+mod nodes;
 mod pools;
 
 use std::collections::BTreeSet;
@@ -8,16 +9,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use xebec_schema::address_range::AddressRange;
 
 use crate::context::Context;
 use crate::runtime::meta::Key;
 use crate::runtime::plan::{Action, Note, Plan, Write};
-use crate::runtime::{Controller, Keys, SyncError, cache::Cache, kind};
-use crate::views::{Ingress, LoadBalancerPool, Service};
-use pools::{Namespaces, Offers};
+use crate::runtime::{
+    Controller, Keys, SyncError,
+    cache::{Cache, Change},
+    kind,
+};
+use crate::views::{Ingress, LoadBalancerPool, Node, Service};
+use nodes::Answering;
+use pools::{Holder, Namespaces, Offers};
 
 /// The class of load balancers that is ours, beside no class at all.
 pub const CLASS: &str = "xebec.io/load-balancer";
@@ -42,12 +48,10 @@ fn families(service: &Service) -> Vec<bool> {
     families
 }
 
-/// The ranges that make up a pool: a network (its first and last address are left out if it has more than two), or
-/// `first-last`.
+/// One of the ranges that make up a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
-    first: IpAddr,
-    last: IpAddr,
+    range: AddressRange,
     /// Services get addresses of it that do not ask for them.
     auto: bool,
 }
@@ -56,48 +60,7 @@ impl std::str::FromStr for Pool {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no address pool: give a network, 172.30.0.128/25, or first-last");
-        if let Some((first, last)) = text.split_once('-') {
-            let first: IpAddr = first.trim().parse().map_err(|_| wrong())?;
-            let last: IpAddr = last.trim().parse().map_err(|_| wrong())?;
-            if first > last || first.is_ipv4() != last.is_ipv4() {
-                return Err(wrong());
-            }
-            return Ok(Self { first, last, auto: true });
-        }
-        let net: IpNet = text.trim().parse().map_err(|_| wrong())?;
-        let mut hosts = net.hosts();
-        let first = hosts.next().ok_or_else(wrong)?;
-        // `hosts` leaves out the broadcast address.
-        let last = match net {
-            IpNet::V4(v4) if v4.prefix_len() < 31 => IpAddr::V4((u32::from(v4.broadcast()) - 1).into()),
-            other => other.broadcast(),
-        };
-        Ok(Self { first, last, auto: true })
-    }
-}
-
-impl Pool {
-    fn contains(&self, address: IpAddr) -> bool {
-        self.first.is_ipv4() == address.is_ipv4() && self.first <= address && address <= self.last
-    }
-
-    /// How many addresses it has.
-    fn size(&self) -> i64 {
-        let size = match (self.first, self.last) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => u128::from(u32::from(b) - u32::from(a)) + 1,
-            (IpAddr::V6(a), IpAddr::V6(b)) => (u128::from(b) - u128::from(a)).saturating_add(1),
-            _ => 0,
-        };
-        i64::try_from(size).unwrap_or(i64::MAX)
-    }
-
-    fn addresses(&self) -> Box<dyn Iterator<Item = IpAddr>> {
-        match (self.first, self.last) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => Box::new((u32::from(a)..=u32::from(b)).map(|n| IpAddr::V4(n.into()))),
-            (IpAddr::V6(a), IpAddr::V6(b)) => Box::new((u128::from(a)..=u128::from(b)).map(|n| IpAddr::V6(n.into()))),
-            _ => Box::new(std::iter::empty()),
-        }
+        text.parse().map(|range| Self { range, auto: true })
     }
 }
 
@@ -110,8 +73,17 @@ struct Served<'a> {
     kept: Vec<Option<IpAddr>>,
 }
 
+/// What there is besides services and pools.
+#[derive(Debug, Default)]
+pub struct World {
+    /// Labels of namespaces, by name.
+    pub namespaces: Namespaces,
+    /// The nodes that answer for addresses.
+    pub answering: Answering,
+}
+
 /// Gives addresses to services that want one, and takes back those of services that do not any more.
-pub fn plan(services: &[Arc<Service>], offers: &Offers, namespaces: &Namespaces, now: Timestamp) -> Plan {
+pub fn plan(services: &[Arc<Service>], offers: &Offers, world: &World, now: Timestamp) -> Plan {
     if offers.is_empty() {
         return Plan::nothing();
     }
@@ -128,12 +100,13 @@ pub fn plan(services: &[Arc<Service>], offers: &Offers, namespaces: &Namespaces,
             }
             continue;
         }
-        let pools = offers.of(service, namespaces);
+        let pools = offers.of(service, &world.namespaces);
         let keep =
             |is_v6: bool| held.iter().copied().find(|ip| ip.is_ipv6() == is_v6 && is_right(service, &pools, *ip));
         let kept = families(service).into_iter().map(|is_v6| keep(is_v6).filter(|ip| taken.insert(*ip))).collect();
         served.push(Served { service, pools, kept });
     }
+    let mut holders = Vec::new();
     for Served { service, pools, kept } in served {
         let regarding = service.metadata.reference(&kind::SERVICE);
         match complete(service, &kept, &pools, &taken) {
@@ -148,6 +121,8 @@ pub fn plan(services: &[Arc<Service>], offers: &Offers, namespaces: &Namespaces,
                     let message = format!("Assigned the address {}", new.join(" and "));
                     actions.push(Note::normal(regarding, "EnsuredLoadBalancer", message).into());
                 }
+                let addresses = addresses.into_iter().map(|ip| (ip, !kept.contains(&Some(ip)))).collect();
+                holders.push(Holder { service, addresses });
             }
             Err(message) => {
                 if !service.status.load_balancer.ingress.is_empty() {
@@ -157,7 +132,7 @@ pub fn plan(services: &[Arc<Service>], offers: &Offers, namespaces: &Namespaces,
             }
         }
     }
-    actions.extend(offers.statuses(&taken, now));
+    actions.extend(offers.statuses(&holders, &world.answering, now));
     let mut plan = Plan::nothing();
     plan.step(actions);
     plan
@@ -168,7 +143,7 @@ fn held(service: &Service) -> Vec<IpAddr> {
 }
 
 fn in_pools(pools: &[Pool], ip: IpAddr) -> bool {
-    pools.iter().any(|pool| pool.contains(ip))
+    pools.iter().any(|pool| pool.range.contains(ip))
 }
 
 /// The address that the service asks for in this family.
@@ -192,7 +167,7 @@ fn complete(
 ) -> Result<Vec<IpAddr>, String> {
     let mut out = Vec::new();
     for (index, (is_v6, kept)) in families(service).into_iter().zip(kept).enumerate() {
-        let has_pool = pools.iter().any(|pool| pool.first.is_ipv6() == is_v6);
+        let has_pool = pools.iter().any(|pool| pool.range.is_ipv6() == is_v6);
         // An address of the other family alone is asked for: that is the one which is wanted.
         let elsewhere = asked_for(service).is_some() && asked_of(service, is_v6).is_none();
         let is_needed = if index == 0 { !(elsewhere && families(service).len() > 1) } else { has_pool };
@@ -218,7 +193,7 @@ fn find(service: &Service, is_v6: bool, pools: &[Pool], taken: &BTreeSet<IpAddr>
         None => pools
             .iter()
             .filter(|pool| pool.auto)
-            .flat_map(|p| p.addresses().take(SEARCH_LIMIT))
+            .flat_map(|p| p.range.addresses().take(SEARCH_LIMIT))
             .find(|ip| ip.is_ipv6() == is_v6 && !taken.contains(ip))
             .ok_or_else(|| "No address is left in the load balancer pools for the service".to_owned()),
     }
@@ -257,6 +232,14 @@ impl LoadBalancers {
             }
         });
         let keys = queue.clone();
+        cx.caches.nodes.on_change(move |change| {
+            let answers = |node: &Arc<Node>| (nodes::answers(node), node.metadata.labels.clone());
+            let is_same = matches!(change, Change::Updated(before, now) if answers(before) == answers(now));
+            if !is_same {
+                keys.add(Key::default());
+            }
+        });
+        let keys = queue.clone();
         cx.caches.services.on_change(move |change| {
             let matters = |s: &Arc<Service>| {
                 s.spec.kind == "LoadBalancer" || s.status.load_balancer.ingress.iter().any(|i| *i != Ingress::default())
@@ -285,7 +268,8 @@ impl Controller for LoadBalancers {
         let offers = Offers::new(&self.configured, &self.pools.list());
         let labels = |ns: Arc<crate::views::Namespace>| (ns.metadata.name.clone(), ns.metadata.labels.clone());
         let namespaces: Namespaces = caches.namespaces.list().into_iter().map(labels).collect();
-        self.cx.execute(plan(&caches.services.list(), &offers, &namespaces, self.cx.clock.now_seconds())).await?;
+        let world = World { namespaces, answering: Answering::new(&caches.nodes.list()) };
+        self.cx.execute(plan(&caches.services.list(), &offers, &world, self.cx.clock.now_seconds())).await?;
         Ok(None)
     }
 }
@@ -307,7 +291,7 @@ mod tests {
     }
 
     fn given(services: &[Arc<Service>], pool: &str) -> Vec<(String, Value)> {
-        plan(services, &Offers::new(&[pool.parse().unwrap()], &[]), &Namespaces::new(), Timestamp::UNIX_EPOCH)
+        plan(services, &Offers::new(&[pool.parse().unwrap()], &[]), &World::default(), Timestamp::UNIX_EPOCH)
             .actions()
             .filter_map(|a| match a {
                 Action::Write(w) => match &w.verb {
@@ -321,16 +305,6 @@ mod tests {
 
     fn ip(ip: &str) -> Value {
         json!([{"ip": ip, "ipMode": "VIP"}])
-    }
-
-    #[test]
-    fn pools() {
-        let pool: Pool = "10.0.0.0/29".parse().unwrap();
-        assert_eq!(pool.addresses().count(), 6);
-        let pool: Pool = "10.0.0.3-10.0.0.5".parse().unwrap();
-        assert_eq!(pool.addresses().count(), 3);
-        assert!("10.0.0.9-10.0.0.5".parse::<Pool>().is_err());
-        assert!("nonsense".parse::<Pool>().is_err());
     }
 
     #[test]
@@ -367,7 +341,7 @@ mod tests {
             Arc::new(serde_json::from_value(service).unwrap())
         };
         let given = |service: Arc<Service>, pools: &[Pool]| -> Vec<Value> {
-            let plan = plan(&[service], &Offers::new(pools, &[]), &Namespaces::new(), Timestamp::UNIX_EPOCH);
+            let plan = plan(&[service], &Offers::new(pools, &[]), &World::default(), Timestamp::UNIX_EPOCH);
             let patches = plan.actions().filter_map(|a| match a {
                 Action::Write(write) => match &write.verb {
                     Verb::Patch(_, _, p) => Some(p["status"]["loadBalancer"]["ingress"].clone()),
@@ -405,7 +379,8 @@ mod tests {
     fn outcome(services: &[Arc<Service>], pools: &[Arc<LoadBalancerPool>]) -> BTreeMap<String, Value> {
         let team = |team: &str| BTreeMap::from([("team".to_owned(), team.to_owned())]);
         let namespaces = Namespaces::from([("n".to_owned(), team("a")), ("m".to_owned(), team("b"))]);
-        let plan = plan(services, &Offers::new(&[], pools), &namespaces, Timestamp::UNIX_EPOCH);
+        let world = World { namespaces, answering: Answering::default() };
+        let plan = plan(services, &Offers::new(&[], pools), &world, Timestamp::UNIX_EPOCH);
         let patches = plan.actions().filter_map(|action| match action {
             Action::Write(write) => match &write.verb {
                 Verb::Patch(_, _, patch) if write.kind == kind::SERVICE => {
@@ -481,6 +456,65 @@ mod tests {
         ];
         let expected: BTreeMap<String, Value> = expected.into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
         assert_eq!(outcome(&services, &pools), expected);
+    }
+
+    /// What pools say of their nodes, and what services are told.
+    fn answered(services: &[Arc<Service>], pool: &Arc<LoadBalancerPool>, nodes: &[Value]) -> (Value, Vec<String>) {
+        let nodes: Vec<Arc<Node>> =
+            nodes.iter().map(|node| Arc::new(serde_json::from_value(node.clone()).unwrap())).collect();
+        let world = World { answering: Answering::new(&nodes), ..World::default() };
+        let offers = Offers::new(&[], std::slice::from_ref(pool));
+        let plan = plan(services, &offers, &world, Timestamp::UNIX_EPOCH);
+        let (mut conditions, mut told) = (Value::Null, Vec::new());
+        for action in plan.actions() {
+            match action {
+                Action::Write(write) if write.kind == kind::LOAD_BALANCER_POOL => {
+                    let Verb::Patch(_, _, patch) = &write.verb else { panic!("{write:?}") };
+                    conditions = patch["status"]["conditions"].clone();
+                }
+                Action::Event(note) if note.warning => told.push(format!("{}: {}", note.regarding.name, note.message)),
+                Action::Write(_) | Action::Event(_) => {}
+            }
+        }
+        (conditions, told)
+    }
+
+    /// Without a node the addresses stay, and it is said once, also to who gets one then.
+    #[test]
+    fn pools_have_nodes_of_their_own() {
+        let node = |name: &str, edge: bool, ready: &str| {
+            let labels = if edge { json!({"edge": "yes"}) } else { json!({}) };
+            json!({"metadata": {"name": name, "labels": labels},
+                "status": {"conditions": [{"type": "Ready", "status": ready}]}})
+        };
+        let spec = json!({"addresses": ["10.0.0.0/29"], "nodeSelector": {"matchLabels": {"edge": "yes"}}});
+        let with = |conditions: &Value| -> Arc<LoadBalancerPool> {
+            let assigned = if conditions.is_null() { 0 } else { 1 };
+            let status = json!({"conditions": conditions, "total": 6, "assigned": assigned});
+            Arc::new(
+                serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec, "status": status})).unwrap(),
+            )
+        };
+        let has = [service("a", "LoadBalancer", Some("10.0.0.1"), "")];
+        let state =
+            |conditions: &Value| json!([conditions[1]["type"], conditions[1]["status"], conditions[1]["reason"]]);
+
+        let (none, told) =
+            answered(&has, &with(&Value::Null), &[node("n1", false, "True"), node("n2", true, "Unknown")]);
+        assert_eq!(state(&none), json!(["Answered", "False", "NoNode"]));
+        let of_pool = "no node that is ready matches the nodeSelector: nobody answers for the pool's addresses";
+        let address = "No node answers for the address 10.0.0.1: none that is ready matches the nodeSelector of pool p";
+        assert_eq!(told, [format!("p: {of_pool}"), format!("a: {address}")]);
+        assert_eq!(answered(&has, &with(&none), &[node("n1", false, "True")]), (Value::Null, Vec::new()), "said once");
+        let two = [has[0].clone(), service("b", "LoadBalancer", None, "")];
+        let (_, told) = answered(&two, &with(&none), &[]);
+        assert_eq!(told, [format!("b: {}", address.replace("0.1", "0.2"))], "one more service has one");
+
+        let (some, told) = answered(&has, &with(&none), &[node("n2", true, "True")]);
+        assert_eq!((state(&some), told), (json!(["Answered", "True", "NodesMatch"]), Vec::new()));
+        let free = pool("free", "2026-01-01T00:00:00Z", json!({"addresses": ["10.0.0.0/29"]}));
+        let (conditions, _) = answered(&has, &free, &[]);
+        assert_eq!(conditions.as_array().map(Vec::len), Some(1), "any node answers");
     }
 
     #[test]

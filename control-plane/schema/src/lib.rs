@@ -5,6 +5,7 @@
 //! functions that differ from kind to kind) and the columns. Everything else is a visitor over the schema, the same
 //! for all kinds.
 
+pub mod address_range;
 pub mod apply;
 pub mod cel;
 pub mod columns;

@@ -5,7 +5,7 @@
 //! - [`pod_network`] connects pods, by the CNI library and the datapath;
 //! - [`xdp`] has the uplink's driver forward, where that is worth it;
 //! - [`peers`] says which routes, tunnels and addresses the other nodes call for (pure), [`load_balancer`] which node
-//!   answers for which load balancer address (pure), and [`run`] follows the API and carries both out;
+//!   answers for which load balancer address, [`pools`] which may (pure), and [`run`] follows the API and carries both out;
 //! - [`announce`] tells neighbours of addresses; [`handover`] says which node had an address before (pure);
 //! - [`alive`] notices nodes that have died, sooner than the API does; [`mtu`] how large packets to other nodes may be;
 //!   [`flow_table`] when there are more flows than the node can keep.
@@ -19,6 +19,7 @@ pub mod mtu;
 pub mod nodes;
 pub mod peers;
 pub mod pod_network;
+pub mod pools;
 pub mod run;
 pub mod setup;
 pub mod xdp;

@@ -20,6 +20,7 @@ use super::load_balancer::{Links, owners};
 use super::mtu;
 use super::nodes::{LINKS_ANNOTATION, Node};
 use super::peers::{Local, Plan, plan};
+use super::pools::{self, LoadBalancerPool, Pools};
 use super::setup::PeerMaps;
 use crate::api::watch::{Change, follow};
 use crate::api::{ApiError, Rest};
@@ -49,12 +50,26 @@ pub async fn run(
     cancel: CancellationToken,
 ) {
     let (sender, mut changes) = mpsc::channel(256);
-    let watcher = follow::<Node>(rest.clone(), "/api/v1/nodes".to_owned(), String::new(), random, sender);
+    let (pool_sender, mut pool_changes) = mpsc::channel(64);
+    let watcher = async {
+        let nodes = "/api/v1/nodes".to_owned();
+        tokio::join!(
+            follow::<Node>(rest.clone(), nodes, String::new(), random.clone(), sender),
+            follow::<LoadBalancerPool>(
+                rest.clone(),
+                pools::PATH.to_owned(),
+                String::new(),
+                random.clone(),
+                pool_sender
+            ),
+        )
+    };
     let mut peers = Peers {
         local,
         uplink,
         maps,
         nodes: BTreeMap::new(),
+        pools: Pools::default(),
         known: BTreeSet::new(),
         owners: BTreeMap::new(),
         groups: Groups::default(),
@@ -82,6 +97,10 @@ pub async fn run(
                         peers.take(change);
                     }
                 }
+                change = pool_changes.recv() => {
+                    let Some(change) = change else { return };
+                    peers.pools.take(change);
+                }
                 changed = addresses.changed() => if changed.is_err() { return },
                 changed = silent.changed() => if changed.is_err() { return },
                 changed = paths.changed() => if changed.is_err() { return },
@@ -94,7 +113,7 @@ pub async fn run(
             peers.tell_others(&everybody);
             peers.paths = paths.borrow_and_update().clone();
             tell(&small_path, mtu::problem(&peers.paths, link));
-            let wanted = addresses.borrow_and_update().clone();
+            let wanted = addresses.borrow_and_update().clone().filter(|_| peers.pools.is_listed());
             // Where there are no addresses to answer for, there is nothing to say.
             let nothing = wanted.as_ref().is_none_or(BTreeMap::is_empty);
             tell(&others, if nothing { BTreeSet::new() } else { peers.other_addresses() });
@@ -118,7 +137,7 @@ pub async fn run(
         biased;
         () = cancel.cancelled() => {}
         () = work => {}
-        () = watcher => {}
+        _ = watcher => {}
         () = watching => {}
         () = measuring => {}
     }
@@ -137,6 +156,7 @@ struct Peers {
     uplink: Link,
     maps: PeerMaps,
     nodes: BTreeMap<String, Arc<Node>>,
+    pools: Pools,
     /// Nodes known to be unreachable: said once.
     known: BTreeSet<String>,
     /// Who answered for load balancer addresses when that was last worked out.
@@ -209,6 +229,7 @@ impl Peers {
         self.known.retain(|node| wanted.unreachable.contains_key(node));
         self.apply(&wanted)?;
         let Some(addresses) = addresses else { return Ok(()) };
+        let addresses = &self.pools.restrict(addresses, &self.nodes);
         let own = self.local.address;
         let is_silent = |node: &Node| node.internal_like(own).is_some_and(|ip| silent.contains(&ip));
         let fit = self.nodes.values().filter(|node| node.takes_load_balancers() && !is_silent(node));

@@ -152,6 +152,34 @@ fn label_selector() -> Value {
     })
 }
 
+/// A label selector whose mistakes are refused: nobody would see that it matches nothing.
+fn checked_selector(description: &str) -> Value {
+    let key = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$";
+    let value = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
+    let value = json!({"type": "string", "maxLength": 63, "pattern": value});
+    let mut selector = label_selector();
+    selector["description"] = description.into();
+    selector["properties"]["matchLabels"] = json!({
+        "type": "object", "maxProperties": 64, "additionalProperties": value,
+        "x-kubernetes-validations": [{
+            "rule": format!("self.all(key, key.size() <= 317 && key.matches('{key}'))"),
+            "message": "each key must be the name of a label",
+        }],
+    });
+    let expressions = &mut selector["properties"]["matchExpressions"];
+    expressions["maxItems"] = 64.into();
+    let item = &mut expressions["items"];
+    item["properties"]["key"] = json!({"type": "string", "maxLength": 317, "pattern": key});
+    item["properties"]["operator"]["enum"] = json!(["In", "NotIn", "Exists", "DoesNotExist"]);
+    item["properties"]["values"]["maxItems"] = 64.into();
+    item["properties"]["values"]["items"] = value;
+    item["x-kubernetes-validations"] = json!([{
+        "rule": "(self.operator in ['In', 'NotIn']) == (has(self.values) && self.values.size() > 0)",
+        "message": "values must be given for the operators In and NotIn, and for no others",
+    }]);
+    selector
+}
+
 /// Exactly one of these.
 fn one_of(properties: Value) -> Value {
     json!({"type": "object", "minProperties": 1, "maxProperties": 1, "properties": properties})
@@ -262,6 +290,9 @@ fn pools() -> Value {
             },
             "serviceSelector": label_selector(),
             "namespaceSelector": label_selector(),
+            "nodeSelector": checked_selector(
+                "Only the nodes that match answer for the addresses on their link; without it, any node.",
+            ),
             "loadBalancerClass": {
                 "type": "string", "maxLength": 253,
                 "description": "Only services of this class are served, instead of those of none.",
@@ -273,12 +304,15 @@ fn pools() -> Value {
     status["properties"]["total"] = count.clone();
     status["properties"]["assigned"] = count;
     let ready = ".status.conditions[?(@.type==\"Ready\")].status";
+    let answered = ".status.conditions[?(@.type==\"Answered\")].status";
     let columns = json!([
         column("Addresses", "string", ".spec.addresses"),
         column("Auto", "boolean", ".spec.autoAssign"),
         column("Total", "integer", ".status.total"),
         column("Assigned", "integer", ".status.assigned"),
         column("Ready", "string", ready),
+        json!({"name": "Nodes", "type": "string", "jsonPath": ".spec.nodeSelector", "priority": 1}),
+        json!({"name": "Answered", "type": "string", "jsonPath": answered, "priority": 1}),
         age(),
     ]);
     let version = version("v1alpha1", spec, status, columns, Value::Null);

@@ -158,6 +158,8 @@ const PARTS: &[Role] = &[
             On("list watch", "policy.networking.k8s.io", "adminnetworkpolicies baselineadminnetworkpolicies"),
         ],
     ),
+    // Ours: nodes work out among themselves who answers for which load balancer address.
+    Role::new("xebec:node-load-balancers", &[On("list watch", "net.xebec.io", "loadbalancerpools")]),
     Role::new("system:node-bootstrapper", &[On("create get list watch", CERTIFICATES, "certificatesigningrequests")]),
     Role::new(
         "system:node-problem-detector",
@@ -293,6 +295,7 @@ const CLUSTER_BINDINGS: &[(&str, &str, &[&str])] = &[
     // Ours: the proxy, the network and DNS are in the node's agent, so that each node follows services and nodes.
     ("xebec:node-proxier", "system:node-proxier", &["Group:system:nodes"]),
     ("xebec:node-network-policy", "xebec:node-network-policy", &["Group:system:nodes"]),
+    ("xebec:node-load-balancers", "xebec:node-load-balancers", &["Group:system:nodes"]),
     ("xebec:node-bootstrapper", "system:node-bootstrapper", &["Group:system:bootstrappers:xebec:nodes"]),
     (
         "xebec:node-autoapprove-bootstrap",

@@ -35,6 +35,8 @@ pub struct LoadBalancerPoolSpec {
     pub namespace_selector: Option<LabelSelector>,
     /// Only services of this class, instead of those of none.
     pub load_balancer_class: Option<String>,
+    /// Only these nodes answer for its addresses; any node if absent.
+    pub node_selector: Option<LabelSelector>,
 }
 
 /// `net.xebec.io/v1alpha1 LoadBalancerPoolStatus`.
@@ -45,7 +47,7 @@ pub struct LoadBalancerPoolStatus {
     pub total: Option<i64>,
     /// How many of them services have.
     pub assigned: Option<i64>,
-    /// `Ready`.
+    /// `Ready`, `Answered`.
     #[serde(deserialize_with = "null_default")]
     pub conditions: Vec<Condition>,
 }
