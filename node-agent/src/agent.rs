@@ -72,8 +72,8 @@ pub struct AgentConfig {
     pub node_name: String,
     /// The node's address.
     pub node_ip: IpAddr,
-    /// Its IPv6 address beside that, for clusters of both families.
-    pub node_ip6: Option<Ipv6Addr>,
+    /// Its address of the other family, for clusters of both.
+    pub second_ip: Option<IpAddr>,
     /// Labels to register with, besides the usual ones.
     pub labels: BTreeMap<String, String>,
     /// What lasts: pods' files, address leases. `/var/lib/xebec-agent`.
@@ -122,7 +122,7 @@ impl AgentConfig {
         Self {
             node_name: node_name.to_owned(),
             node_ip,
-            node_ip6: None,
+            second_ip: None,
             labels: BTreeMap::new(),
             data_dir: "/var/lib/xebec-agent".into(),
             run_dir: "/run/xebec".into(),
@@ -150,7 +150,15 @@ impl AgentConfig {
 impl AgentConfig {
     /// The node's addresses, the main one first.
     pub fn node_ips(&self) -> Vec<IpAddr> {
-        [self.node_ip].into_iter().chain(self.node_ip6.map(IpAddr::V6)).collect()
+        [self.node_ip].into_iter().chain(self.second_ip).collect()
+    }
+
+    fn node_ip4(&self) -> Option<Ipv4Addr> {
+        self.node_ips().into_iter().find_map(|ip| if let IpAddr::V4(v4) = ip { Some(v4) } else { None })
+    }
+
+    fn node_ip6(&self) -> Option<Ipv6Addr> {
+        self.node_ips().into_iter().find_map(|ip| if let IpAddr::V6(v6) = ip { Some(v6) } else { None })
     }
 }
 
@@ -186,6 +194,9 @@ pub enum AgentError {
         "the node's address {0} is not of the family that the cluster's pods have first: give another as --node-ip"
     )]
     NodeAddress(IpAddr),
+    /// It has only one.
+    #[error("the cluster has IPv4 beside IPv6, and the node has no IPv4 address beside {0}: give --node-ip {0},IPV4")]
+    NoIpv4(IpAddr),
 }
 
 /// What agents must know of the cluster: the ConfigMap `kube-system/xebec-cluster`.
@@ -212,6 +223,10 @@ impl<'de, T: FromStr<Err: Display>> Deserialize<'de> for Listed<T> {
 }
 
 impl Listed<IpNet> {
+    fn prefers_v6(&self) -> bool {
+        matches!(self.0.first(), Some(IpNet::V6(_)))
+    }
+
     fn v4(&self) -> Option<Ipv4Net> {
         self.0.iter().find_map(|net| if let IpNet::V4(v4) = net { Some(*v4) } else { None })
     }
@@ -541,21 +556,24 @@ fn start_network(
     let needed = |net: Option<Ipv4Net>, what: &str| {
         net.ok_or_else(|| AgentError::Cluster(format!("{what} has no IPv4 range, and clusterCidr has one")))
     };
-    let v4 = match (config.node_ip, cluster.cluster_cidr.v4()) {
-        (IpAddr::V4(node_address), Some(cluster_cidr)) => Some(NetworkConfig4 {
-            node_address,
+    if cluster.cluster_cidr.prefers_v6() != config.node_ip.is_ipv6() {
+        return Err(AgentError::NodeAddress(config.node_ip));
+    }
+    let v4 = match cluster.cluster_cidr.v4() {
+        Some(cluster_cidr) => Some(NetworkConfig4 {
+            node_address: config.node_ip4().ok_or(AgentError::NoIpv4(config.node_ip))?,
             pod_cidr: needed(pod_cidrs.v4(), "the node's podCIDRs")?,
             cluster_cidr,
             service_cidr: needed(cluster.service_cidr.v4(), "serviceCidr")?,
         }),
-        (IpAddr::V6(_), None) => None,
-        (address, _) => return Err(AgentError::NodeAddress(address)),
+        None => None,
     };
     Ok(Network::start(&NetworkConfig {
         node_name: config.node_name.clone(),
         uplink: config.uplink.clone(),
         v4,
         v6: network6(config, cluster, pod_cidrs),
+        v6_first: cluster.cluster_cidr.prefers_v6(),
         node_ports: cluster.node_ports()?,
         tunnel: config.tunnel,
         xdp: config.xdp,
@@ -577,10 +595,7 @@ fn network6(config: &AgentConfig, cluster: &ClusterFacts, pod_cidrs: &Listed<IpN
         );
         return None;
     };
-    let node_address = match config.node_ip {
-        IpAddr::V4(_) => config.node_ip6,
-        IpAddr::V6(only) => Some(only),
-    };
+    let node_address = config.node_ip6();
     if node_address.is_none() {
         tracing::warn!(
             "the node has no IPv6 address, so that its pods reach no more than the cluster by IPv6: give --node-ip IPV4,IPV6"

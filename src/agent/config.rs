@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,7 +41,8 @@ pub struct Args {
     /// The node's name [default: the host name]
     #[arg(long)]
     pub node_name: Option<String>,
-    /// The node's address, for dual stack IPV4,IPV6 [default: that of the way to the server]
+    /// The node's address; for dual stack of both families, in the order of the cluster's [default: that of the way to the
+    /// server]
     #[arg(long)]
     pub node_ip: Option<String>,
     /// Where pods, certificates and leases are kept [default: /var/lib/xebec-agent]
@@ -141,8 +142,8 @@ pub struct AgentConfig {
     pub node_name: String,
     /// The node's address.
     pub node_ip: IpAddr,
-    /// Dual stack: its IPv6 address beside that.
-    pub node_ip6: Option<Ipv6Addr>,
+    /// Dual stack: its address of the other family.
+    pub second_ip: Option<IpAddr>,
     /// Where pods, certificates and leases are kept.
     pub data_dir: PathBuf,
     /// containerd's socket.
@@ -219,7 +220,7 @@ impl Args {
             self.image_minimum_gc_age.or(file.image_minimum_gc_age),
             shared,
         )?;
-        let (node_ip, node_ip6) = match self.node_ip.or(file.node_ip) {
+        let (node_ip, second_ip) = match self.node_ip.or(file.node_ip) {
             Some(addresses) => node_ips(&addresses)?,
             None => (way_to(&server)?, None),
         };
@@ -228,7 +229,7 @@ impl Args {
             trust,
             node_name,
             node_ip,
-            node_ip6,
+            second_ip,
             data_dir: self.data_dir.or(file.data_dir).unwrap_or_else(|| "/var/lib/xebec-agent".into()),
             containerd_socket: self
                 .containerd_socket
@@ -313,14 +314,14 @@ fn host_name() -> anyhow::Result<String> {
     Ok(name.to_string_lossy().to_ascii_lowercase())
 }
 
-/// One address, or one of IPv4 and one of IPv6.
-fn node_ips(text: &str) -> anyhow::Result<(IpAddr, Option<Ipv6Addr>)> {
+/// One address, or one of each family.
+fn node_ips(text: &str) -> anyhow::Result<(IpAddr, Option<IpAddr>)> {
     let parse = |part: &str| part.trim().parse::<IpAddr>();
     let all: Result<Vec<IpAddr>, _> = text.split(',').map(parse).collect();
     match all.as_deref() {
         Ok([one]) => Ok((*one, None)),
-        Ok([IpAddr::V4(v4), IpAddr::V6(v6)]) => Ok((IpAddr::V4(*v4), Some(*v6))),
-        _ => bail!("--node-ip {text:?} is neither an address nor IPV4,IPV6"),
+        Ok([first, second]) if first.is_ipv4() != second.is_ipv4() => Ok((*first, Some(*second))),
+        _ => bail!("--node-ip {text:?} is neither an address nor two of both families: IPV4,IPV6 or IPV6,IPV4"),
     }
 }
 
@@ -372,9 +373,10 @@ mod tests {
     #[test]
     fn a_node_has_one_address_or_one_of_each_family() {
         assert_eq!(node_ips("10.0.0.1").unwrap(), ("10.0.0.1".parse().unwrap(), None));
-        let both = ("10.0.0.1".parse().unwrap(), Some("fd00::1".parse().unwrap()));
-        assert_eq!(node_ips("10.0.0.1,fd00::1").unwrap(), both);
-        for wrong in ["fd00::1,10.0.0.1", "10.0.0.1,10.0.0.2", "x", "10.0.0.1,"] {
+        let (v4, v6) = ("10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap());
+        assert_eq!(node_ips("10.0.0.1,fd00::1").unwrap(), (v4, Some(v6)));
+        assert_eq!(node_ips("fd00::1, 10.0.0.1").unwrap(), (v6, Some(v4)));
+        for wrong in ["fd00::1,fd00::2", "10.0.0.1,10.0.0.2", "x", "10.0.0.1,"] {
             assert!(node_ips(wrong).is_err(), "{wrong}");
         }
     }

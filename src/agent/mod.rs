@@ -186,7 +186,7 @@ async fn run(config: AgentConfig) -> anyhow::Result<()> {
         eviction: config.eviction,
         images: config.images,
         data_dir: config.data_dir,
-        node_ip6: config.node_ip6,
+        second_ip: config.second_ip,
         ..xebec_node_agent::AgentConfig::new(&config.node_name, config.node_ip)
     };
     let stop = CancellationToken::new();

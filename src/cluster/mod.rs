@@ -195,8 +195,12 @@ pub enum IpFamily {
     /// IPv4 alone.
     #[default]
     Ipv4,
-    /// IPv4, and IPv6 beside it.
+    /// Both, IPv4 first.
     Dual,
+    /// Both, IPv6 first: the addresses of nodes, pods and services that don't say otherwise.
+    #[serde(rename = "dual-ipv6")]
+    #[value(name = "dual-ipv6")]
+    DualIpv6,
     /// IPv6 alone.
     Ipv6,
 }
@@ -210,6 +214,11 @@ impl IpFamily {
     /// Whether it has IPv6.
     pub fn has_v6(self) -> bool {
         self != Self::Ipv4
+    }
+
+    /// Whether IPv6 comes first.
+    pub fn prefers_v6(self) -> bool {
+        matches!(self, Self::DualIpv6 | Self::Ipv6)
     }
 }
 
@@ -275,14 +284,18 @@ impl Cluster {
 
     /// What stands for one of the block's addresses in the family that the cluster prefers, with the prefix of its network.
     pub fn preferred(&self, address: Ipv4Addr) -> IpNet {
+        self.of_family(address, self.ip_family.prefers_v6())
+    }
+
+    fn of_family(&self, address: Ipv4Addr, is_v6: bool) -> IpNet {
         let addresses = self.addresses();
-        if self.ip_family.has_v4() { addresses.on_link(address).into() } else { addresses.on_link6(address).into() }
+        if is_v6 { addresses.on_link6(address).into() } else { addresses.on_link(address).into() }
     }
 
     /// What stands for it in each family that the cluster has; the preferred one first.
     pub fn in_families(&self, address: Ipv4Addr) -> Vec<IpNet> {
-        let second = self.ip_family == IpFamily::Dual;
-        let second = second.then(|| self.addresses().on_link6(address).into());
+        let has_both = self.ip_family.has_v4() && self.ip_family.has_v6();
+        let second = has_both.then(|| self.of_family(address, !self.ip_family.prefers_v6()));
         [self.preferred(address)].into_iter().chain(second).collect()
     }
 

@@ -229,10 +229,11 @@ pub struct Args {
     /// A further name or address the server's certificate is good for
     #[arg(long = "tls-name")]
     tls_names: Vec<String>,
-    /// The pods' addresses, of IPv4 or IPv6; for dual stack IPV4,IPV6 [default: 10.244.0.0/16]
+    /// The pods' addresses, of IPv4 or IPv6; for dual stack of both, the preferred first: IPV4,IPV6 or IPV6,IPV4
+    /// [default: 10.244.0.0/16]
     #[arg(long)]
     cluster_cidr: Option<Ranges>,
-    /// The services' addresses; for dual stack IPV4,IPV6 [default: 10.96.0.0/16]
+    /// The services' addresses; for dual stack of both, in the order of the pods' [default: 10.96.0.0/16]
     #[arg(long, alias = "service-cluster-ip-range")]
     service_cidr: Option<Ranges>,
     /// How long the prefix of a node's share of the pods' IPv6 addresses is [default: 64]
@@ -444,6 +445,10 @@ impl ServerConfig {
             pods.v4().is_some() == services.v4().is_some() && pods.v6().is_some() == services.v6().is_some(),
             "cluster-cidr {pods} and service-cidr {services} must be of the same families"
         );
+        ensure!(
+            pods.prefers_v6() == services.prefers_v6(),
+            "cluster-cidr {pods} and service-cidr {services} must name the same family first"
+        );
         if let Some(v4) = pods.v4() {
             ensure!(
                 (v4.prefix_len()..=30).contains(&self.node_prefix),
@@ -576,6 +581,19 @@ mod tests {
     }
 
     #[test]
+    fn two_families_with_ipv6_first() {
+        let yaml = "clusterCidr: fd00:10:244::/56,10.244.0.0/16\n";
+        let services = Some("fd00:10:96::/112,10.96.0.0/16".parse().unwrap());
+        let config = load(yaml, Args { service_cidr: services, ..Args::default() }).unwrap();
+        let texts = |all: Vec<IpAddr>| all.iter().map(IpAddr::to_string).collect::<Vec<_>>();
+        assert_eq!(texts(config.dns_addresses()), ["fd00:10:96::a", "10.96.0.10"]);
+        assert_eq!(config.kubernetes_service(), "fd00:10:96::1".parse::<IpAddr>().unwrap());
+        let shares: Vec<u8> = config.pod_ranges().iter().map(|range| range.node_prefix).collect();
+        assert_eq!(shares, [64, 24]);
+        assert_eq!(load(&serde_saphyr::to_string(&config).unwrap(), Args::default()).unwrap(), config);
+    }
+
+    #[test]
     fn ipv6_alone() {
         let yaml = "clusterCidr: fd00:10:244::/56\n";
         let flags = Args { service_cidr: Some("fd00:10:96::/112".parse().unwrap()), ..Args::default() };
@@ -596,7 +614,10 @@ mod tests {
             ("clusterDns: 1.2.3.4", "is not in 10.96.0.0/16"),
             ("clusterCidr: 10.244.0.0/16,fd00:244::/56", "must be of the same families"),
             ("clusterCidr: fd00:244::/56", "must be of the same families"),
-            ("clusterCidr: fd00:244::/56,10.244.0.0/16", "with IPv6 first"),
+            (
+                "clusterCidr: fd00:244::/56,10.244.0.0/16\nserviceCidr: 10.96.0.0/16,fd00:96::/112",
+                "must name the same family first",
+            ),
             (
                 "clusterCidr: fd00:244::/56\nserviceCidr: fd00:96::/112",
                 "cluster-dns 10.96.0.10 is not in fd00:96::/112",

@@ -11,19 +11,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ranges {
     preferred: IpNet,
-    /// Dual stack: the preferred one is of IPv4 then.
-    second: Option<Ipv6Net>,
+    /// Dual stack: of the other family.
+    second: Option<IpNet>,
 }
 
 impl Ranges {
-    /// One of IPv4, and maybe one of IPv6.
-    pub const fn new(v4: Ipv4Net, v6: Option<Ipv6Net>) -> Self {
-        Self { preferred: IpNet::V4(v4), second: v6 }
+    /// One of IPv4, and maybe one of IPv6 after it.
+    pub fn new(v4: Ipv4Net, v6: Option<Ipv6Net>) -> Self {
+        Self { preferred: IpNet::V4(v4), second: v6.map(IpNet::V6) }
     }
 
-    /// One of IPv6 alone.
-    pub const fn only_v6(v6: Ipv6Net) -> Self {
-        Self { preferred: IpNet::V6(v6), second: None }
+    /// One of IPv6, and maybe one of IPv4 after it.
+    pub fn v6_first(v6: Ipv6Net, v4: Option<Ipv4Net>) -> Self {
+        Self { preferred: IpNet::V6(v6), second: v4.map(IpNet::V4) }
     }
 
     /// The preferred one.
@@ -33,17 +33,26 @@ impl Ranges {
 
     /// That of IPv4.
     pub fn v4(&self) -> Option<Ipv4Net> {
-        if let IpNet::V4(v4) = self.preferred { Some(v4) } else { None }
+        self.nets().find_map(|net| if let IpNet::V4(v4) = net { Some(v4) } else { None })
     }
 
     /// That of IPv6.
     pub fn v6(&self) -> Option<Ipv6Net> {
-        if let IpNet::V6(v6) = self.preferred { Some(v6) } else { self.second }
+        self.nets().find_map(|net| if let IpNet::V6(v6) = net { Some(v6) } else { None })
     }
 
     /// The preferred one first.
     pub fn all(&self) -> Vec<IpNet> {
-        [self.preferred].into_iter().chain(self.second.map(IpNet::V6)).collect()
+        self.nets().collect()
+    }
+
+    fn nets(&self) -> impl Iterator<Item = IpNet> {
+        [self.preferred].into_iter().chain(self.second)
+    }
+
+    /// Whether the preferred one is of IPv6.
+    pub fn prefers_v6(&self) -> bool {
+        matches!(self.preferred, IpNet::V6(_))
     }
 
     /// Whether the two have addresses in common.
@@ -86,11 +95,12 @@ impl FromStr for Ranges {
         });
         match nets.collect::<Result<Vec<_>, _>>()?[..] {
             [preferred] => Ok(Self { preferred, second: None }),
-            [preferred @ IpNet::V4(_), IpNet::V6(v6)] => Ok(Self { preferred, second: Some(v6) }),
-            [IpNet::V6(_), IpNet::V4(_)] => {
-                anyhow::bail!("{text}: clusters of both families with IPv6 first are not supported: give IPV4,IPV6")
+            [preferred @ IpNet::V4(_), second @ IpNet::V6(_)] | [preferred @ IpNet::V6(_), second @ IpNet::V4(_)] => {
+                Ok(Self { preferred, second: Some(second) })
             }
-            _ => anyhow::bail!("{text}: give one network, or one of IPv4 and one of IPv6: IPV4,IPV6"),
+            _ => anyhow::bail!(
+                "{text}: give one network, or one of IPv4 and one of IPv6, the preferred one first: IPV4,IPV6 or IPV6,IPV4"
+            ),
         }
     }
 }
@@ -98,7 +108,7 @@ impl FromStr for Ranges {
 impl fmt::Display for Ranges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.preferred)?;
-        self.second.map_or(Ok(()), |v6| write!(f, ",{v6}"))
+        self.second.map_or(Ok(()), |second| write!(f, ",{second}"))
     }
 }
 
@@ -121,11 +131,15 @@ mod tests {
 
     #[test]
     fn one_network_or_one_of_each_family() {
-        for text in ["10.244.0.0/16", "fd00:10:244::/56", "10.244.0.0/16,fd00:10:244::/56"] {
+        let both = ["10.244.0.0/16,fd00:10:244::/56", "fd00:10:244::/56,10.244.0.0/16"];
+        for text in ["10.244.0.0/16", "fd00:10:244::/56"].into_iter().chain(both) {
             assert_eq!(text.parse::<Ranges>().unwrap().to_string(), text);
         }
+        let [v4_first, v6_first] = both.map(|text| text.parse::<Ranges>().unwrap());
+        assert_eq!((v4_first.prefers_v6(), v6_first.prefers_v6()), (false, true));
+        assert_eq!((v4_first.v4(), v4_first.v6()), (v6_first.v4(), v6_first.v6()));
         for (text, says) in [
-            ("fd00::/56,10.0.0.0/8", "with IPv6 first"),
+            ("fd00::/56,fd01::/56", "one of IPv4 and one of IPv6"),
             ("10.0.0.0/8,11.0.0.0/8", "one of IPv4 and one of IPv6"),
             ("10.0.0.0/8,x", "\"x\" is not a network"),
         ] {

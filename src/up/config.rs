@@ -82,6 +82,7 @@ fn add_ranges(family: IpFamily, config: &mut ServerConfig) -> anyhow::Result<()>
     let pods = Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0), 56);
     let services = Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0), 112);
     let default = ServerConfig::default();
+    let is_default = (config.cluster_cidr, config.service_cidr) == (default.cluster_cidr, default.service_cidr);
     match (family, config.cluster_cidr.v4(), config.service_cidr.v4()) {
         (IpFamily::Dual, Some(pods4), Some(services4))
             if config.cluster_cidr.v6().or(config.service_cidr.v6()).is_none() =>
@@ -89,11 +90,10 @@ fn add_ranges(family: IpFamily, config: &mut ServerConfig) -> anyhow::Result<()>
             config.cluster_cidr = Ranges::new(pods4, Some(pods));
             config.service_cidr = Ranges::new(services4, Some(services));
         }
-        (IpFamily::Ipv6, ..)
-            if (config.cluster_cidr, config.service_cidr) == (default.cluster_cidr, default.service_cidr) =>
-        {
-            config.cluster_cidr = Ranges::only_v6(pods);
-            config.service_cidr = Ranges::only_v6(services);
+        (IpFamily::Ipv6 | IpFamily::DualIpv6, pods4, services4) if is_default => {
+            let beside = |v4| Some(v4).filter(|_| family.has_v4()).flatten();
+            config.cluster_cidr = Ranges::v6_first(pods, beside(pods4));
+            config.service_cidr = Ranges::v6_first(services, beside(services4));
             config.cluster_dns = bootstrap::address_in(services.into(), 10);
         }
         _ => {}
@@ -102,6 +102,11 @@ fn add_ranges(family: IpFamily, config: &mut ServerConfig) -> anyhow::Result<()>
     if let Some(other) = nets.iter().find(|ranges| ranges.v4().is_some() != family.has_v4()) {
         bail!(
             "{other} is not of the family that the cluster's nodes have: give other ranges, or a new cluster another --ip-family"
+        );
+    }
+    if let Some(other) = nets.iter().find(|ranges| ranges.prefers_v6() != family.prefers_v6()) {
+        bail!(
+            "{other} is not in the order of the cluster's --ip-family: give it in the other, or a new cluster dual or dual-ipv6"
         );
     }
     Ok(())
@@ -188,6 +193,29 @@ mod tests {
         assert_eq!(config.service_cidr.to_string(), "10.96.0.0/16,fd00:10:96::/112");
         assert_eq!(config.load_balancer_pools.len(), 2);
         assert_eq!(config.pod_ranges().len(), 2);
+    }
+
+    #[test]
+    fn ipv6_may_come_first() {
+        let mut place = place();
+        place.cluster.ip_family = IpFamily::DualIpv6;
+        let nothing = Given { server_config: None, agent_config: None };
+        nothing.write(&place.cluster, &place.paths).unwrap();
+        let config = server::read(&place.paths.server_config()).unwrap();
+        assert_eq!(config.cluster_cidr.to_string(), "fd00:10:244::/56,10.244.0.0/16");
+        assert_eq!(config.service_cidr.to_string(), "fd00:10:96::/112,10.96.0.0/16");
+        assert_eq!(
+            (config.cluster_dns.to_string(), config.bind_address.to_string()),
+            ("fd00:10:96::a".into(), "fd00:172:30:7::2".into())
+        );
+        assert_eq!(config.load_balancer_pools.len(), 2);
+        let own = place.cluster.in_families(place.cluster.addresses().node(1));
+        assert_eq!(own.iter().map(ToString::to_string).collect::<Vec<_>>(), ["fd00:172:30:7::b/64", "172.30.7.11/24"]);
+        assert!(!nothing.write(&place.cluster, &place.paths).unwrap(), "it is kept");
+        place.cluster.ip_family = IpFamily::Dual;
+        let error = nothing.write(&place.cluster, &place.paths).unwrap_err().to_string();
+        assert!(error.contains("not in the order"), "{error}");
+        assert_eq!(serde_json::to_string(&IpFamily::DualIpv6).unwrap(), "\"dual-ipv6\"");
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub struct Args {
     /// The cluster's name
     #[arg(long, default_value = "xebec")]
     name: Name,
-    /// Which addresses a new cluster has [default: ipv4]
+    /// Which addresses a new cluster has: of one family, or of both with IPv4 (dual) or IPv6 (dual-ipv6) first [default: ipv4]
     #[arg(long, value_enum)]
     ip_family: Option<IpFamily>,
     /// How long to wait for the cluster, in seconds [default: 120; 600 for virtual machines]

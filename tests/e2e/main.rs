@@ -103,7 +103,7 @@ fn one_by_one() -> Vec<(&'static str, Test)> {
         domains::{names_are_allowed},
         outage::{connections_outlive_agents_and_the_server},
         soak::{nothing_is_left},
-        dual_stack::{pods_and_services_have_both_families},
+        dual_stack::{pods_and_services_have_both_families, ipv6_comes_first},
         pressure::{a_node_that_is_short_sends_pods_away},
         ipv6::{a_cluster_without_ipv4},
         nodes::{

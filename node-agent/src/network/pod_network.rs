@@ -27,12 +27,21 @@ pub struct NodeNetwork {
     gate: Gate,
 }
 
+/// The families that pods have addresses of.
+#[derive(Clone, Copy, Debug)]
+pub struct Families {
+    /// The node's own address. None if there is no IPv4: then a lease is a number that the pod's IPv6 address goes with.
+    pub node: Option<Ipv4Addr>,
+    /// What there is of IPv6.
+    pub v6: Option<NetworkConfig6>,
+    /// Whether that comes first.
+    pub v6_first: bool,
+}
+
 struct Inner {
     pool: Pool,
     mtu: u32,
-    /// None if there is no IPv4: then a lease is a number that the pod's IPv6 address goes with.
-    node: Option<Ipv4Addr>,
-    v6: Option<NetworkConfig6>,
+    families: Families,
     kernel: Mutex<Kernel>,
 }
 
@@ -55,18 +64,18 @@ enum Failure {
 }
 
 impl NodeNetwork {
-    /// Over a loaded datapath. `node` is the node's own IPv4 address, and what there is of IPv6; `mtu` the largest packet of pods in bytes of IP; `gate`
-    /// says when a pod's policies are known.
+    /// Over a loaded datapath. `mtu` is the largest packet of pods in bytes of IP; `gate` says when a pod's policies are
+    /// known.
     pub fn new(
         pool: Pool,
         mtu: u32,
-        node: (Option<Ipv4Addr>, Option<NetworkConfig6>),
+        families: Families,
         datapath: Datapath,
         local_pods: Table<Addr, LocalPod>,
         gate: Gate,
     ) -> Self {
         let kernel = Mutex::new(Kernel { datapath, local_pods, isolated: BTreeMap::new() });
-        Self { inner: Arc::new(Inner { pool, mtu, node: node.0, v6: node.1, kernel }), gate }
+        Self { inner: Arc::new(Inner { pool, mtu, families, kernel }), gate }
     }
 
     /// Runs a step of some milliseconds where it holds nobody up.
@@ -107,13 +116,14 @@ impl PodNetwork for NodeNetwork {
 impl Inner {
     /// The IPv6 address that goes with a lease.
     fn address6(&self, lease: Ipv4Addr) -> Option<Ipv6Addr> {
-        self.v6.map(|v6| self.pool.paired(lease, v6.pod_cidr))
+        self.families.v6.map(|v6| self.pool.paired(lease, v6.pod_cidr))
     }
 
-    /// All addresses of the pod that has this lease. Never empty: there is one family at least.
+    /// All addresses of the pod that has this lease, the preferred one first. Never empty: there is one family at least.
     fn addresses(&self, lease: Ipv4Addr) -> Vec<IpAddr> {
-        let v4 = self.node.map(|_| IpAddr::V4(lease));
-        v4.into_iter().chain(self.address6(lease).map(IpAddr::V6)).collect()
+        let (v4, v6) = (self.families.node.map(|_| IpAddr::V4(lease)), self.address6(lease).map(IpAddr::V6));
+        let in_order = if self.families.v6_first { [v6, v4] } else { [v4, v6] };
+        in_order.into_iter().flatten().collect()
     }
 
     /// What the kernel knows of the pod that has this lease.
@@ -130,9 +140,9 @@ impl Inner {
             pod_interface: POD_INTERFACE,
             netns: &netns,
             address,
-            has_v4: self.node.is_some(),
+            has_v4: self.families.node.is_some(),
             mtu: self.mtu,
-            node: self.node,
+            node: self.families.node,
         };
         let connected = connection.create()?;
         let (ifindex, mac, host_mac) = (connected.host_index, connected.pod_mac, connected.host_mac);
@@ -158,7 +168,7 @@ impl Inner {
             kernel.datapath.attach_pod(&host_interface, connected.host_index)?;
         }
         connection.bring_up()?;
-        if let (Some(v6), Some(second)) = (self.v6, self.address6(address)) {
+        if let (Some(v6), Some(second)) = (self.families.v6, self.address6(address)) {
             connect::v6::connect(&connection, second, v6.node_address)?;
         }
         Ok(PodAddresses(self.addresses(address)))

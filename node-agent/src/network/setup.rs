@@ -15,7 +15,7 @@ use xebec_ebpf_loader::{Datapath, Events, Maps, Prefixes, Table};
 
 use super::flow_table::FlowTable;
 use super::peers::{Local, vtep_mac};
-use super::pod_network::NodeNetwork;
+use super::pod_network::{Families, NodeNetwork};
 use super::xdp::{self, Xdp};
 use crate::check::{self, machine::ThisMachine};
 use crate::policy::sync::PolicyMaps;
@@ -80,6 +80,8 @@ pub struct NetworkConfig {
     pub v4: Option<NetworkConfig4>,
     /// And of IPv6: at least one of the two.
     pub v6: Option<NetworkConfig6>,
+    /// Whether pods' first addresses are those of IPv6, where there are both.
+    pub v6_first: bool,
     /// First and last NodePort.
     pub node_ports: (u16, u16),
     /// When to tunnel.
@@ -128,7 +130,7 @@ pub struct NetworkConfig6 {
 }
 
 impl NetworkConfig {
-    /// The address that other nodes know this one by; none if the configuration has neither family's.
+    /// The address that other nodes' networks know this one by, whichever family comes first; none if the configuration has neither family's.
     pub fn main_address(&self) -> Option<IpAddr> {
         let v6 = self.v6.and_then(|v6| v6.node_address).map(IpAddr::V6);
         self.v4.map(|v4| IpAddr::V4(v4.node_address)).or(v6)
@@ -284,8 +286,8 @@ impl Network {
         let (ear, lookups) = Ear::new(config.domain_names.clone());
         let pool = Pool::new(&config.lease_dir, config.leases());
         let mtu = pod_mtu(config.tunnel, address, &uplink);
-        let v4 = config.v4.map(|v4| v4.node_address);
-        let pods = NodeNetwork::new(pool, mtu, (v4, config.v6), datapath, local_pods, gate);
+        let families = Families { node: config.v4.map(|v4| v4.node_address), v6: config.v6, v6_first: config.v6_first };
+        let pods = NodeNetwork::new(pool, mtu, families, datapath, local_pods, gate);
         Ok(Self {
             pods: Arc::new(pods),
             services: ServiceMaps {

@@ -113,6 +113,7 @@ fn agent() {
             cluster_cidr: "fd00:10:244::/56".parse().unwrap(),
             service_cidr: "fd00:10:96::/112".parse().unwrap(),
         }),
+        v6_first: facts["v6First"] == true,
         node_ports: (30_000, 32_767),
         tunnel: Tunnel::Auto,
         xdp: facts.get("xdp").map_or(Xdp::Auto, |xdp| serde_json::from_value(xdp.clone()).unwrap()),
