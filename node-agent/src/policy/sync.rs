@@ -96,14 +96,7 @@ impl PolicyMaps {
     /// # Errors
     /// If the map cannot be read.
     pub fn in_use(&self, peers: &BTreeSet<Addr>, now_s: u32) -> Result<BTreeSet<Addr>, WriteError> {
-        let stands = |key: &FlowKey, entry: &Connection| {
-            entry.direction == Direction::Egress as u8
-                && now_s.wrapping_sub(entry.last_seen_s) <= entry.idle_limit_s(key.proto)
-        };
-        let all = self.connections.entries()?;
-        // Keys are as the pod sends.
-        let used = all.iter().filter(|(key, entry)| peers.contains(&key.dst) && stands(key, entry));
-        Ok(used.map(|(key, _)| key.dst).collect())
+        Ok(peers_in_use(&self.connections.entries()?, peers, now_s))
     }
 
     /// Carries out one write.
@@ -124,5 +117,47 @@ impl PolicyMaps {
             Write::RaiseRevision => self.revision.set(self.revision.get()?.wrapping_add(1))?,
         }
         Ok(())
+    }
+}
+
+fn peers_in_use(all: &[(FlowKey, Connection)], peers: &BTreeSet<Addr>, now_s: u32) -> BTreeSet<Addr> {
+    let stands = |key: &FlowKey, entry: &Connection| {
+        entry.direction == Direction::Egress as u8
+            && now_s.wrapping_sub(entry.last_seen_s) <= entry.idle_limit_s(key.proto)
+    };
+    // Keys are as the pod sends.
+    let used = all.iter().filter(|(key, entry)| peers.contains(&key.dst) && stands(key, entry));
+    used.map(|(key, _)| key.dst).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use xebec_ebpf_loader::layout::{Port, flow_flags, proto};
+
+    use super::*;
+
+    /// Only what a pod has begun, and what is not long over.
+    #[test]
+    fn a_peer_is_in_use_while_a_connection_to_it_stands() {
+        let peer = |last: u8| Addr::from(Ipv4Addr::new(192, 0, 2, last));
+        let entry = |last: u8, direction: Direction, last_seen_s: u32, flags: u8| {
+            let (src, dst) = (Addr::from(Ipv4Addr::new(10, 244, 1, 5)), peer(last));
+            let (src_port, dst_port) = (Port::new(40_000), Port::new(443));
+            let key = FlowKey { src, dst, src_port, dst_port, proto: proto::TCP, padding: [0; 3] };
+            (key, Connection { revision: 7, last_seen_s, direction: direction as u8, flags, padding: 0 })
+        };
+        let now_s = 100_000;
+        let open = flow_flags::REPLIED;
+        let all = [
+            entry(1, Direction::Egress, now_s - 600, open),
+            entry(2, Direction::Ingress, now_s, open),
+            entry(3, Direction::Egress, now_s - 600, open | flow_flags::CLOSING),
+            entry(4, Direction::Egress, now_s - 90_000, open),
+            entry(5, Direction::Egress, now_s, open),
+        ];
+        let asked: BTreeSet<Addr> = (1..=4).map(peer).collect();
+        assert_eq!(peers_in_use(&all, &asked, now_s), BTreeSet::from([peer(1)]));
     }
 }
