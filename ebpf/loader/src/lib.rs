@@ -28,7 +28,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
-use aya::programs::{CgroupSock, CgroupSockAddr, Program, SchedClassifier, SockOps, Xdp};
+use aya::programs::{CgroupSock, CgroupSockAddr, Program, ProgramError, SchedClassifier, SockOps, Xdp};
 use aya::{Ebpf, EbpfLoader};
 pub use error::Error;
 pub use maps::{Counter, Counters, Events, Maps, Prefix, Prefixes, Table};
@@ -306,18 +306,34 @@ fn load_programs<'a>(
     let mut ebpf = loader.override_global("CONFIG", config, true).load(PROGRAMS)?;
     for name in names {
         let program = ebpf.program_mut(name).ok_or(Error::Missing(name))?;
-        let result = match program {
-            Program::CgroupSock(program) => CgroupSock::load(program),
-            Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
-            Program::SchedClassifier(program) => SchedClassifier::load(program),
-            Program::SockOps(program) => SockOps::load(program),
-            Program::Xdp(program) => Xdp::load(program),
-            _ => return Err(Error::Missing(name)),
-        };
-        result.map_err(|source| Error::Program { program: name, source: Box::new(source) })?;
+        load_program(name, program)?;
     }
     give_back_memory();
     Ok(ebpf)
+}
+
+/// How often a program is given to the verifier that breaks off (`EAGAIN`) for a signal to this thread: as often as by libbpf.
+const LOAD_TRIES: usize = 5;
+
+/// Has the kernel verify a program.
+fn load_program(name: &'static str, program: &mut Program) -> Result<(), Error> {
+    let mut load = || match program {
+        Program::CgroupSock(program) => CgroupSock::load(program),
+        Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
+        Program::SchedClassifier(program) => SchedClassifier::load(program),
+        Program::SockOps(program) => SockOps::load(program),
+        Program::Xdp(program) => Xdp::load(program),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    let mut result = load();
+    for _ in 1..LOAD_TRIES {
+        match &result {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
+            _ => break,
+        }
+        result = load();
+    }
+    result.map_err(|source| Error::Program { program: name, source: Box::new(source) })
 }
 
 /// The loader reads all of the kernel's type information, some 15 MB, once. An agent is to stay small.
