@@ -19,6 +19,9 @@ use crate::images::manifest::architecture;
 use crate::runtime::{Images, Runtime};
 use crate::volumes::persistent;
 
+/// How long the network may take to be up until it is told that it is not. Nothing is told before, not even that the agent
+/// lives: one that dies over and over is not to keep its node.
+const SETTLE: Duration = Duration::from_secs(3);
 /// How often the machine and the runtime are looked at.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How often the status is reported if nothing changes, in rounds of [`LOOK_EVERY`]: five minutes.
@@ -178,6 +181,9 @@ pub async fn run(
     mut problems: Problems,
     clock: Clock,
 ) {
+    // An agent that takes a node over has the network up in less than a second. Told meanwhile that the node is not ready, the
+    // cluster would send its load balancer addresses and its pods' clients elsewhere, and back.
+    drop(tokio::time::timeout(SETTLE, problems.network.wait_for(Option::is_none)).await);
     let renewing = lease::keep(rest.clone(), config.facts.name.clone(), uid, clock.clone());
     let about = About::node(&config.facts.name);
     events.normal(about.clone(), "Starting", "Starting kubelet.");
