@@ -96,6 +96,12 @@ impl Ipv4 {
     pub fn length(&self) -> usize {
         ((self.version_length & 0x0f) as usize) << 2
     }
+
+    /// Whether the packet is in one piece and the header has no options.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        self.length() == IPV4_LEN && u16::from_be(self.fragment) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0
+    }
 }
 
 /// An IPv6 header (RFC 8200) before its addresses, in network byte order.
@@ -202,7 +208,7 @@ pub fn take_plain(ctx: &XdpContext) -> Option<&'static mut Scratch> {
     let packet = &mut scratch.packet;
     let (l4, next, length) = if protocol == ETH_P_IP {
         let ip = read_header(ctx, packet)?;
-        if ip.length() != IPV4_LEN || u16::from_be(ip.fragment) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0 {
+        if !ip.is_plain() {
             return None;
         }
         (ETH_LEN + IPV4_LEN, ip.proto, u16::from_be(ip.total_length) as usize)

@@ -17,7 +17,7 @@ use crate::config::{config, in_cluster_net, in_pod_net, node_like};
 use crate::frame::Frame as _;
 use crate::icmp::Way;
 use crate::maps::{NODE_ADDRESSES, OWN_PORTS, Scratch};
-use crate::packet::{ETH_LEN, ETH_P_ARP, ETH_P_IP, FRAGMENT_OFFSET, Ipv4, Kind, MORE_FRAGMENTS, Packet, tcp};
+use crate::packet::{ETH_LEN, ETH_P_ARP, ETH_P_IP, Ipv4, Kind, Packet, tcp};
 use crate::service::Count;
 use crate::{
     alive, arp, association, deliver, direct_return, event, flows, handover, icmp, mss, nat, ndp, packet, reject, sctp,
@@ -25,8 +25,6 @@ use crate::{
 };
 
 const PASS: i32 = TC_ACT_OK;
-/// The first byte of an IPv4 header without options.
-const PLAIN_IPV4: u8 = 0x45;
 const VXLAN_PORT: u16 = 4789;
 /// `PACKET_OTHERHOST` of `linux/if_packet.h`: not to this interface's address.
 const PACKET_OTHERHOST: u32 = 3;
@@ -79,14 +77,12 @@ fn is_own(ctx: &TcContext, way: Way) -> bool {
         return false;
     }
     let Some(Head { ip, ports }) = ctx.read::<Head>(ETH_LEN) else { return false };
-    let fragment = u16::from_be(ip.fragment) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0;
     let (addr, port) = match way {
         Way::In => (ip.dst, ports[1]),
         Way::Out => (ip.src, ports[0]),
     };
     let port = u16::from_be(port);
-    ip.version_length == PLAIN_IPV4
-        && !fragment
+    ip.is_plain()
         && (ip.proto == proto::TCP || ip.proto == proto::UDP)
         && addr == config!(node).v4_word()
         && (first..=last).contains(&port)
